@@ -1,0 +1,360 @@
+"""The cascade: text to a 64 picture, and each super-resolution stage from picture to picture.
+
+Pictures between stages are b h w c in 0..1, as ComfyUI's IMAGE, so anything may stand between them.
+Here samplers, denoiser and U-Net meet.
+
+Imagen, arXiv:2205.11487, section 2.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from .diffusion.denoiser import Denoise, Denoised, make_denoiser
+from .diffusion.guidance import Guidance
+from .diffusion.lowres import augment, upsample
+from .diffusion.noise import ImageNoise
+from .diffusion.samplers import SAMPLERS, Sampler
+from .diffusion.tiles import Window, windows
+from .stage import Stage
+from .text.embedding import EncodedPrompt
+from .text.encoder import TextEncoder
+
+OnStep = Callable[[int, int, Tensor], None]
+
+
+def to_network(image: Tensor, device: torch.device) -> Tensor:
+    """A picture as the networks see it: b c h w in [-1, 1], float32.
+
+    image    b h w c in 0..1; only the first three channels are taken
+    device   where the result goes
+    """
+    return rearrange(image[..., :3], "b h w c -> b c h w").to(device, torch.float32) * 2 - 1
+
+
+def to_image(x: Tensor) -> Tensor:
+    """The inverse of `to_network`, clipped: b h w c in 0..1, contiguous, on the CPU.
+
+    x   b c h w, about [-1, 1]
+    """
+    return rearrange((x.cpu() + 1) / 2, "b c h w -> b h w c").clamp(0, 1).contiguous()
+
+
+@torch.inference_mode()
+def sample_base(
+    stage: Stage,
+    text: EncodedPrompt,
+    *,
+    guidance: Guidance | None = None,
+    image: Tensor | None = None,
+    mask: Tensor | None = None,
+    width: int = 64,
+    height: int = 64,
+    batch_size: int = 1,
+    seed: int = 0,
+    steps: int | None = None,
+    sampler: str | None = None,
+    strength: float = 1.0,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Pictures of the text, from noise or from a given picture: b h w c in 0..1.
+
+    stage       a base stage
+    text        encoded prompt of 1 or batch_size rows
+    guidance    None = the stage's default scale, dynamic thresholding
+    image       b h w c in 0..1, the picture to start from; gives the size and the batch
+    mask        b h w in 0..1, 1 = repaint; pixels where it is 0 come back exactly as in image
+    width       pixels, multiple of the network's size_multiple; not used with image
+    height      the same
+    batch_size  pictures, the i-th from seed + i; not used with image
+    seed        0 to 2**64 - 1
+    steps       sampler steps for the whole schedule; None = the stage's default
+    sampler     name in SAMPLERS; None = the stage's default
+    strength    part of the schedule that is run on an image, (0, 1]; 1 = from pure noise
+    on_step     called with (step, num_steps, x0) after each step
+
+    Imagen, arXiv:2205.11487, section 2.
+    """
+    defaults = stage.config.defaults
+    guidance = guidance or Guidance(defaults.guidance_scale)
+    if mask is not None and image is None:
+        raise ValueError("mask: needs an image whose unmasked pixels are to be kept, got none")
+    known = None if image is None else to_network(image, stage.device)
+    shape = (batch_size, 3, height, width) if known is None else tuple(known.shape)
+    check_size(stage, shape[2], shape[3])
+
+    sigmas = partial_grid(stage.schedule.sigmas(defaults.steps if steps is None else steps), strength)
+    noise = ImageNoise(seed, shape[0], stage.device)
+    x = sigmas[0].item() * noise.randn(*shape[1:])
+    if known is not None and strength < 1:
+        x = x + known
+    denoise = make_denoiser(stage, text, guidance, sigmas, shape[0])
+    if mask is not None:
+        mask = fit_mask(mask, known)
+        denoise = keep_known(denoise, known, mask)
+    x = run(choose_sampler(sampler or defaults.sampler), denoise, x, sigmas, noise, on_step)
+    result = to_image(x)
+    return result if mask is None else composite(result, image, mask)
+
+
+@torch.inference_mode()
+def super_resolve(
+    stage: Stage,
+    image: Tensor,
+    text: EncodedPrompt,
+    *,
+    guidance: Guidance | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+    sampler: str | None = None,
+    aug_level: float | None = None,
+    tile: int = 0,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """The pictures enlarged by the stage's scale: b (scale h) (scale w) c in 0..1.
+
+    stage       an SR stage
+    image       b h w c in 0..1, any size and aspect ratio
+    text        encoded prompt of 1 or b rows
+    guidance    None = the stage's default scale, static thresholding
+    seed        picture i draws its noise from seed + i; 0 to 2**64 - 1
+    steps       sampler steps; None = the stage's default
+    sampler     name in SAMPLERS; None = the stage's default
+    aug_level   noise put on the picture before it is enlarged, 0..1; None = the stage's default
+    tile        side of the tiles of the output in pixels; 0 = the whole picture at once
+    on_step     called with (step, num_steps, x0) after each step
+
+    Imagen, arXiv:2205.11487, sections 2.4 and 2.5.
+    """
+    defaults = stage.config.defaults
+    guidance = guidance or Guidance(defaults.guidance_scale, threshold="static")
+    aug_level = defaults.aug_level if aug_level is None else aug_level
+    sigmas = stage.schedule.sigmas(defaults.steps if steps is None else steps)
+
+    small = to_network(image, stage.device)
+    height, width = (side * stage.config.scale for side in small.shape[2:])
+    large = pad_to_multiple(upsample(small, stage.config.scale), stage.unet.size_multiple)
+    noise = ImageNoise(seed, len(small), stage.device)
+    x = sigmas[0].item() * noise.randn(*large.shape[1:])
+    aug_t = torch.full((len(small),), aug_level, device=stage.device)
+    lowres = augment(large, noise.randn(*large.shape[1:]), aug_t, stage.schedule)
+    tiles = tile_windows(stage, large.shape[2], large.shape[3], tile)
+    denoise = make_denoiser(stage, text, guidance, sigmas, len(small), lowres, tiles)
+    x = run(choose_sampler(sampler or defaults.sampler), denoise, x, sigmas, noise, on_step)
+    return to_image(x[..., :height, :width])
+
+
+class Cascade:
+    """A text encoder and up to three stages that were made for each other."""
+
+    def __init__(
+        self,
+        text_encoder: TextEncoder,
+        base: Stage,
+        sr256: Stage | None = None,
+        sr1024: Stage | None = None,
+    ):
+        self.text_encoder = text_encoder
+        self.base = base
+        self.sr256 = sr256
+        self.sr1024 = sr1024
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        negative_prompt: str = "",
+        guidance: Guidance | None = None,
+        upto: int = 1024,
+        seed: int = 0,
+        steps: int | Sequence[int] | None = None,
+        sampler: str | None = None,
+        aug_level: float | Sequence[float] | None = None,
+        tile: int = 0,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Pictures of the prompts, through the stages up to a resolution: b h w c in 0..1.
+
+        prompts          one text, or one a picture; picture i uses seed + i
+        negative_prompt  what guidance leads away from
+        guidance         of the base; SR stages use their own defaults
+        upto             64, 256 or 1024: the last stage's nominal resolution
+        seed             0 to 2**64 - 1
+        steps            for all stages, or one number a stage; None = each stage's default
+        sampler          name in SAMPLERS; None = each stage's default
+        aug_level        for both SR stages, or one a stage; None = each stage's default
+        tile             side of the SR stages' tiles in pixels; 0 = whole pictures
+        on_step          called with (step, num_steps, x0) after each step of each stage
+        """
+        stages = self.stages_upto(upto)
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        text = self.text_encoder.encode_prompt(prompts, negative_prompt)
+        steps = per_stage("steps", steps, len(stages))
+        aug_levels = per_stage("aug_level", aug_level, len(stages) - 1)
+        image = sample_base(
+            self.base, text, guidance=guidance, batch_size=len(prompts), seed=seed,
+            steps=steps[0], sampler=sampler, on_step=on_step,
+        )  # fmt: skip
+        for stage, count, level in zip(stages[1:], steps[1:], aug_levels, strict=True):
+            image = super_resolve(
+                stage, image, text, seed=seed, steps=count, sampler=sampler,
+                aug_level=level, tile=tile, on_step=on_step,
+            )  # fmt: skip
+        return image
+
+    def stages_upto(self, resolution: int) -> list[Stage]:
+        """The stages that lead to a nominal resolution, base first.
+
+        resolution   one of the stages' nominal resolutions
+        """
+        stages = [stage for stage in (self.base, self.sr256, self.sr1024) if stage is not None]
+        sizes = [stage.config.resolution for stage in stages]
+        if resolution not in sizes:
+            raise ValueError(f"upto must be one of {sizes}, got {resolution}")
+        return stages[: sizes.index(resolution) + 1]
+
+
+def per_stage(name: str, value, count: int) -> list:
+    """One value for each of `count` stages, from one for all, or from a sequence of at least that many.
+
+    name    for the error
+    value   None, a number, or a sequence of numbers
+    count   number of stages
+    """
+    if not isinstance(value, Sequence):
+        return [value] * count
+    if len(value) == 1:
+        return [value[0]] * count
+    if len(value) < count:
+        raise ValueError(f"{name}: expected 1 or {count} values, got {len(value)}")
+    return list(value[:count])
+
+
+def choose_sampler(name: str) -> Sampler:
+    """The sampler of that name; an unknown one raises ValueError.
+
+    name   a key of SAMPLERS
+    """
+    if name not in SAMPLERS:
+        raise ValueError(f"sampler must be one of {sorted(SAMPLERS)}, got {name!r}")
+    return SAMPLERS[name]
+
+
+def run(
+    sampler: Sampler,
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    noise: ImageNoise,
+    on_step: OnStep | None,
+) -> Tensor:
+    """The sampler's result, its noise and its callback bound to this run.
+
+    sampler   one of SAMPLERS
+    denoise   (x, i) -> estimate of x0
+    x         b c h w, at sigmas[0]
+    sigmas    the grid
+    noise     the batch's generators
+    on_step   None, or called with (step, num_steps, x0)
+    """
+    num_steps = len(sigmas) - 1
+
+    def report(i: int, x0: Tensor) -> None:
+        if on_step is not None:
+            on_step(i + 1, num_steps, x0)
+
+    return sampler(denoise, x, sigmas, lambda: noise.randn(*x.shape[1:]), report)
+
+
+def partial_grid(sigmas: Tensor, strength: float) -> Tensor:
+    """The last part of a sampling grid: at least one step of it.
+
+    sigmas     (num_steps + 1,)
+    strength   part to keep, (0, 1]
+    """
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength must be in (0, 1], got {strength}")
+    num_steps = len(sigmas) - 1
+    return sigmas[num_steps - max(1, round(num_steps * strength)) :]
+
+
+def check_size(stage: Stage, height: int, width: int) -> None:
+    """Raise ValueError with the nearest good size unless the network can take this one.
+
+    stage           its U-Net says what sides must be multiples of
+    height, width   pixels
+    """
+    multiple = stage.unet.size_multiple
+    if height % multiple or width % multiple or not height or not width:
+        nearest = [max(1, round(side / multiple)) * multiple for side in (width, height)]
+        raise ValueError(
+            f"width and height must be multiples of {multiple}, got {width} x {height}; "
+            f"the nearest good size is {nearest[0]} x {nearest[1]}"
+        )
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """x with its last rows and columns repeated until both sides are multiples.
+
+    x          b c h w
+    multiple   of the sides of the result
+    """
+    height, width = x.shape[2:]
+    return F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+
+
+def tile_windows(stage: Stage, height: int, width: int, tile: int) -> list[Window] | None:
+    """Windows for tiled evaluation; None where the whole picture is one tile or tiling is off.
+
+    stage           its U-Net says what sides must be multiples of
+    height, width   of the output in pixels, padded
+    tile            side of a tile in pixels; 0 = off
+    """
+    multiple = stage.unet.size_multiple
+    if tile < 0 or 0 < tile < 4 * multiple:
+        raise ValueError(f"tile must be 0 (whole picture) or at least {4 * multiple}, got {tile}")
+    if tile == 0 or (tile >= height and tile >= width):
+        return None
+    return windows(height, width, tile // multiple * multiple, multiple)
+
+
+def fit_mask(mask: Tensor, known: Tensor) -> Tensor:
+    """The mask at the picture's size and batch: b 1 h w in 0..1.
+
+    mask    b h w or h w, any size
+    known   b c h w
+    """
+    mask = mask.to(known).reshape(-1, 1, *mask.shape[-2:])
+    if mask.shape[2:] != known.shape[2:]:
+        mask = F.interpolate(mask, size=known.shape[2:], mode="bilinear", align_corners=False)
+    return mask.expand(len(known), -1, -1, -1).clamp(0, 1)
+
+
+def keep_known(denoise: Denoise, known: Tensor, mask: Tensor) -> Denoise:
+    """A denoiser that knows the picture where the mask is 0.
+
+    denoise   (x, i) -> estimate of x0
+    known     b c h w in [-1, 1]
+    mask      b 1 h w in 0..1, 1 = repaint
+    """
+
+    def denoise_unknown(x: Tensor, i: int) -> Denoised:
+        denoised = denoise(x, i)
+        return denoised._replace(x0=torch.lerp(known, denoised.x0, mask))
+
+    return denoise_unknown
+
+
+def composite(result: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+    """The result where the mask is 1 and the picture, bit for bit, where it is 0.
+
+    result   b h w c
+    image    b h w c
+    mask     b 1 h w in 0..1
+    """
+    mask = rearrange(mask, "b 1 h w -> b h w 1").cpu()
+    image = image[..., :3].to(result)
+    return torch.where(mask == 0, image, torch.where(mask == 1, result, torch.lerp(image, result, mask)))

@@ -1,0 +1,108 @@
+"""Classifier-free guidance on x0 and the thresholds that keep it in range.
+
+Guiding x0 equals guiding epsilon, since the weights sum to one. Thresholds act per image.
+
+References: CFG, arXiv:2207.12598; Imagen, arXiv:2205.11487, sections 2.2 and 2.3; oscillating
+guidance, Imagen Video, arXiv:2210.02303; guidance interval, arXiv:2404.07724.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+ThresholdName = Literal["dynamic", "static", "none"]
+THRESHOLDS: tuple[ThresholdName, ...] = ("dynamic", "static", "none")
+QUANTILE_LIMIT = 2**24  # torch.quantile refuses more elements than this
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How strongly the text pulls, when, and what keeps the prediction in range.
+
+    guidance_scale     w in w * cond + (1 - w) * null; 1 = off
+    threshold          "dynamic", "static" or "none"
+    percentile         quantile of |x0| for dynamic thresholding, (0, 1]
+    max_value          upper bound on that quantile, >= 1; None = no bound
+    start, end         part of the schedule in which guidance acts, 0 = first step, 1 = last
+    oscillate          every other step of the interval's second half uses scale 1 instead
+    """
+
+    guidance_scale: float = 3.0
+    threshold: ThresholdName = "dynamic"
+    percentile: float = 0.995
+    max_value: float | None = None
+    start: float = 0.0
+    end: float = 1.0
+    oscillate: bool = False
+
+    def __post_init__(self):
+        if self.threshold not in THRESHOLDS:
+            raise ValueError(f"threshold must be one of {THRESHOLDS}, got {self.threshold!r}")
+        if not 0 < self.percentile <= 1:
+            raise ValueError(f"percentile must be in (0, 1], got {self.percentile}")
+        if self.max_value is not None and not self.max_value >= 1:
+            raise ValueError(f"max_value must be at least 1, got {self.max_value}")
+        if not 0 <= self.start <= self.end <= 1:
+            raise ValueError(f"0 <= start <= end <= 1 must hold, got start {self.start}, end {self.end}")
+
+    def scales(self, num_steps: int) -> list[float]:
+        """The guidance scale of each step.
+
+        num_steps   steps of the run; step i lies at i / num_steps of the schedule
+        """
+        first, last = self.start * num_steps, self.end * num_steps
+        middle = (first + last) / 2
+        return [
+            self.guidance_scale
+            if first <= i < last and not (self.oscillate and i >= middle and i % 2)
+            else 1.0
+            for i in range(num_steps)
+        ]
+
+    def apply_threshold(self, x0: Tensor) -> Tensor:
+        """x0 after this guidance's threshold.
+
+        x0   b c h w
+        """
+        if self.threshold == "dynamic":
+            return dynamic_threshold(x0, self.percentile, self.max_value)
+        return static_threshold(x0) if self.threshold == "static" else x0
+
+
+def dynamic_threshold(x0: Tensor, percentile: float = 0.995, max_value: float | None = None) -> Tensor:
+    """Clip each image at its own quantile and rescale into [-1, 1].
+
+    x0          b c h w, any range, float32 or wider
+    percentile  quantile of |x0| per image, (0, 1]
+    max_value   upper bound on that quantile, >= 1; None = no bound
+    returns     b c h w, [-1, 1]; identity when nothing exceeds 1
+
+    Imagen, arXiv:2205.11487, section 2.3.
+    """
+    magnitudes = x0.abs().flatten(1)
+    s = (torch.quantile if magnitudes.numel() <= QUANTILE_LIMIT else _large_quantile)(
+        magnitudes, percentile, dim=1
+    )
+    s = s.clamp(1.0, max_value)[:, None, None, None]
+    return x0.clamp(-s, s) / s
+
+
+def static_threshold(x0: Tensor) -> Tensor:
+    """x0 clipped to [-1, 1].
+
+    x0   any shape
+
+    Imagen, arXiv:2205.11487, section 2.3.
+    """
+    return x0.clamp(-1.0, 1.0)
+
+
+def _large_quantile(x: Tensor, q: float, dim: int) -> Tensor:
+    """`torch.quantile` (linear interpolation) for tensors over its size limit."""
+    rank = q * (x.shape[dim] - 1)
+    lower = int(rank)
+    below = x.kthvalue(lower + 1, dim=dim).values
+    above = x.kthvalue(min(lower + 2, x.shape[dim]), dim=dim).values
+    return torch.lerp(below, above, rank - lower)

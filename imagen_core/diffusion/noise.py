@@ -1,0 +1,27 @@
+"""Random numbers of a batch: each image has its own generator, so a batch never changes a picture."""
+
+import torch
+from torch import Tensor
+
+
+class ImageNoise:
+    """Normal noise for a batch; image i draws from `torch.Generator("cpu").manual_seed(seed + i)`.
+
+    At batch 1 the draws are those of diffusers' pipelines given `torch.Generator().manual_seed(seed)`.
+    """
+
+    def __init__(self, seed: int, batch: int, device: torch.device | str = "cpu"):
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed must be an integer from 0 to 2**64 - 1, got {seed}")
+        self.device = torch.device(device)
+        self.generators = [
+            torch.Generator("cpu").manual_seed((seed + i) % 2**64) for i in range(batch)
+        ]
+
+    def randn(self, channels: int, height: int, width: int) -> Tensor:
+        """The next draw of every image: b channels height width, float32, on the device.
+
+        channels, height, width   shape of one image's draw
+        """
+        draws = [torch.randn(channels, height, width, generator=g) for g in self.generators]
+        return torch.stack(draws).to(self.device, non_blocking=True)

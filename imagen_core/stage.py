@@ -1,0 +1,120 @@
+"""A stage of a cascade: a U-Net with the schedule and prediction type that it was trained for."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from .diffusion.denoiser import Prediction
+from .diffusion.schedules import Schedule
+from .unet.adm import ADMConfig, ADMUNet
+from .unet.efficient import EfficientConfig, EfficientUNet
+
+StageKind = Literal["base", "sr"]
+UNets = {"adm": (ADMConfig, ADMUNet), "efficient": (EfficientConfig, EfficientUNet)}
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """Settings that give a good picture with a stage's weights.
+
+    steps            sampler steps
+    sampler          name in SAMPLERS
+    guidance_scale   1 = off
+    aug_level        noise on the low-resolution conditioning, 0..1; SR stages only
+    """
+
+    steps: int = 32
+    sampler: str = "dpmpp_2m"
+    guidance_scale: float = 3.0
+    aug_level: float = 0.0
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """Everything that a file of weights must say about itself.
+
+    kind         "base" makes a picture from noise, "sr" enlarges one
+    resolution   nominal side of the output in pixels
+    scale        output side over input side, 1 for a base
+    unet         shape of the network
+    schedule     noise schedule of training, whose t the network sees
+    prediction   "eps", "v" or "x0"
+    defaults     settings for sampling
+    """
+
+    kind: StageKind
+    resolution: int
+    scale: int
+    unet: ADMConfig | EfficientConfig
+    schedule: Schedule = Schedule()
+    prediction: Prediction = "v"
+    defaults: SamplingDefaults = SamplingDefaults()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as JSON-able data; `from_dict` reads it back."""
+        kind = next(name for name, (config, _) in UNets.items() if isinstance(self.unet, config))
+        return {**asdict(self), "unet": {"kind": kind, **asdict(self.unet)}}
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> "StageConfig":
+        """The configuration that `to_dict` wrote.
+
+        data   JSON data; a missing or unknown field raises TypeError or KeyError that names it
+        """
+        unet = {key: tuple(v) if isinstance(v, list) else v for key, v in data["unet"].items()}
+        config, _ = UNets[unet.pop("kind")]
+        return StageConfig(
+            **{
+                **data,
+                "unet": config(**unet),
+                "schedule": Schedule(**data["schedule"]),
+                "defaults": SamplingDefaults(**data["defaults"]),
+            }
+        )
+
+
+class Stage:
+    """A U-Net and its configuration: what loaders return and samplers take."""
+
+    def __init__(self, config: StageConfig, unet: nn.Module | None = None):
+        self.config = config
+        self.unet = build_unet(config.unet) if unet is None else unet
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise schedule of training."""
+        return self.config.schedule
+
+    @property
+    def prediction(self) -> Prediction:
+        """What the network puts out."""
+        return self.config.prediction
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the network computes in."""
+        return next(self.unet.parameters()).dtype
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Stage":
+        """This stage, its weights moved and converted in place.
+
+        device, dtype   None = as they are
+        """
+        self.unet.to(device=device, dtype=dtype)
+        return self
+
+
+def build_unet(config: ADMConfig | EfficientConfig) -> ADMUNet | EfficientUNet:
+    """A new network of the given shape, on the current default device.
+
+    config   an ADMConfig or an EfficientConfig
+    """
+    network = ADMUNet(config) if isinstance(config, ADMConfig) else EfficientUNet(config)
+    return network.to(memory_format=torch.channels_last).eval()

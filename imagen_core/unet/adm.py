@@ -1,0 +1,219 @@
+"""The paper's base U-Net: ADM blocks that resample inside, text keys and values beside the image's.
+
+DeepFloyd IF is the same graph: stage I as it stands, stage II with `lowres`, without
+`self_attention`, with `activate_embedding_once` and `residual_scale` 0.7071.
+
+Imagen, arXiv:2205.11487, appendix F.1; ADM, arXiv:2105.05233.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..text.embedding import TextEmbedding
+from .attention import KeysValues, TextAttention
+from .layers import (
+    Activation,
+    LevelEmbedding,
+    PooledText,
+    ResBlock,
+    TextContext,
+    activation,
+    project_text,
+    zeroed,
+)
+
+
+@dataclass(frozen=True)
+class ADMConfig:
+    """Shape of an `ADMUNet`, one entry a level in the tuples, highest resolution first.
+
+    channels                  width of each level; the first is also the sinusoid's
+    num_res_blocks            residual blocks of each level's encoder half (the decoder has one more)
+    attention                 whether the level's blocks are followed by text attention
+    text_dim, context_dim     width of the text encoder's states, and of the text that layers see
+    time_dim                  width of the time embedding
+    out_channels              3, or 6 where the net also predicts the variance
+    lowres                    the net sees a low-resolution image and the level of its noise
+    """
+
+    channels: tuple[int, ...]
+    num_res_blocks: tuple[int, ...]
+    attention: tuple[bool, ...]
+    text_dim: int
+    context_dim: int
+    time_dim: int
+    head_dim: int = 64
+    pool_heads: int = 64
+    groups: int = 32
+    out_channels: int = 3
+    activation: Activation = "gelu"
+    lowres: bool = False
+    self_attention: bool = True
+    activate_embedding_once: bool = False
+    residual_scale: float = 1.0
+
+    def __post_init__(self):
+        levels = {len(self.channels), len(self.num_res_blocks), len(self.attention)}
+        if len(levels) != 1:
+            raise ValueError(
+                "channels, num_res_blocks and attention must have one entry a level each, got "
+                f"{len(self.channels)}, {len(self.num_res_blocks)} and {len(self.attention)}"
+            )
+
+
+class Block(nn.Module):
+    """A residual block and, where the level has it, text attention."""
+
+    def __init__(
+        self,
+        config: ADMConfig,
+        in_channels: int,
+        out_channels: int,
+        attention: bool = False,
+        resample: Literal["down", "up"] | None = None,
+    ):
+        super().__init__()
+        self.res = ResBlock(
+            in_channels,
+            out_channels,
+            config.time_dim,
+            groups=config.groups,
+            act=config.activation,
+            resample=resample,
+            activate_embedding=not config.activate_embedding_once,
+            residual_scale=config.residual_scale,
+        )
+        self.attention = (
+            TextAttention(
+                out_channels, config.context_dim, config.head_dim, config.groups, config.self_attention
+            )
+            if attention
+            else None
+        )
+
+    def forward(self, x: Tensor, embedding: Tensor, texts: Iterator[KeysValues]) -> Tensor:
+        x = self.res(x, embedding)
+        return x if self.attention is None else self.attention(x, next(texts))
+
+
+def encoder(config: ADMConfig) -> tuple[nn.ModuleList, list[int]]:
+    """The encoder's levels (blocks, then a down-sampling block but at the lowest), and skip widths."""
+    levels = nn.ModuleList()
+    width = config.channels[0]
+    skips = [width]
+    for level, channels in enumerate(config.channels):
+        blocks = nn.ModuleList()
+        for _ in range(config.num_res_blocks[level]):
+            blocks.append(Block(config, width, channels, config.attention[level]))
+            width = channels
+            skips.append(width)
+        if level < len(config.channels) - 1:
+            blocks.append(Block(config, width, width, resample="down"))
+            skips.append(width)
+        levels.append(blocks)
+    return levels, skips
+
+
+def decoder(config: ADMConfig, skips: list[int]) -> nn.ModuleList:
+    """The decoder's levels, lowest resolution first; each block takes one skip from the end."""
+    levels = nn.ModuleList()
+    width = config.channels[-1]
+    skips = list(skips)
+    for level, channels in reversed(list(enumerate(config.channels))):
+        blocks = nn.ModuleList()
+        for _ in range(config.num_res_blocks[level] + 1):
+            blocks.append(Block(config, width + skips.pop(), channels, config.attention[level]))
+            width = channels
+        levels.append(blocks)
+    return levels
+
+
+class ADMUNet(nn.Module):
+    """U-Net of ADM blocks with text attention: `prepare` a prompt once, then evaluate."""
+
+    def __init__(self, config: ADMConfig):
+        super().__init__()
+        self.config = config
+        first, last = config.channels[0], config.channels[-1]
+        self.time_embedding = LevelEmbedding(first, config.time_dim, config.activation)
+        self.aug_embedding = (
+            LevelEmbedding(first, config.time_dim, config.activation) if config.lowres else None
+        )
+        self.pooled_text = PooledText(config.text_dim, config.time_dim, config.pool_heads)
+        self.text_proj = (
+            nn.Identity()
+            if config.text_dim == config.context_dim
+            else nn.Linear(config.text_dim, config.context_dim)
+        )
+        self.embedding_act = (
+            activation(config.activation) if config.activate_embedding_once else nn.Identity()
+        )
+        self.conv_in = nn.Conv2d(6 if config.lowres else 3, first, 3, padding=1)
+        self.down, skips = encoder(config)
+        self.middle = nn.ModuleList(
+            [Block(config, last, last, attention=True), Block(config, last, last)]
+        )
+        self.up = decoder(config, skips)
+        self.upsample = nn.ModuleList(
+            Block(config, width, width, resample="up") for width in reversed(config.channels[1:])
+        )
+        self.norm_out = nn.GroupNorm(config.groups, first)
+        self.act_out = activation(config.activation)
+        self.conv_out = zeroed(nn.Conv2d(first, config.out_channels, 3, padding=1))
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width must be multiples of this."""
+        return 2 ** (len(self.config.channels) - 1)
+
+    def prepare(self, text: TextEmbedding) -> TextContext:
+        """Pooled text and every layer's text keys and values: all that evaluations need of a prompt.
+
+        text   embeds b n text_dim
+        """
+        tokens = project_text(self.text_proj, text)
+        layers = [module for module in self.modules() if isinstance(module, TextAttention)]
+        pooled = self.pooled_text(text.embeds.to(self.conv_in.weight))
+        return TextContext(pooled, tuple(layer.text_keys_values(tokens) for layer in layers))
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        context: TextContext,
+        lowres: Tensor | None = None,
+        aug: Tensor | None = None,
+    ) -> Tensor:
+        """The network's output for noisy images, in their resolution: b out_channels h w.
+
+        x         b 3 h w, unit-variance noisy images
+        t         (b,), noise level as the sinusoid sees it, 0..1000
+        context   prepared text of b rows
+        lowres    b 3 h w in about [-1, 1], up-sampled and augmented conditioning
+        aug       (b,), noise level of lowres, 0..1000
+        """
+        embedding = self.time_embedding(t) + context.pooled
+        if self.aug_embedding is not None:
+            embedding = embedding + self.aug_embedding(aug)
+            x = torch.cat([x, lowres], dim=1)
+        embedding = self.embedding_act(embedding)
+        texts = iter(context.keys_values)
+
+        x = self.conv_in(x)
+        skips = [x]
+        for level in self.down:
+            for block in level:
+                x = block(x, embedding, texts)
+                skips.append(x)
+        for block in self.middle:
+            x = block(x, embedding, texts)
+        for i, level in enumerate(self.up):
+            for block in level:
+                x = block(torch.cat([x, skips.pop()], dim=1), embedding, texts)
+            if i < len(self.upsample):
+                x = self.upsample[i](x, embedding, texts)
+        return self.conv_out(self.act_out(self.norm_out(x)))

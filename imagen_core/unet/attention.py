@@ -1,0 +1,118 @@
+"""Attention over image positions and text tokens.
+
+Text keys and values do not depend on the image or on the noise level, so every layer hands them out
+once per prompt (`text_keys_values`) and takes them back at each evaluation. Nothing here knows of
+resolutions or blocks.
+
+Imagen, arXiv:2205.11487, appendix D.3.1 (text keys and values concatenated to the image's).
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+KeysValues = tuple[Tensor, Tensor]  # each: b heads n d
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention of every query over every key, heads merged.
+
+    q        b heads n d
+    k, v     b heads m d
+    returns  b n (heads d)
+    """
+    return rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n d -> b n (heads d)")
+
+
+def attention_reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """`attention` written out, softmax in float32: what the fast path is held against.
+
+    q        b heads n d
+    k, v     b heads m d
+    returns  b n (heads d)
+    """
+    weights = torch.einsum("b h n d, b h m d -> b h n m", q, k) * q.shape[-1] ** -0.5
+    weights = weights.float().softmax(dim=-1).to(v.dtype)
+    return rearrange(torch.einsum("b h n m, b h m d -> b h n d", weights, v), "b h n d -> b n (h d)")
+
+
+def split_heads(x: Tensor, head_dim: int) -> Tensor:
+    """View of x with its channels as heads.
+
+    x         b n (heads head_dim)
+    returns   b heads n head_dim
+    """
+    return rearrange(x, "b n (heads d) -> b heads n d", d=head_dim)
+
+
+class TokenGroupNorm(nn.GroupNorm):
+    """Group norm of a token sequence, statistics over all tokens (pads too), as DeepFloyd IF has it.
+
+    Applied to b n c; each group of channels is normalised over the whole sequence.
+    """
+
+    def forward(self, tokens: Tensor) -> Tensor:  # b n c
+        return super().forward(tokens.transpose(1, 2)).transpose(1, 2)
+
+
+class TextAttention(nn.Module):
+    """Image positions attend to the text and, unless `self_attention` is off, to each other.
+
+    One softmax over [text, image] keys (text first), residual added to the input.
+    """
+
+    def __init__(
+        self, channels: int, context_dim: int, head_dim: int, groups: int, self_attention: bool = True
+    ):
+        super().__init__()
+        if channels % head_dim:
+            raise ValueError(f"channels must be a multiple of head_dim {head_dim}, got {channels}")
+        self.head_dim = head_dim
+        self.norm = nn.GroupNorm(groups, channels)
+        self.text_norm = TokenGroupNorm(groups, context_dim)
+        self.qkv = nn.Linear(channels, 3 * channels if self_attention else channels)
+        self.text_kv = nn.Linear(context_dim, 2 * channels)
+        self.proj_out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.bias)
+
+    def text_keys_values(self, tokens: Tensor) -> KeysValues:
+        """Keys and values of the text for this layer.
+
+        tokens   b n context_dim
+        """
+        k, v = self.text_kv(self.text_norm(tokens)).chunk(2, dim=-1)
+        return split_heads(k, self.head_dim), split_heads(v, self.head_dim)
+
+    def forward(self, x: Tensor, text: KeysValues) -> Tensor:  # x: b c h w
+        height = x.shape[2]
+        h = rearrange(self.norm(x), "b c h w -> b (h w) c")
+        q, *kv = (split_heads(part, self.head_dim) for part in self.qkv(h).split(x.shape[1], dim=-1))
+        if kv:
+            k, v = (torch.cat([ours, image], dim=2) for ours, image in zip(text, kv, strict=True))
+        else:
+            k, v = text
+        h = self.proj_out(attention(q, k, v))
+        return x + rearrange(h, "b (h w) c -> b c h w", h=height)
+
+
+class AttentionPool(nn.Module):
+    """One vector of a token sequence: a class token, their mean, attends to itself and to them.
+
+    DeepFloyd IF's text pooling; Imagen asks for attention pooling in appendix F.
+    """
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.head_dim = dim // heads
+        self.positional_embedding = nn.Parameter(torch.randn(1, dim) * dim**-0.5)
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim)
+        self.v_proj = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:  # b n dim -> b dim
+        class_token = tokens.mean(dim=1, keepdim=True) + self.positional_embedding
+        tokens = torch.cat([class_token, tokens], dim=1)
+        q, k, v = self.q_proj(class_token), self.k_proj(tokens), self.v_proj(tokens)
+        return attention(*(split_heads(part, self.head_dim) for part in (q, k, v))).squeeze(1)

@@ -1,0 +1,165 @@
+"""The Efficient U-Net of the super-resolution stages.
+
+Strided convolutions come first in the encoder and up-sampling convolutions last in the decoder, so
+that blocks run at the lower resolution; more blocks where the resolution is low; skips scaled by
+1/sqrt 2. The 1024 net has text cross-attention only, so it runs on crops and on whole pictures alike.
+
+Imagen, arXiv:2205.11487, appendices B.1, F.2 and F.3, figures A.27 to A.30.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..text.embedding import TextEmbedding
+from .attention import TextAttention
+from .layers import (
+    Activation,
+    LevelEmbedding,
+    PooledText,
+    ResBlock,
+    TextContext,
+    activation,
+    project_text,
+    zeroed,
+)
+
+SKIP_SCALE = 2.0**-0.5
+
+
+@dataclass(frozen=True)
+class EfficientConfig:
+    """Shape of an `EfficientUNet`, one entry a level in the tuples, highest resolution first.
+
+    stem_channels             width at full resolution
+    channels                  width of each level; every level halves the resolution
+    num_res_blocks            residual blocks of each level, in either half
+    self_attention            whether image positions attend to each other where they attend to the text
+    attention                 whether the level attends to the text
+    text_dim, context_dim     width of the text encoder's states, and of the text that layers see
+    time_dim                  width of the combined embedding
+    """
+
+    stem_channels: int
+    channels: tuple[int, ...]
+    num_res_blocks: tuple[int, ...]
+    attention: tuple[bool, ...]
+    text_dim: int
+    context_dim: int
+    time_dim: int
+    head_dim: int = 64
+    pool_heads: int = 8
+    groups: int = 32
+    out_channels: int = 3
+    activation: Activation = "silu"
+    self_attention: bool = True
+
+    def __post_init__(self):
+        levels = {len(self.channels), len(self.num_res_blocks), len(self.attention)}
+        if len(levels) != 1:
+            raise ValueError(
+                "channels, num_res_blocks and attention must have one entry a level each, got "
+                f"{len(self.channels)}, {len(self.num_res_blocks)} and {len(self.attention)}"
+            )
+
+
+class Level(nn.Module):
+    """The blocks that one level runs at its own resolution, then text attention where it has it."""
+
+    def __init__(self, config: EfficientConfig, level: int, in_channels: int):
+        super().__init__()
+        channels = config.channels[level]
+        widths = [in_channels] + [channels] * (config.num_res_blocks[level] - 1)
+        self.blocks = nn.ModuleList(
+            ResBlock(width, channels, config.time_dim, groups=config.groups, act=config.activation)
+            for width in widths
+        )
+        self.attention = (
+            TextAttention(
+                channels, config.context_dim, config.head_dim, config.groups, config.self_attention
+            )
+            if config.attention[level]
+            else None
+        )
+
+    def forward(self, x: Tensor, embedding: Tensor, texts) -> Tensor:
+        for block in self.blocks:
+            x = block(x, embedding)
+        return x if self.attention is None else self.attention(x, next(texts))
+
+
+class Upsample(nn.Module):
+    """Repeat each position 2x2, then a 3x3 convolution: the decoder level's last step (Fig. A.29)."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+class EfficientUNet(nn.Module):
+    """Super-resolution U-Net: `prepare` a prompt once, then evaluate."""
+
+    def __init__(self, config: EfficientConfig):
+        super().__init__()
+        self.config = config
+        widths = (config.stem_channels, *config.channels)
+        levels = range(len(config.channels))
+        self.time_embedding = LevelEmbedding(config.time_dim // 2, config.time_dim, config.activation)
+        self.aug_embedding = LevelEmbedding(config.time_dim // 2, config.time_dim, config.activation)
+        self.pooled_text = PooledText(config.text_dim, config.time_dim, config.pool_heads)
+        self.text_proj = nn.Linear(config.text_dim, config.context_dim)
+        self.conv_in = nn.Conv2d(6, config.stem_channels, 3, padding=1)
+        self.downsample = nn.ModuleList(
+            nn.Conv2d(widths[i], widths[i + 1], 3, stride=2, padding=1) for i in levels
+        )
+        self.down = nn.ModuleList(Level(config, i, widths[i + 1]) for i in levels)
+        # The lowest level continues; each one above takes its skip beside what comes from below.
+        self.up = nn.ModuleList(
+            Level(config, i, widths[i + 1] if i == levels[-1] else 2 * widths[i + 1])
+            for i in reversed(levels)
+        )
+        self.upsample = nn.ModuleList(Upsample(widths[i + 1], widths[i]) for i in reversed(levels))
+        self.act_out = activation(config.activation)
+        self.conv_out = zeroed(nn.Conv2d(2 * config.stem_channels, config.out_channels, 3, padding=1))
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width must be multiples of this."""
+        return 2 ** len(self.config.channels)
+
+    def prepare(self, text: TextEmbedding) -> TextContext:
+        """Pooled text and every layer's text keys and values: all that evaluations need of a prompt.
+
+        text   embeds b n text_dim
+        """
+        tokens = project_text(self.text_proj, text)
+        layers = [module for module in self.modules() if isinstance(module, TextAttention)]
+        pooled = self.pooled_text(text.embeds.to(self.conv_in.weight))
+        return TextContext(pooled, tuple(layer.text_keys_values(tokens) for layer in layers))
+
+    def forward(self, x: Tensor, t: Tensor, context: TextContext, lowres: Tensor, aug: Tensor) -> Tensor:
+        """The network's output for noisy images, in their resolution: b out_channels h w.
+
+        x         b 3 h w, unit-variance noisy images
+        t         (b,), noise level as the sinusoid sees it, 0..1000
+        context   prepared text of b rows
+        lowres    b 3 h w in about [-1, 1], up-sampled and augmented conditioning
+        aug       (b,), noise level of lowres, 0..1000
+        """
+        embedding = self.time_embedding(t) + self.aug_embedding(aug) + context.pooled
+        texts = iter(context.keys_values)
+        x = self.conv_in(torch.cat([x, lowres], dim=1))
+        skips = [x]
+        for downsample, level in zip(self.downsample, self.down, strict=True):
+            x = level(downsample(x), embedding, texts)
+            skips.append(x)
+        skips.pop()
+        for level, upsample in zip(self.up, self.upsample, strict=True):
+            x = upsample(level(x, embedding, texts))
+            x = torch.cat([x, skips.pop() * SKIP_SCALE], dim=1)
+        return self.conv_out(self.act_out(x))

@@ -1,0 +1,187 @@
+"""The parts that both U-Nets are built from: embeddings, residual blocks, resampling, prepared text.
+
+References: ADM, arXiv:2105.05233 (residual blocks that resample inside, scale-shift norm); Imagen,
+arXiv:2205.11487, appendices B.1 and F.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..text.embedding import TextEmbedding
+from .attention import AttentionPool, KeysValues
+
+Activation = Literal["gelu", "silu"]
+ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU}
+
+
+def activation(name: Activation) -> nn.Module:
+    """A new activation module: exact (erf) GELU or SiLU.
+
+    name   "gelu" or "silu"; anything else raises ValueError
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}, got {name!r}")
+    return ACTIVATIONS[name]()
+
+
+def zeroed(module: nn.Conv2d) -> nn.Conv2d:
+    """The same convolution with weight and bias set to zero, so that its block starts as identity."""
+    nn.init.zeros_(module.weight)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+    return module
+
+
+def sinusoidal_embedding(t: Tensor, dim: int) -> Tensor:
+    """Cosines, then sines, of t at dim / 2 geometrically spaced frequencies from 1 to 1/10000.
+
+    t        (b,), noise level in 0..1000
+    returns  b dim, float32
+    """
+    half = dim // 2
+    frequencies = torch.exp(
+        -math.log(10000.0) * torch.arange(half, device=t.device, dtype=torch.float32) / half
+    )
+    angles = t.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class LevelEmbedding(nn.Module):
+    """A noise level (of the image, or of the low-resolution conditioning) as a vector: b -> b out."""
+
+    def __init__(self, dim: int, out_dim: int, act: Activation):
+        super().__init__()
+        self.dim = dim
+        self.linear_1 = nn.Linear(dim, out_dim)
+        self.act = activation(act)
+        self.linear_2 = nn.Linear(out_dim, out_dim)
+
+    def forward(self, t: Tensor) -> Tensor:
+        embedding = sinusoidal_embedding(t, self.dim).to(self.linear_1.weight.dtype)
+        return self.linear_2(self.act(self.linear_1(embedding)))
+
+
+class PooledText(nn.Module):
+    """The text as one vector that is added to the time embedding: b n text_dim -> b out.
+
+    Layer norm, attention pooling, projection, layer norm: Imagen, section 2.3 of the appendix on
+    architecture finds that layer norm in the pooling "considerably" helps.
+    """
+
+    def __init__(self, text_dim: int, out_dim: int, heads: int):
+        super().__init__()
+        self.norm_1 = nn.LayerNorm(text_dim)
+        self.pool = AttentionPool(text_dim, heads)
+        self.proj = nn.Linear(text_dim, out_dim)
+        self.norm_2 = nn.LayerNorm(out_dim)
+
+    def forward(self, embeds: Tensor) -> Tensor:
+        return self.norm_2(self.proj(self.pool(self.norm_1(embeds))))
+
+
+@dataclass(frozen=True)
+class TextContext:
+    """What a U-Net needs of a prompt, computed once by `unet.prepare(text)`.
+
+    pooled        b d, added to the time embedding
+    keys_values   one pair of b heads n d for each attention layer, in the order of evaluation
+    """
+
+    pooled: Tensor
+    keys_values: tuple[KeysValues, ...]
+
+    def __len__(self) -> int:
+        return self.pooled.shape[0]
+
+    def expand(self, batch: int) -> "TextContext":
+        """The context of one prompt for `batch` images (views), or itself when it has that many."""
+        if len(self) == batch:
+            return self
+        if len(self) != 1:
+            raise ValueError(f"a context of {len(self)} prompts does not fit {batch} images")
+        return TextContext(
+            self.pooled.expand(batch, -1),
+            tuple((k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)) for k, v in self.keys_values),
+        )
+
+    @staticmethod
+    def cat(contexts: "list[TextContext]") -> "TextContext":
+        """All rows of the given contexts, in order, as one context."""
+        layers = zip(*(context.keys_values for context in contexts), strict=True)
+        return TextContext(
+            torch.cat([context.pooled for context in contexts]),
+            tuple(
+                (torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in layers
+            ),
+        )
+
+
+class Resample(nn.Module):
+    """Halve by averaging 2x2, double by repeating, or leave alone; nothing learned."""
+
+    def __init__(self, direction: Literal["down", "up"] | None):
+        super().__init__()
+        self.direction = direction
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.direction == "down":
+            return F.avg_pool2d(x, 2)
+        if self.direction == "up":
+            return F.interpolate(x, scale_factor=2, mode="nearest")
+        return x
+
+
+class ResBlock(nn.Module):
+    """Two convolutions with scale-shift norm by the embedding, and a residual path.
+
+    GN, act, resample, conv; GN * (1 + scale) + shift, act, conv; plus the (resampled) input, the sum
+    multiplied by `residual_scale`. `resample` acts on both branches between the first activation and
+    the first convolution ("biggan" blocks of ADM).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        embedding_dim: int,
+        *,
+        groups: int,
+        act: Activation,
+        resample: Literal["down", "up"] | None = None,
+        activate_embedding: bool = True,
+        residual_scale: float = 1.0,
+    ):
+        super().__init__()
+        self.residual_scale = residual_scale
+        self.act = activation(act)
+        self.resample = Resample(resample)
+        self.norm_1 = nn.GroupNorm(groups, in_channels)
+        self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.embedding_act = activation(act) if activate_embedding else nn.Identity()
+        self.embedding = nn.Linear(embedding_dim, 2 * out_channels)
+        self.norm_2 = nn.GroupNorm(groups, out_channels)
+        self.conv_2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        same = in_channels == out_channels
+        self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:  # b c h w, b embedding_dim
+        h = self.conv_1(self.resample(self.act(self.norm_1(x))))
+        scale, shift = self.embedding(self.embedding_act(embedding))[:, :, None, None].chunk(2, dim=1)
+        h = self.conv_2(self.act(torch.addcmul(shift, self.norm_2(h), 1 + scale)))
+        h = h + self.skip(self.resample(x))
+        return h if self.residual_scale == 1.0 else h * self.residual_scale
+
+
+def project_text(proj: nn.Module, text: TextEmbedding) -> Tensor:
+    """Token embeddings in the dtype and on the device of a projection, projected: b n context_dim.
+
+    proj   a Linear text_dim -> context_dim, or Identity
+    text   embeds b n text_dim
+    """
+    weight = next(proj.parameters(), None)
+    return proj(text.embeds if weight is None else text.embeds.to(weight))

@@ -1,0 +1,100 @@
+"""Named U-Net shapes, as data: the paper's three stages, the bundled cascade's, and tiny ones for tests.
+
+Imagen, arXiv:2205.11487, appendix F. Widths that the paper leaves open (conditioning, embeddings) are
+DeepFloyd IF's.
+"""
+
+from .adm import ADMConfig
+from .efficient import EfficientConfig
+
+PRESETS: dict[str, ADMConfig | EfficientConfig] = {
+    "paper-base64": ADMConfig(
+        channels=(512, 1024, 1536, 2048),
+        num_res_blocks=(3, 3, 3, 3),
+        attention=(False, True, True, True),
+        text_dim=4096,
+        context_dim=2048,
+        time_dim=2048,
+    ),
+    "paper-sr256": EfficientConfig(
+        stem_channels=128,
+        channels=(128, 256, 512, 1024),
+        num_res_blocks=(2, 4, 8, 8),
+        attention=(False, False, False, True),
+        text_dim=4096,
+        context_dim=1024,
+        time_dim=1024,
+        head_dim=128,
+        pool_heads=64,
+    ),
+    "paper-sr1024": EfficientConfig(
+        stem_channels=128,
+        channels=(128, 256, 512, 1024),
+        num_res_blocks=(2, 4, 8, 8),
+        attention=(False, False, False, True),
+        text_dim=4096,
+        context_dim=1024,
+        time_dim=1024,
+        head_dim=128,
+        pool_heads=64,
+        self_attention=False,
+    ),
+    "emoji-base64": ADMConfig(
+        channels=(64, 128, 192, 192),
+        num_res_blocks=(1, 2, 2, 1),
+        attention=(False, False, True, True),
+        text_dim=256,
+        context_dim=256,
+        time_dim=256,
+        head_dim=32,
+        pool_heads=8,
+        activation="silu",
+    ),
+    "emoji-sr256": EfficientConfig(
+        stem_channels=32,
+        channels=(48, 96, 128, 128),
+        num_res_blocks=(1, 1, 2, 2),
+        attention=(False, False, False, True),
+        text_dim=256,
+        context_dim=256,
+        time_dim=256,
+        head_dim=32,
+        groups=16,
+    ),
+    "emoji-sr1024": EfficientConfig(
+        stem_channels=16,
+        channels=(32, 48, 64, 96),
+        num_res_blocks=(1, 1, 2, 2),
+        attention=(False, False, False, True),
+        text_dim=256,
+        context_dim=256,
+        time_dim=128,
+        head_dim=32,
+        groups=16,
+        self_attention=False,
+    ),
+    "tiny-base": ADMConfig(
+        channels=(16, 32),
+        num_res_blocks=(1, 1),
+        attention=(False, True),
+        text_dim=16,
+        context_dim=16,
+        time_dim=32,
+        head_dim=16,
+        pool_heads=2,
+        groups=8,
+        activation="silu",
+    ),
+    "tiny-sr": EfficientConfig(
+        stem_channels=8,
+        channels=(16, 32),
+        num_res_blocks=(1, 1),
+        attention=(False, True),
+        text_dim=16,
+        context_dim=16,
+        time_dim=32,
+        head_dim=16,
+        pool_heads=2,
+        groups=8,
+    ),
+}
