@@ -85,7 +85,7 @@ def dynamic_threshold(x0: Tensor, percentile: float = 0.995, max_value: float | 
     s = (torch.quantile if magnitudes.numel() <= QUANTILE_LIMIT else _large_quantile)(
         magnitudes, percentile, dim=1
     )
-    s = s.clamp(1.0, max_value)[:, None, None, None]
+    s = s.nan_to_num(nan=torch.inf).clamp(1.0, max_value)[:, None, None, None]  # inf - inf in lerp
     return x0.clamp(-s, s) / s
 
 

@@ -82,9 +82,9 @@ def sample_heun(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_st
     """
     for i, (sigma, sigma_next) in enumerate(_pairs(sigmas)):
         x0 = denoise(x, i).x0
-        slope = (x - x0) / sigma
-        euler = x + (sigma_next - sigma) * slope
+        euler = torch.lerp(x0, x, sigma_next / sigma)
         if sigma_next > 0:
+            slope = (x - x0) / sigma
             slope_next = (euler - denoise(euler, i + 1).x0) / sigma_next
             x = x + (sigma_next - sigma) * (slope + slope_next) / 2
         else:

@@ -1,0 +1,38 @@
+"""Windows cover the picture; blending a local function gives the function of the whole."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from imagen_nodes.imagen_core.diffusion.tiles import blend, windows
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(4, 12), st.sampled_from([4, 16]))
+def test_windows_cover_the_picture_on_the_grid(rows, columns, tile, multiple):
+    height, width, side = rows * multiple, columns * multiple, tile * multiple
+    covered = torch.zeros(height, width)
+    for window in windows(height, width, side, multiple):
+        assert window.top % multiple == 0 and window.left % multiple == 0
+        assert window.height == min(side, height) and window.width == min(side, width)
+        assert window.crop(covered).shape == (window.height, window.width)
+        window.crop(covered).add_(1)
+    assert covered.min() >= 1
+
+
+def test_neighbours_share_at_least_a_quarter_less_one_grid_step():
+    lefts = sorted({window.left for window in windows(64, 1000 // 16 * 16, 256, 16)})
+    assert max(b - a for a, b in zip(lefts, lefts[1:], strict=False)) <= 256 - 64 + 16
+
+
+@pytest.mark.parametrize("size", [(64, 96), (48, 64)])
+def test_blend_of_a_pointwise_function_is_that_function(size):
+    x = torch.randn(2, 3, *size)
+    result = blend(lambda window: window.crop(x) ** 2, windows(*size, 32, 8), x)
+    assert torch.allclose(result, x**2, atol=1e-5)
+
+
+def test_blend_hides_a_jump_between_windows():
+    x = torch.zeros(1, 1, 32, 128)
+    result = blend(lambda w: torch.full((1, 1, w.height, w.width), float(w.left)), windows(32, 128, 32, 8), x)
+    assert result.diff(dim=-1).abs().max() < 24 / 2, "a hard edge would jump by a whole tile step"
