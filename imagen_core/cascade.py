@@ -86,7 +86,9 @@ def sample_base(
     shape = (batch_size, 3, height, width) if known is None else tuple(known.shape)
     check_size(stage, shape[2], shape[3])
 
-    sigmas = partial_grid(stage.schedule.sigmas(defaults.steps if steps is None else steps), strength)
+    sigmas = partial_grid(
+        stage.schedule.sigmas(defaults.steps if steps is None else steps), strength
+    )
     noise = ImageNoise(seed, shape[0], stage.device)
     x = sigmas[0].item() * noise.randn(*shape[1:])
     if known is not None and strength < 1:
@@ -357,4 +359,6 @@ def composite(result: Tensor, image: Tensor, mask: Tensor) -> Tensor:
     """
     mask = rearrange(mask, "b 1 h w -> b h w 1").cpu()
     image = image[..., :3].to(result)
-    return torch.where(mask == 0, image, torch.where(mask == 1, result, torch.lerp(image, result, mask)))
+    return torch.where(
+        mask == 0, image, torch.where(mask == 1, result, torch.lerp(image, result, mask))
+    )

@@ -102,7 +102,9 @@ class Stage:
         """The dtype that the network computes in."""
         return next(self.unet.parameters()).dtype
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Stage":
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "Stage":
         """This stage, its weights moved and converted in place.
 
         device, dtype   None = as they are

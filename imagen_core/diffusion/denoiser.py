@@ -130,6 +130,8 @@ def make_denoiser(
             output = blend(lambda window: evaluate(window.crop(x_t), i, window), windows, x)
         prediction, variance = output[:, : x.shape[1]], output[:, x.shape[1] :]
         x0 = x0_from_output(stage.prediction, prediction, x_t, logsnrs[i])
-        return Denoised(guidance.apply_threshold(x0), (variance + 1) / 2 if variance.numel() else None)
+        return Denoised(
+            guidance.apply_threshold(x0), (variance + 1) / 2 if variance.numel() else None
+        )
 
     return denoise

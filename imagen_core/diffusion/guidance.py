@@ -45,7 +45,9 @@ class Guidance:
         if self.max_value is not None and not self.max_value >= 1:
             raise ValueError(f"max_value must be at least 1, got {self.max_value}")
         if not 0 <= self.start <= self.end <= 1:
-            raise ValueError(f"0 <= start <= end <= 1 must hold, got start {self.start}, end {self.end}")
+            raise ValueError(
+                f"0 <= start <= end <= 1 must hold, got start {self.start}, end {self.end}"
+            )
 
     def scales(self, num_steps: int) -> list[float]:
         """The guidance scale of each step.
@@ -71,7 +73,9 @@ class Guidance:
         return static_threshold(x0) if self.threshold == "static" else x0
 
 
-def dynamic_threshold(x0: Tensor, percentile: float = 0.995, max_value: float | None = None) -> Tensor:
+def dynamic_threshold(
+    x0: Tensor, percentile: float = 0.995, max_value: float | None = None
+) -> Tensor:
     """Clip each image at its own quantile and rescale into [-1, 1].
 
     x0          b c h w, any range, float32 or wider

@@ -21,7 +21,9 @@ OnStep = Callable[[int, Tensor], None]
 Sampler = Callable[[Denoise, Tensor, Tensor, Noise, OnStep], Tensor]
 
 
-def sample_ddim(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep) -> Tensor:
+def sample_ddim(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep
+) -> Tensor:
     """Deterministic first-order sampling (DDIM with eta 0, the Euler method).
 
     denoise   (x, i) -> estimate of x0 at sigmas[i]
@@ -39,7 +41,9 @@ def sample_ddim(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_st
     return x
 
 
-def sample_ddpm(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep) -> Tensor:
+def sample_ddpm(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep
+) -> Tensor:
     """Ancestral sampling: the posterior of each step, with its own variance or a learned one.
 
     denoise   (x, i) -> estimate of x0 at sigmas[i], and the variance where the net learned it
@@ -69,7 +73,9 @@ def sample_ddpm(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_st
     return x
 
 
-def sample_heun(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep) -> Tensor:
+def sample_heun(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep
+) -> Tensor:
     """Deterministic second-order sampling, two evaluations a step but the last.
 
     denoise   (x, i) -> estimate of x0 at sigmas[i]
@@ -93,7 +99,9 @@ def sample_heun(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_st
     return x
 
 
-def sample_dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep) -> Tensor:
+def sample_dpmpp_2m(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep
+) -> Tensor:
     """Deterministic second-order multistep sampling, one evaluation a step.
 
     denoise   (x, i) -> estimate of x0 at sigmas[i]

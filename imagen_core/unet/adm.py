@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..text.embedding import TextEmbedding
-from .attention import KeysValues, TextAttention
+from .attention import KeysValues, TextAttention, text_keys_values
 from .layers import (
     Activation,
     LevelEmbedding,
@@ -22,7 +22,6 @@ from .layers import (
     ResBlock,
     TextContext,
     activation,
-    project_text,
     zeroed,
 )
 
@@ -89,7 +88,11 @@ class Block(nn.Module):
         )
         self.attention = (
             TextAttention(
-                out_channels, config.context_dim, config.head_dim, config.groups, config.self_attention
+                out_channels,
+                config.context_dim,
+                config.head_dim,
+                config.groups,
+                config.self_attention,
             )
             if attention
             else None
@@ -175,10 +178,8 @@ class ADMUNet(nn.Module):
 
         text   embeds b n text_dim
         """
-        tokens = project_text(self.text_proj, text)
-        layers = [module for module in self.modules() if isinstance(module, TextAttention)]
-        pooled = self.pooled_text(text.embeds.to(self.conv_in.weight))
-        return TextContext(pooled, tuple(layer.text_keys_values(tokens) for layer in layers))
+        embeds = text.embeds.to(self.conv_in.weight)
+        return TextContext(self.pooled_text(embeds), text_keys_values(self, self.text_proj(embeds)))
 
     def forward(
         self,

@@ -34,7 +34,9 @@ def attention_reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """
     weights = torch.einsum("b h n d, b h m d -> b h n m", q, k) * q.shape[-1] ** -0.5
     weights = weights.float().softmax(dim=-1).to(v.dtype)
-    return rearrange(torch.einsum("b h n m, b h m d -> b h n d", weights, v), "b h n d -> b n (h d)")
+    return rearrange(
+        torch.einsum("b h n m, b h m d -> b h n d", weights, v), "b h n d -> b n (h d)"
+    )
 
 
 def split_heads(x: Tensor, head_dim: int) -> Tensor:
@@ -63,7 +65,12 @@ class TextAttention(nn.Module):
     """
 
     def __init__(
-        self, channels: int, context_dim: int, head_dim: int, groups: int, self_attention: bool = True
+        self,
+        channels: int,
+        context_dim: int,
+        head_dim: int,
+        groups: int,
+        self_attention: bool = True,
     ):
         super().__init__()
         if channels % head_dim:
@@ -88,13 +95,25 @@ class TextAttention(nn.Module):
     def forward(self, x: Tensor, text: KeysValues) -> Tensor:  # x: b c h w
         height = x.shape[2]
         h = rearrange(self.norm(x), "b c h w -> b (h w) c")
-        q, *kv = (split_heads(part, self.head_dim) for part in self.qkv(h).split(x.shape[1], dim=-1))
+        q, *kv = (
+            split_heads(part, self.head_dim) for part in self.qkv(h).split(x.shape[1], dim=-1)
+        )
         if kv:
             k, v = (torch.cat([ours, image], dim=2) for ours, image in zip(text, kv, strict=True))
         else:
             k, v = text
         h = self.proj_out(attention(q, k, v))
         return x + rearrange(h, "b (h w) c -> b c h w", h=height)
+
+
+def text_keys_values(unet: nn.Module, tokens: Tensor) -> tuple[KeysValues, ...]:
+    """Text keys and values of every TextAttention of a network, in the order of its modules.
+
+    unet     registers its layers in the order of evaluation
+    tokens   b n context_dim
+    """
+    layers = (module for module in unet.modules() if isinstance(module, TextAttention))
+    return tuple(layer.text_keys_values(tokens) for layer in layers)
 
 
 class AttentionPool(nn.Module):

@@ -7,6 +7,7 @@ that blocks run at the lower resolution; more blocks where the resolution is low
 Imagen, arXiv:2205.11487, appendices B.1, F.2 and F.3, figures A.27 to A.30.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..text.embedding import TextEmbedding
-from .attention import TextAttention
+from .attention import KeysValues, TextAttention, text_keys_values
 from .layers import (
     Activation,
     LevelEmbedding,
@@ -22,7 +23,6 @@ from .layers import (
     ResBlock,
     TextContext,
     activation,
-    project_text,
     zeroed,
 )
 
@@ -84,7 +84,7 @@ class Level(nn.Module):
             else None
         )
 
-    def forward(self, x: Tensor, embedding: Tensor, texts) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, texts: Iterator[KeysValues]) -> Tensor:
         for block in self.blocks:
             x = block(x, embedding)
         return x if self.attention is None else self.attention(x, next(texts))
@@ -109,8 +109,12 @@ class EfficientUNet(nn.Module):
         self.config = config
         widths = (config.stem_channels, *config.channels)
         levels = range(len(config.channels))
-        self.time_embedding = LevelEmbedding(config.time_dim // 2, config.time_dim, config.activation)
-        self.aug_embedding = LevelEmbedding(config.time_dim // 2, config.time_dim, config.activation)
+        self.time_embedding = LevelEmbedding(
+            config.time_dim // 2, config.time_dim, config.activation
+        )
+        self.aug_embedding = LevelEmbedding(
+            config.time_dim // 2, config.time_dim, config.activation
+        )
         self.pooled_text = PooledText(config.text_dim, config.time_dim, config.pool_heads)
         self.text_proj = nn.Linear(config.text_dim, config.context_dim)
         self.conv_in = nn.Conv2d(6, config.stem_channels, 3, padding=1)
@@ -125,7 +129,9 @@ class EfficientUNet(nn.Module):
         )
         self.upsample = nn.ModuleList(Upsample(widths[i + 1], widths[i]) for i in reversed(levels))
         self.act_out = activation(config.activation)
-        self.conv_out = zeroed(nn.Conv2d(2 * config.stem_channels, config.out_channels, 3, padding=1))
+        self.conv_out = zeroed(
+            nn.Conv2d(2 * config.stem_channels, config.out_channels, 3, padding=1)
+        )
 
     @property
     def size_multiple(self) -> int:
@@ -137,12 +143,12 @@ class EfficientUNet(nn.Module):
 
         text   embeds b n text_dim
         """
-        tokens = project_text(self.text_proj, text)
-        layers = [module for module in self.modules() if isinstance(module, TextAttention)]
-        pooled = self.pooled_text(text.embeds.to(self.conv_in.weight))
-        return TextContext(pooled, tuple(layer.text_keys_values(tokens) for layer in layers))
+        embeds = text.embeds.to(self.conv_in.weight)
+        return TextContext(self.pooled_text(embeds), text_keys_values(self, self.text_proj(embeds)))
 
-    def forward(self, x: Tensor, t: Tensor, context: TextContext, lowres: Tensor, aug: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, context: TextContext, lowres: Tensor, aug: Tensor
+    ) -> Tensor:
         """The network's output for noisy images, in their resolution: b out_channels h w.
 
         x         b 3 h w, unit-variance noisy images

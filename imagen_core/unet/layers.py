@@ -106,7 +106,10 @@ class TextContext:
             raise ValueError(f"a context of {len(self)} prompts does not fit {batch} images")
         return TextContext(
             self.pooled.expand(batch, -1),
-            tuple((k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)) for k, v in self.keys_values),
+            tuple(
+                (k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1))
+                for k, v in self.keys_values
+            ),
         )
 
     @staticmethod
@@ -116,7 +119,8 @@ class TextContext:
         return TextContext(
             torch.cat([context.pooled for context in contexts]),
             tuple(
-                (torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in layers
+                (torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer]))
+                for layer in layers
             ),
         )
 
@@ -171,17 +175,9 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:  # b c h w, b embedding_dim
         h = self.conv_1(self.resample(self.act(self.norm_1(x))))
-        scale, shift = self.embedding(self.embedding_act(embedding))[:, :, None, None].chunk(2, dim=1)
+        scale, shift = self.embedding(self.embedding_act(embedding))[:, :, None, None].chunk(
+            2, dim=1
+        )
         h = self.conv_2(self.act(torch.addcmul(shift, self.norm_2(h), 1 + scale)))
         h = h + self.skip(self.resample(x))
         return h if self.residual_scale == 1.0 else h * self.residual_scale
-
-
-def project_text(proj: nn.Module, text: TextEmbedding) -> Tensor:
-    """Token embeddings in the dtype and on the device of a projection, projected: b n context_dim.
-
-    proj   a Linear text_dim -> context_dim, or Identity
-    text   embeds b n text_dim
-    """
-    weight = next(proj.parameters(), None)
-    return proj(text.embeds if weight is None else text.embeds.to(weight))

@@ -5,7 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from imagen_nodes.imagen_core.diffusion import guidance as module
-from imagen_nodes.imagen_core.diffusion.guidance import Guidance, dynamic_threshold, static_threshold
+from imagen_nodes.imagen_core.diffusion.guidance import (
+    Guidance,
+    dynamic_threshold,
+    static_threshold,
+)
 
 
 def threshold_by_hand(x0, percentile, max_value):
@@ -37,7 +41,9 @@ def test_dynamic_threshold_is_the_written_out_rule(scale, percentile, max_value,
 def test_dynamic_threshold_acts_per_image():
     x0 = torch.cat([torch.full((1, 3, 4, 4), 0.5), 5 * torch.randn(1, 3, 4, 4)])
     result = dynamic_threshold(x0)
-    assert torch.equal(result[0], x0[0]), "an image in range is left alone whatever its neighbour is"
+    assert torch.equal(result[0], x0[0]), (
+        "an image in range is left alone whatever its neighbour is"
+    )
     assert torch.equal(result[1:], dynamic_threshold(x0[1:]))
 
 
@@ -57,7 +63,9 @@ def test_infinite_values_are_clipped_under_a_bound():
 
 
 def test_static_threshold_clips():
-    assert torch.equal(static_threshold(torch.tensor([-3.0, 0.2, 3.0])), torch.tensor([-1.0, 0.2, 1.0]))
+    assert torch.equal(
+        static_threshold(torch.tensor([-3.0, 0.2, 3.0])), torch.tensor([-1.0, 0.2, 1.0])
+    )
 
 
 def test_scale_of_each_step():

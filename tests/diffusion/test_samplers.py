@@ -76,7 +76,9 @@ def test_one_step_gives_the_denoised_image(name):
     sigmas = Schedule().sigmas(1)
     x = sigmas[0] * torch.linspace(-1, 1, 5, dtype=torch.float64)
     steps = []
-    result = SAMPLERS[name](gaussian_denoiser(sigmas), x, sigmas, no_noise, lambda i, x0: steps.append(i))
+    result = SAMPLERS[name](
+        gaussian_denoiser(sigmas), x, sigmas, no_noise, lambda i, x0: steps.append(i)
+    )
     assert torch.equal(result, gaussian_denoiser(sigmas)(x, 0).x0)
     assert steps == [0]
 

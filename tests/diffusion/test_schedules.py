@@ -6,7 +6,12 @@ import pytest
 import torch
 from imagen_nodes.imagen_core.diffusion.schedules import LOGSNR_MAX, Schedule, alpha_sigma
 
-SCHEDULES = [Schedule("cosine"), Schedule("cosine", 0.25), Schedule("linear"), Schedule("linear", 4.0)]
+SCHEDULES = [
+    Schedule("cosine"),
+    Schedule("cosine", 0.25),
+    Schedule("linear"),
+    Schedule("linear", 4.0),
+]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -57,7 +62,9 @@ def test_grid_falls_to_zero(schedule, num_steps):
     sigmas = schedule.sigmas(num_steps)
     assert sigmas.shape == (num_steps + 1,) and sigmas.dtype == torch.float64
     assert (sigmas.diff() < 0).all() and sigmas[-1] == 0
-    assert math.isclose(-2 * math.log(sigmas[0]), schedule.logsnr(torch.ones(1, dtype=torch.float64)))
+    assert math.isclose(
+        -2 * math.log(sigmas[0]), schedule.logsnr(torch.ones(1, dtype=torch.float64))
+    )
 
 
 def test_faults_are_named():

@@ -34,5 +34,7 @@ def test_blend_of_a_pointwise_function_is_that_function(size):
 
 def test_blend_hides_a_jump_between_windows():
     x = torch.zeros(1, 1, 32, 128)
-    result = blend(lambda w: torch.full((1, 1, w.height, w.width), float(w.left)), windows(32, 128, 32, 8), x)
+    result = blend(
+        lambda w: torch.full((1, 1, w.height, w.width), float(w.left)), windows(32, 128, 32, 8), x
+    )
     assert result.diff(dim=-1).abs().max() < 24 / 2, "a hard edge would jump by a whole tile step"

@@ -6,7 +6,12 @@ import pytest
 import torch
 from imagen_nodes.imagen_core.stage import build_unet
 from imagen_nodes.imagen_core.text.embedding import TextEmbedding
-from imagen_nodes.imagen_core.unet.layers import Resample, ResBlock, TextContext, sinusoidal_embedding
+from imagen_nodes.imagen_core.unet.layers import (
+    Resample,
+    ResBlock,
+    TextContext,
+    sinusoidal_embedding,
+)
 from imagen_nodes.imagen_core.unet.presets import PRESETS
 
 
@@ -60,7 +65,9 @@ def test_rows_of_a_batch_do_not_mix(tiny):
     whole = unet(x, t, unet.prepare(text), *extra)
     for i in range(3):
         row = TextEmbedding(text.embeds[i : i + 1], text.mask[i : i + 1])
-        single = unet(*(a[i : i + 1] for a in (x, t)), unet.prepare(row), *(a[i : i + 1] for a in extra))
+        single = unet(
+            *(a[i : i + 1] for a in (x, t)), unet.prepare(row), *(a[i : i + 1] for a in extra)
+        )
         assert torch.allclose(single, whole[i : i + 1], atol=1e-5)
 
 
@@ -76,7 +83,10 @@ def test_every_input_reaches_the_output(tiny):
     others.append(unet(x, t, TextContext(prompt.pooled, context.keys_values), *extra))
     others.append(unet(x, t, TextContext(context.pooled, prompt.keys_values), *extra))
     if extra:
-        others += [unet(x, t, context, extra[0] + 1, extra[1]), unet(x, t, context, extra[0], extra[1] + 50)]
+        others += [
+            unet(x, t, context, extra[0] + 1, extra[1]),
+            unet(x, t, context, extra[0], extra[1] + 50),
+        ]
     for other in others:
         assert (other - base).abs().max() > 1e-4
 
@@ -132,15 +142,22 @@ def test_sinusoid_has_cosines_first_and_no_frequency_shift():
     embedding = sinusoidal_embedding(torch.tensor([0.0, 3.0]), 8)
     assert torch.equal(embedding[0], torch.tensor([1.0] * 4 + [0.0] * 4))
     frequencies = torch.tensor([1.0, 0.1, 0.01, 0.001])
-    assert torch.allclose(embedding[1], torch.cat([(3 * frequencies).cos(), (3 * frequencies).sin()]))
+    assert torch.allclose(
+        embedding[1], torch.cat([(3 * frequencies).cos(), (3 * frequencies).sin()])
+    )
 
 
 def test_context_rows_expand_and_join():
     unet = build_unet(PRESETS["tiny-base"])
-    one, other = unet.prepare(text_of(unet.config, 1)), unet.prepare(text_of(unet.config, 1, seed=4))
+    one, other = (
+        unet.prepare(text_of(unet.config, 1)),
+        unet.prepare(text_of(unet.config, 1, seed=4)),
+    )
     both = TextContext.cat([one.expand(3), other.expand(3)])
     assert len(both) == 6 and both.keys_values[0][0].shape[0] == 6
-    assert torch.equal(both.pooled[2], one.pooled[0]) and torch.equal(both.pooled[3], other.pooled[0])
+    assert torch.equal(both.pooled[2], one.pooled[0]) and torch.equal(
+        both.pooled[3], other.pooled[0]
+    )
     with pytest.raises(ValueError, match="2 prompts does not fit 3"):
         TextContext.cat([one, other]).expand(3)
 

@@ -1,0 +1,199 @@
+"""Sampling a tiny cascade: seeds and batches, editing, sizes, tiles, and what bad input is told."""
+
+import pytest
+import torch
+from imagen_nodes.imagen_core.cascade import per_stage, sample_base, super_resolve
+from imagen_nodes.imagen_core.diffusion.guidance import Guidance
+from imagen_nodes.imagen_core.diffusion.noise import ImageNoise
+from imagen_nodes.imagen_core.diffusion.samplers import SAMPLERS
+from imagen_nodes.imagen_core.stage import SamplingDefaults, Stage, StageConfig
+from imagen_nodes.imagen_core.text.embedding import EncodedPrompt, TextEmbedding
+from imagen_nodes.imagen_core.unet.presets import PRESETS
+
+
+def stage_of(kind, resolution, scale, preset, **changes):
+    torch.manual_seed(0)
+    stage = Stage(StageConfig(kind, resolution, scale, PRESETS[preset], **changes))
+    with torch.no_grad():
+        for parameter in stage.unet.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.05)
+    return stage
+
+
+@pytest.fixture(scope="module")
+def base():
+    return stage_of("base", 16, 1, "tiny-base", defaults=SamplingDefaults(steps=5))
+
+
+@pytest.fixture(scope="module")
+def sr():
+    defaults = SamplingDefaults(steps=3, guidance_scale=1.0, aug_level=0.1)
+    return stage_of("sr", 64, 4, "tiny-sr", defaults=defaults)
+
+
+def encoded(rows=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    text, null = torch.randn(2, rows, 5, 16, generator=generator)
+    mask = torch.ones(rows, 5, dtype=torch.bool)
+    return EncodedPrompt(TextEmbedding(text, mask), TextEmbedding(null, mask))
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return torch.rand(2, 16, 24, 3, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_seed_gives_the_same_picture_in_any_batch(base, sampler):
+    batch = sample_base(base, encoded(), width=16, height=16, batch_size=4, seed=7, sampler=sampler)
+    single = sample_base(base, encoded(), width=16, height=16, seed=9, sampler=sampler)
+    assert batch.shape == (4, 16, 16, 3)
+    assert torch.allclose(batch[2], single[0], atol=1e-4)
+    assert (batch[1] - batch[2]).abs().max() > 0.05
+
+
+def test_a_seed_gives_the_same_enlargement_in_any_batch(sr, picture):
+    batch = super_resolve(sr, picture, encoded(), seed=3, sampler="ddpm")
+    single = super_resolve(sr, picture[1:], encoded(), seed=4, sampler="ddpm")
+    assert batch.shape == (2, 64, 96, 3)
+    assert torch.allclose(batch[1], single[0], atol=1e-4)
+
+
+def test_first_draw_is_that_of_a_torch_generator():
+    expected = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(11))
+    assert torch.equal(ImageNoise(10, 2).randn(3, 4, 5)[1], expected)
+
+
+def test_prompt_negative_prompt_and_guidance_each_matter(base):
+    text, other = encoded(), encoded(seed=1)
+    settings = dict(width=16, height=16, seed=1, guidance=Guidance(4.0))
+    reference = sample_base(base, text, **settings)
+    negative = EncodedPrompt(text.text, other.null_text)
+    for result in (
+        sample_base(base, EncodedPrompt(other.text, text.null_text), **settings),
+        sample_base(base, negative, **settings),
+        sample_base(base, text, **{**settings, "guidance": Guidance(1.0)}),
+    ):
+        assert (result - reference).abs().max() > 1e-3
+    off = {**settings, "guidance": Guidance(1.0)}
+    assert torch.equal(sample_base(base, text, **off), sample_base(base, negative, **off))
+
+
+def test_guidance_one_in_both_rows_is_guidance_off(base):
+    """With equal texts the guided mean is the prediction itself, whatever the scale."""
+    text = encoded().text
+    same = EncodedPrompt(text, text)
+    settings = dict(width=16, height=16, seed=1)
+    guided = sample_base(base, same, guidance=Guidance(8.0), **settings)
+    plain = sample_base(base, same, guidance=Guidance(1.0), **settings)
+    assert torch.allclose(guided, plain, atol=1e-4)
+
+
+def test_pixels_outside_the_mask_come_back_bit_for_bit(base, picture):
+    mask = torch.zeros(1, 16, 24)
+    mask[:, :, 12:] = 1
+    result = sample_base(base, encoded(), image=picture, mask=mask, seed=2)
+    assert torch.equal(result[:, :, :12], picture[:, :, :12])
+    assert (result[:, :, 12:] - picture[:, :, 12:]).abs().mean() > 0.05
+
+
+def test_a_mask_of_another_size_is_fitted(base, picture):
+    mask = torch.zeros(4, 6)
+    mask[:, 3:] = 1
+    result = sample_base(base, encoded(), image=picture, mask=mask, seed=2)
+    assert torch.equal(result[:, :, :8], picture[:, :, :8])
+
+
+def test_strength_says_how_much_of_a_picture_is_left(base, picture):
+    def distance(strength):
+        result = sample_base(base, encoded(), image=picture, strength=strength, steps=20, seed=2)
+        return (result - picture).abs().mean()
+
+    assert distance(0.05) < distance(0.4) < distance(1.0)
+
+
+def test_image_to_image_of_full_strength_does_not_see_the_picture(base, picture):
+    settings = dict(seed=2, strength=1.0)
+    one = sample_base(base, encoded(), image=picture, **settings)
+    other = sample_base(base, encoded(), image=1 - picture, **settings)
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 9), (16, 16)])
+def test_any_size_is_enlarged_by_the_scale(sr, size):
+    image = torch.rand(1, *size, 3)
+    assert super_resolve(sr, image, encoded()).shape == (1, 4 * size[0], 4 * size[1], 3)
+
+
+def test_alpha_is_dropped_and_inputs_are_not_changed(sr):
+    image = torch.rand(1, 8, 8, 4)
+    before = image.clone()
+    result = super_resolve(sr, image, encoded())
+    assert torch.equal(image, before)
+    assert torch.equal(result, super_resolve(sr, image[..., :3], encoded()))
+
+
+def test_tiles_that_cover_the_picture_change_nothing(sr, picture):
+    whole = super_resolve(sr, picture, encoded())
+    assert torch.equal(super_resolve(sr, picture, encoded(), tile=128), whole)
+    tiled = super_resolve(sr, picture, encoded(), tile=48)
+    assert 0 < (tiled - whole).abs().mean() < 0.05
+
+
+def test_augmentation_level_reaches_the_network(sr, picture):
+    results = [super_resolve(sr, picture, encoded(), aug_level=level) for level in (0.0, 0.3)]
+    assert (results[0] - results[1]).abs().mean() > 1e-3
+
+
+def test_steps_are_reported_and_may_interrupt(base):
+    seen = []
+    sample_base(base, encoded(), width=16, height=16, on_step=lambda *step: seen.append(step))
+    assert [(step, count) for step, count, _ in seen] == [(i, 5) for i in range(1, 6)]
+    assert all(x0.shape == (1, 3, 16, 16) and x0.abs().max() <= 1 for _, _, x0 in seen)
+
+    def stop(step, count, x0):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sample_base(base, encoded(), width=16, height=16, on_step=stop)
+
+
+def test_half_precision_weights_give_nearly_the_same_picture(base):
+    settings = dict(width=16, height=16, seed=1, steps=8)
+    full = sample_base(base, encoded(), **settings)
+    half = sample_base(
+        stage_of("base", 16, 1, "tiny-base").to(dtype=torch.bfloat16), encoded(), **settings
+    )
+    assert half.dtype == torch.float32
+    assert (half - full).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"width": 17}, "multiples of 2, got 17 x 16; the nearest good size is 16 x 16"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be an integer from 0"),
+        ({"sampler": "euler"}, "sampler must be one of .*ddim.*got 'euler'"),
+        ({"mask": torch.ones(1, 16, 16)}, "mask: needs an image"),
+        ({"strength": 0.0, "image": torch.rand(1, 16, 16, 3)}, "strength must be in"),
+    ],
+)
+def test_bad_input_is_named(base, settings, message):
+    with pytest.raises(ValueError, match=message):
+        sample_base(base, encoded(), **{"width": 16, "height": 16, **settings})
+
+
+def test_bad_tiles_are_named(sr, picture):
+    with pytest.raises(ValueError, match="tile must be 0 .* or at least 16, got 5"):
+        super_resolve(sr, picture, encoded(), tile=5)
+
+
+def test_one_value_or_one_a_stage():
+    assert per_stage("steps", None, 3) == [None] * 3
+    assert per_stage("steps", 4, 3) == [4, 4, 4]
+    assert per_stage("steps", (4,), 2) == [4, 4]
+    assert per_stage("steps", (4, 3, 2), 2) == [4, 3]
+    with pytest.raises(ValueError, match="steps: expected 1 or 3 values, got 2"):
+        per_stage("steps", (1, 2), 3)
