@@ -1,0 +1,42 @@
+"""Imagen as a tensor library: a cascade of pixel-space diffusion models guided by a frozen T5.
+
+The one door: everything public is named in `__all__`. Imagen, arXiv:2205.11487.
+"""
+
+from .cascade import Cascade, sample_base, super_resolve
+from .checkpoints import CheckpointError, load_cascade, load_stage, save_stage
+from .diffusion.guidance import Guidance, dynamic_threshold, static_threshold
+from .diffusion.samplers import SAMPLERS
+from .diffusion.schedules import Schedule
+from .stage import SamplingDefaults, Stage, StageConfig
+from .text import EncodedPrompt, TextEmbedding, TextEncoder, load_text_encoder
+from .unet.adm import ADMConfig, ADMUNet
+from .unet.efficient import EfficientConfig, EfficientUNet
+from .unet.presets import PRESETS
+
+__all__ = [
+    "PRESETS",
+    "SAMPLERS",
+    "ADMConfig",
+    "ADMUNet",
+    "Cascade",
+    "CheckpointError",
+    "EfficientConfig",
+    "EfficientUNet",
+    "EncodedPrompt",
+    "Guidance",
+    "SamplingDefaults",
+    "Schedule",
+    "Stage",
+    "StageConfig",
+    "TextEmbedding",
+    "TextEncoder",
+    "dynamic_threshold",
+    "load_cascade",
+    "load_stage",
+    "load_text_encoder",
+    "sample_base",
+    "save_stage",
+    "static_threshold",
+    "super_resolve",
+]

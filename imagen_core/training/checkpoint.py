@@ -1,0 +1,108 @@
+"""A run's state on disk: enough to go on bit for bit. Tensors in safetensors, the rest in JSON.
+
+One folder a checkpoint, written under another name and renamed when complete.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .ema import EMA
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as flat names: "<parameter>.<key>", parameters numbered.
+
+    optimizer   of torch, its state tensors only
+    """
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{i}.{key}": value.detach().cpu().contiguous()
+        for i, entry in state.items()
+        for key, value in entry.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give an optimiser the state that `optimizer_tensors` took.
+
+    optimizer   made as the saved one was
+    tensors     by flat name
+    """
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        i, key = name.split(".", 1)
+        state.setdefault(int(i), {})[key] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def save_checkpoint(
+    folder: Path,
+    network: nn.Module,
+    ema: EMA,
+    optimizer: torch.optim.Optimizer,
+    progress: dict[str, Any],
+) -> None:
+    """Write a run's state to `folder`, replacing what is there only when the new one is complete.
+
+    folder      of the checkpoint
+    network     its parameters, as trained
+    ema         averages
+    optimizer   state
+    progress    JSON-able counters
+    """
+    temporary = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    weights = {name: p.detach().cpu().contiguous() for name, p in network.named_parameters()}
+    averages = {str(i): average.cpu().contiguous() for i, average in enumerate(ema.averages)}
+    save_file(weights, temporary / "weights.safetensors")
+    save_file(averages, temporary / "ema.safetensors")
+    save_file(optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
+    progress = {**progress, "ema_updates": ema.updates}
+    (temporary / "progress.json").write_text(json.dumps(progress), "utf-8")
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(temporary, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@torch.no_grad()
+def load_checkpoint(
+    folder: Path, network: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Read a run's state into objects made as the saved ones were; the counters are returned.
+
+    folder      of the checkpoint; the one before it serves where a crash left only that
+    network     receives the parameters
+    ema         receives the averages
+    optimizer   receives the state
+    """
+    if not folder.exists():
+        folder = folder.with_name(f".{folder.name}.old")
+    weights = load_file(folder / "weights.safetensors")
+    for name, parameter in network.named_parameters():
+        parameter.copy_(weights[name])
+    averages = load_file(folder / "ema.safetensors")
+    for i, average in enumerate(ema.averages):
+        average.copy_(averages[str(i)])
+    restore_optimizer(optimizer, load_file(folder / "optimizer.safetensors"))
+    progress = json.loads((folder / "progress.json").read_text("utf-8"))
+    ema.updates = progress.pop("ema_updates")
+    return progress
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether `load_checkpoint` would find something.
+
+    folder   of the checkpoint
+    """
+    return folder.exists() or folder.with_name(f".{folder.name}.old").exists()
