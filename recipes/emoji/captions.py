@@ -178,7 +178,7 @@ def caption_variants(
 
 
 def kept_keys(drawings: Drawings, held_out: Iterable[str]) -> list[str]:
-    """Keys that may be trained on: not held out, not equal to a held-out drawing, each drawing once.
+    """Keys that may be trained on: no held-out drawing, and each drawing once.
 
     Of equal drawings the first key in alphabetical order stays.
     """

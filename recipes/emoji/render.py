@@ -215,7 +215,8 @@ def _write_manifest(
 ) -> dict:
     """Rows in the order of the arrays; "large" is the row of images_1024, or null."""
     rows = []
-    for picture, (index, large) in zip(normalize_weights([pictures[i] for i, _ in kept]), kept):
+    weighed = normalize_weights([pictures[index] for index, _ in kept])
+    for picture, (_, large) in zip(weighed, kept, strict=True):
         vector = picture.set != RASTER_SET
         rows.append({**asdict(picture), "vector": vector, "large": large})
     manifest = {"version": 1, "pictures": rows, "skipped": skipped}
