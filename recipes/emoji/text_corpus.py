@@ -75,7 +75,7 @@ def gather(data: Path) -> list[tuple[str, str]]:
     return [(kind, text) for kind, text in dict.fromkeys(texts) if text]
 
 
-def train_vocabulary(corpus: list[tuple[str, str]], out: Path) -> None:
+def train_vocabulary(corpus: list[tuple[str, str]], out: Path, size: int = VOCABULARY_SIZE) -> None:
     """Train spiece.model with T5's special pieces: 0 pad, 1 </s>, 2 <unk>.
 
     Picture names count NAME_REPEATS times, so that more of them are whole pieces.
@@ -86,7 +86,7 @@ def train_vocabulary(corpus: list[tuple[str, str]], out: Path) -> None:
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
         model_prefix=str(out / "spiece"),
-        vocab_size=VOCABULARY_SIZE,
+        vocab_size=size,
         model_type="unigram",
         normalization_rule_name="nmt_nfkc_cf",
         character_coverage=0.9999,
