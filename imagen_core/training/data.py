@@ -73,13 +73,8 @@ def load_pairs(section: DataSection, encoder: TextEncoder, device: torch.device)
     encoder   the frozen text encoder
     device    where the data is to live
     """
-    pictures = json.loads(Path(section.captions).read_text("utf-8"))
     images = np.load(section.images, mmap_mode="r", allow_pickle=False)
-    if len(pictures) != len(images):
-        raise ValueError(
-            f"{section.captions}: expected one entry for each of the {len(images)} images, "
-            f"got {len(pictures)}"
-        )
+    pictures = read_manifest(section, len(images))
     texts = [""] + sorted({text for picture in pictures for text, _ in picture["captions"]} - {""})
     index = {text: i for i, text in enumerate(texts)}
     parts = [encoder.encode(texts[i : i + 256]) for i in range(0, len(texts), 256)]
@@ -92,13 +87,31 @@ def load_pairs(section: DataSection, encoder: TextEncoder, device: torch.device)
     picture_weights = torch.tensor([p["weight"] for p in pictures], dtype=torch.float64)
     half = torch.float16 if device.type == "cuda" else torch.float32
     return Pairs(
-        images=torch.from_numpy(np.ascontiguousarray(images)).to(device),
+        images=torch.from_numpy(np.array(images)).to(device),
         embeds=torch.cat([part.embeds for part in parts]).to(device, half),
         mask=torch.cat([part.mask for part in parts]).to(device),
         rows=rows.to(device),
         caption_cdf=(weights.cumsum(1) / weights.sum(1, keepdim=True)).float().to(device),
         picture_cdf=(picture_weights.cumsum(0) / picture_weights.sum()).float().to(device),
     )
+
+
+def read_manifest(section: DataSection, count: int) -> list[dict]:
+    """The manifest's entries in the order of the image array.
+
+    section   names the manifest, and its field that holds a picture's row
+    count     rows of the array
+    """
+    pictures = json.loads(Path(section.manifest).read_text("utf-8"))["pictures"]
+    if section.row:
+        pictures = [picture for picture in pictures if picture[section.row] is not None]
+        pictures.sort(key=lambda picture: picture[section.row])
+    if len(pictures) != count:
+        raise ValueError(
+            f"data.manifest: expected one picture for each of the {count} images of "
+            f"{section.images}, got {len(pictures)}"
+        )
+    return pictures
 
 
 def draw_batch(

@@ -46,7 +46,8 @@ class DataSection:
     """[data]: what it is trained on.
 
     images         .npy file, uint8 n h w 3
-    captions       .json file: per picture {"captions": [[text, weight], ...], "weight": float}
+    manifest       .json file: {"pictures": [{"captions": [[text, weight], ...], "weight": float}, ...]}
+    row            field of a picture that holds its row in images, null = not there; "" = its place
     text_encoder   folder of the frozen encoder
     crop           side of the training crop in pixels; 0 = whole pictures
     text_dropout   part of the captions that is replaced by ""
@@ -55,8 +56,9 @@ class DataSection:
     """
 
     images: str
-    captions: str
+    manifest: str
     text_encoder: str
+    row: str = ""
     crop: int = 0
     text_dropout: float = 0.1
     aug_max: float = 0.4
@@ -204,7 +206,7 @@ def _absolute(recipe: Recipe, folder: Path) -> Recipe:
 
     return Recipe(
         stage=resolve(recipe.stage, "start_from"),
-        data=resolve(recipe.data, "images", "captions", "text_encoder"),
+        data=resolve(recipe.data, "images", "manifest", "text_encoder"),
         optim=recipe.optim,
         run=resolve(recipe.run, "out"),
     )

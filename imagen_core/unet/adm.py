@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..text.embedding import TextEmbedding
@@ -37,6 +38,8 @@ class ADMConfig:
     time_dim                  width of the time embedding
     out_channels              3, or 6 where the net also predicts the variance
     lowres                    the net sees a low-resolution image and the level of its noise
+    patch                     pixels of patch x patch squares enter and leave as channels, so that the
+                              highest level runs at 1 / patch of the resolution (arXiv:2301.11093, 2.3)
     """
 
     channels: tuple[int, ...]
@@ -51,6 +54,7 @@ class ADMConfig:
     out_channels: int = 3
     activation: Activation = "gelu"
     lowres: bool = False
+    patch: int = 1
     self_attention: bool = True
     activate_embedding_once: bool = False
     residual_scale: float = 1.0
@@ -155,7 +159,8 @@ class ADMUNet(nn.Module):
         self.embedding_act = (
             activation(config.activation) if config.activate_embedding_once else nn.Identity()
         )
-        self.conv_in = nn.Conv2d(6 if config.lowres else 3, first, 3, padding=1)
+        pixels = config.patch**2
+        self.conv_in = nn.Conv2d((6 if config.lowres else 3) * pixels, first, 3, padding=1)
         self.down, skips = encoder(config)
         self.middle = nn.ModuleList(
             [Block(config, last, last, attention=True), Block(config, last, last)]
@@ -166,12 +171,12 @@ class ADMUNet(nn.Module):
         )
         self.norm_out = nn.GroupNorm(config.groups, first)
         self.act_out = activation(config.activation)
-        self.conv_out = zeroed(nn.Conv2d(first, config.out_channels, 3, padding=1))
+        self.conv_out = zeroed(nn.Conv2d(first, config.out_channels * pixels, 3, padding=1))
 
     @property
     def size_multiple(self) -> int:
         """Height and width must be multiples of this."""
-        return 2 ** (len(self.config.channels) - 1)
+        return self.config.patch * 2 ** (len(self.config.channels) - 1)
 
     def prepare(self, text: TextEmbedding) -> TextContext:
         """Pooled text and every layer's text keys and values: all that evaluations need of a prompt.
@@ -204,7 +209,7 @@ class ADMUNet(nn.Module):
         embedding = self.embedding_act(embedding)
         texts = iter(context.keys_values)
 
-        x = self.conv_in(x)
+        x = self.conv_in(F.pixel_unshuffle(x, self.config.patch))
         skips = [x]
         for level in self.down:
             for block in level:
@@ -217,4 +222,5 @@ class ADMUNet(nn.Module):
                 x = block(torch.cat([x, skips.pop()], dim=1), embedding, texts)
             if i < len(self.upsample):
                 x = self.upsample[i](x, embedding, texts)
-        return self.conv_out(self.act_out(self.norm_out(x)))
+        output = self.conv_out(self.act_out(self.norm_out(x)))
+        return F.pixel_shuffle(output, self.config.patch)

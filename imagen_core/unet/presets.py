@@ -1,4 +1,5 @@
-"""Named U-Net shapes, as data: the paper's three stages, the bundled cascade's, and tiny ones for tests.
+"""Named U-Net shapes, as data: the paper's three stages, the emoji cascade's in two sizes, and tiny ones
+for tests.
 
 Imagen, arXiv:2205.11487, appendix F. Widths that the paper leaves open (conditioning, embeddings) are
 DeepFloyd IF's.
@@ -71,6 +72,43 @@ PRESETS: dict[str, ADMConfig | EfficientConfig] = {
         time_dim=128,
         head_dim=32,
         groups=16,
+        self_attention=False,
+    ),
+    "emoji-small-base64": ADMConfig(
+        channels=(32, 64, 128),
+        num_res_blocks=(1, 1, 2),
+        attention=(False, False, True),
+        text_dim=256,
+        context_dim=256,
+        time_dim=256,
+        head_dim=32,
+        pool_heads=8,
+        groups=16,
+        activation="silu",
+        patch=2,
+    ),
+    "emoji-small-sr256": EfficientConfig(
+        stem_channels=16,
+        channels=(32, 48, 64),
+        num_res_blocks=(1, 1, 2),
+        attention=(False, False, True),
+        text_dim=256,
+        context_dim=256,
+        time_dim=128,
+        head_dim=32,
+        groups=8,
+        self_attention=False,
+    ),
+    "emoji-small-sr1024": EfficientConfig(
+        stem_channels=8,
+        channels=(16, 32, 48),
+        num_res_blocks=(1, 1, 2),
+        attention=(False, False, True),
+        text_dim=256,
+        context_dim=256,
+        time_dim=128,
+        head_dim=16,
+        groups=8,
         self_attention=False,
     ),
     "tiny-base": ADMConfig(

@@ -17,7 +17,7 @@ import multiprocessing
 import os
 import random
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +94,15 @@ def choose_large(pictures: list[Picture], count: int, seed: int = 0) -> set[int]
         rows.sort(key=lambda i: rng.expovariate(1.0) / pictures[i].weight)
         chosen.update(rows[: round(count * share)])
     return chosen
+
+
+def choose_named(pictures: list[Picture], names: list[str]) -> list[Picture]:
+    """The pictures of these names, each as likely as the others; an unknown name is an error."""
+    wanted = {name.strip() for name in names if name.strip()}
+    unknown = wanted - {picture.name for picture in pictures}
+    if unknown:
+        raise ValueError(f"no picture has the name {', '.join(sorted(unknown))}")
+    return [replace(picture, weight=1.0) for picture in pictures if picture.name in wanted]
 
 
 def _draw_job(job: tuple[int, str | bytes, int]) -> tuple[int, dict[int, np.ndarray] | str]:
@@ -241,12 +250,18 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=4000, help="pictures at 1024 pixels")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--limit", type=int, help="only so many pictures, drawn by weight")
+    parser.add_argument("--names", type=Path, help="file of picture names, one a line: only these")
+    parser.add_argument("--styles", nargs="+", help="only these styles: noto, fluent, flat, 3d")
     args = parser.parse_args()
     start = time.perf_counter()
     args.out.mkdir(parents=True, exist_ok=True)
     holdout = json.loads(HOLDOUT.read_text())
     sets = read_drawings(args.data)
     pictures = build_manifest(sets, read_names(args.data), holdout)
+    if args.names is not None:
+        pictures = choose_named(pictures, args.names.read_text("utf-8").split("\n"))
+    if args.styles is not None:
+        pictures = [picture for picture in pictures if picture.style in args.styles]
     if args.limit is not None:
         pictures = random.Random(0).sample(pictures, min(args.limit, len(pictures)))
     manifest = render(pictures, sets, holdout, args.out, args.large, args.workers)

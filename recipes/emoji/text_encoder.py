@@ -12,9 +12,11 @@ mean. OUT_DIR becomes a Hugging Face folder that T5EncoderModel and AutoTokenize
 from __future__ import annotations
 
 import argparse
+import functools
 import gzip
 import json
 import math
+import multiprocessing
 import os
 import random
 import shutil
@@ -28,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MAX_LENGTH = 32
+CHUNK = 5000
 COMPOSED = 150_000
 HELD_BACK = 2000
 # How often training draws a text of each kind.
@@ -44,7 +47,7 @@ T5_CONFIG = {
     "d_model": 256,
     "d_kv": 32,
     "d_ff": 704,
-    "num_layers": 6,
+    "num_layers": 4,
     "num_heads": 8,
     "relative_attention_num_buckets": 32,
     "relative_attention_max_distance": 64,
@@ -131,7 +134,8 @@ def read_corpus(path: Path) -> dict[str, list[str]]:
             kind, _, text = line.rstrip("\n").partition("\t")
             corpus[kind].append(text)
     nouns = [noun for noun in corpus["noun"] if noun.isascii()]
-    corpus["composed"] = compose(nouns, corpus["name"], COMPOSED)
+    names = [name for name in corpus["name"] if "," not in name]
+    corpus["composed"] = compose(nouns, names, COMPOSED)
     corpus["name"] += [""]
     return corpus
 
@@ -180,9 +184,9 @@ def write_tokenizer(spiece: Path, out: Path) -> None:
     (out / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
 
 
-def tokenize(tokenizer, texts: list[str], pad_id: int) -> Tokens:
+def tokenize(tokenizer, texts: list[str], pad_id: int, length: int = MAX_LENGTH) -> Tokens:
     """Tokens of texts split at spaces, so that two tokenizers agree on which word is which."""
-    tokenizer.enable_truncation(MAX_LENGTH)
+    tokenizer.enable_truncation(length)
     tokenizer.no_padding()
     ids = np.full((len(texts), MAX_LENGTH), pad_id, np.int16)
     mask = np.zeros((len(texts), MAX_LENGTH), bool)
@@ -194,6 +198,25 @@ def tokenize(tokenizer, texts: list[str], pad_id: int) -> Tokens:
         mask[row, :length] = True
         words[row, :length] = [-1 if word is None else word for word in encoding.word_ids]
     return Tokens(torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(words))
+
+
+def tokenize_all(
+    tokenizer, texts: list[str], pad_id: int, workers: int, length: int = MAX_LENGTH
+) -> Tokens:
+    """The same as `tokenize`, by several processes; start it before a device is in use."""
+    chunks = [texts[i : i + CHUNK] for i in range(0, len(texts), CHUNK)]
+    job = functools.partial(_tokenize_arrays, tokenizer, pad_id, length)
+    with multiprocessing.get_context("fork").Pool(workers) as pool:
+        parts = pool.map(job, chunks, chunksize=1)
+    return Tokens(*(torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True)))
+
+
+def _tokenize_arrays(
+    tokenizer, pad_id: int, length: int, texts: list[str]
+) -> tuple[np.ndarray, ...]:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    tokens = tokenize(tokenizer, texts, pad_id, length)
+    return tokens.ids.numpy(), tokens.mask.numpy(), tokens.words.numpy()
 
 
 def mean_of_tokens(states: Tensor, mask: Tensor) -> Tensor:
@@ -236,6 +259,37 @@ class Student(nn.Module):
 
     def embed(self, ids: Tensor, mask: Tensor) -> Tensor:
         return F.normalize(self.sentence(mean_of_tokens(self.states(ids, mask), mask)), dim=-1)
+
+
+@torch.no_grad()
+def start_from_teacher(student: Student, teacher, tokenizer, pieces: list[str]) -> None:
+    """Token embeddings and sentence head as principal components of the teacher's view of each piece.
+
+    pieces   the student's vocabulary, in order
+
+    So the student starts as a bag of words that the teacher would understand, and learns the rest;
+    the last matrices of its residual branches start small, so as not to hide that.
+    """
+    device = student.word.weight.device
+    words = [piece.replace("\u2581", " ").strip() or "." for piece in pieces]
+    tokens = tokenize(tokenizer, words, pad_id=0).to(str(device))
+
+    def teach(ids: Tensor, mask: Tensor) -> Tensor:
+        states = teacher(input_ids=ids, attention_mask=mask.long()).last_hidden_state.float()
+        return F.normalize(mean_of_tokens(states, mask), dim=-1)
+
+    seen = embed_all(teach, tokens, torch.arange(len(words), device=device))
+    mean = seen.mean(0)
+    basis = torch.linalg.svd(seen - mean, full_matrices=False).Vh[: T5_CONFIG["d_model"]]
+    embeddings = (seen - mean) @ basis.T
+    rms = embeddings.square().mean().sqrt()
+    student.t5.shared.weight.copy_(embeddings / rms)
+    for head in (student.sentence, student.word):
+        head.weight.copy_(basis.T * rms)
+        head.bias.copy_(mean)
+    for block in student.t5.encoder.block:
+        block.layer[0].SelfAttention.o.weight.mul_(0.1)
+        block.layer[1].DenseReluDense.wo.weight.mul_(0.1)
 
 
 def relational_loss(student: Tensor, teacher: Tensor, temperature: float = 0.05) -> Tensor:
@@ -320,7 +374,7 @@ def train(student: Student, teacher, ours: Tokens, theirs: Tokens, spans: dict, 
         loss.backward()
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
-        if step % 200 == 0:
+        if step % 50 == 0:
             told = " ".join(f"{name} {value.item():.3f}" for name, value in parts.items())
             print(f"step {step} {progress:4.0%} {told}", flush=True)
         step += 1
@@ -396,7 +450,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=2.0, help="training time")
     parser.add_argument("--batch", type=int, default=3072)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--length", type=int, default=MAX_LENGTH, help="cut texts in training")
     parser.add_argument("--limit", type=int, help="only so many texts of each kind")
     return parser.parse_args()
 
@@ -418,13 +474,22 @@ def main() -> None:
         spans[kind] = (len(texts) + back, len(texts) + len(members))
         texts += members
     texts += QUERIES
-    teacher = BertModel.from_pretrained(args.data / "teacher", add_pooling_layer=False)
-    precision = torch.bfloat16 if args.device.startswith("cuda") else torch.float32
-    teacher = teacher.to(args.device, precision).eval().requires_grad_(False)
     theirs_tokenizer = Tokenizer.from_file(str(args.data / "teacher" / "tokenizer.json"))
-    theirs = tokenize(theirs_tokenizer, texts, pad_id=0).to(args.device)
-    ours = tokenize(build_tokenizer(args.data / "spiece.model"), texts, pad_id=0).to(args.device)
+    ours_tokenizer = build_tokenizer(args.data / "spiece.model")
+    theirs = tokenize_all(theirs_tokenizer, texts, 0, args.workers, args.length)
+    ours = tokenize_all(ours_tokenizer, texts, 0, args.workers, args.length)
+    theirs, ours = theirs.to(args.device), ours.to(args.device)
+    precision = torch.bfloat16 if args.device.startswith("cuda") else torch.float32
+    teacher = BertModel.from_pretrained(args.data / "teacher", add_pooling_layer=False)
+    teacher = teacher.to(args.device, precision).eval().requires_grad_(False)
     student = Student(teacher.config.hidden_size).to(args.device)
+    pieces = build_tokenizer(args.data / "spiece.model")
+    start_from_teacher(
+        student,
+        teacher,
+        theirs_tokenizer,
+        [pieces.id_to_token(i) for i in range(T5_CONFIG["vocab_size"])],
+    )
     size = sum(p.numel() for p in student.t5.parameters())
     print(
         f"{len(texts)} texts, {size / 1e6:.2f} M parameters, "

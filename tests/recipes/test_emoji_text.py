@@ -62,6 +62,16 @@ def test_words_line_up_between_tokenizers(spiece):
     assert ids.shape == mask.shape == (1, 1)
 
 
+def test_processes_tokenize_as_one_would(spiece, monkeypatch):
+    monkeypatch.setattr(te, "CHUNK", 3)
+    tokenizer, texts = te.build_tokenizer(spiece), [f"a {word} face" for word in WORDS]
+    one, many = te.tokenize(tokenizer, texts, 0), te.tokenize_all(tokenizer, texts, 0, 1)
+    assert torch.equal(one.ids, many.ids) and torch.equal(one.words, many.words)
+    assert torch.equal(one.mask, many.mask)
+    short = te.tokenize_all(tokenizer, texts, 0, 1, length=3)
+    assert short.mask.sum(1).max() == 3
+
+
 def test_mean_of_words_averages_each_words_pieces():
     states = torch.tensor([[[1.0], [3.0], [5.0], [100.0]]])
     means, there = te.mean_of_words(states, torch.tensor([[0, 0, 2, -1]]), 3)
