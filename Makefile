@@ -1,0 +1,43 @@
+# Four commands, each of which sets up what it needs in .venv: demo, test, lint, bench.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Without an NVIDIA GPU: the version of torch that has a CPU build at hand.
+TORCH := $(if $(shell command -v nvidia-smi 2>/dev/null),torch>=2.4,torch==2.13.0)
+PROMPT ?= a red apple, noto style
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.headless
+	$(BIN)/imagen generate "$(PROMPT)" -o demo.png
+	@echo "The picture is in $(CURDIR)/demo.png"
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/run.py
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "Python 3.10 or later is needed; set PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV) \
+	  || { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.headless: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable ".[headless]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.headless
+	$(BIN)/python -m pip install --quiet --editable ".[headless,train,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

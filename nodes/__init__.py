@@ -1,0 +1,27 @@
+"""The nodes: one class each, named to ComfyUI by id and display name."""
+
+from .conditioning import ImagenDynamicThreshold, ImagenT5Encode
+from .loaders import ImagenLoadCascade, ImagenLoadStage, ImagenLoadTextEncoder
+from .sampling import ImagenBaseSample, ImagenSR256, ImagenSR1024
+
+NODE_CLASS_MAPPINGS = {
+    "ImagenLoadCascade": ImagenLoadCascade,
+    "ImagenLoadTextEncoder": ImagenLoadTextEncoder,
+    "ImagenLoadStage": ImagenLoadStage,
+    "ImagenT5Encode": ImagenT5Encode,
+    "ImagenDynamicThreshold": ImagenDynamicThreshold,
+    "ImagenBaseSample": ImagenBaseSample,
+    "ImagenSR256": ImagenSR256,
+    "ImagenSR1024": ImagenSR1024,
+}
+
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "ImagenLoadCascade": "Load Imagen Cascade",
+    "ImagenLoadTextEncoder": "Load T5 Encoder",
+    "ImagenLoadStage": "Load Imagen Stage",
+    "ImagenT5Encode": "T5 Encode",
+    "ImagenDynamicThreshold": "Dynamic-Threshold Guidance",
+    "ImagenBaseSample": "Imagen Base Sample",
+    "ImagenSR256": "Imagen SR 256",
+    "ImagenSR1024": "Imagen SR 1024",
+}

@@ -1,0 +1,120 @@
+"""What steers sampling: the encoded prompt, and guidance."""
+
+from typing import Any
+
+from . import host
+from .widgets import choice, number, wire
+
+NO_BOUND = 100.0
+
+
+class ImagenT5Encode:
+    """Prompt to token states."""
+
+    DESCRIPTION = (
+        "Encodes a prompt, and a negative prompt, with T5. The same prompt is encoded once. A prompt that "
+        "is longer than the encoder takes is cut, with a warning that says where."
+    )
+    CATEGORY = "imagen"
+    FUNCTION = "encode"
+    RETURN_TYPES = ("IMAGEN_TEXT",)
+    RETURN_NAMES = ("text",)
+    OUTPUT_TOOLTIPS = ("For the sampling nodes; one text may feed several stages.",)
+    SEARCH_ALIASES = ["prompt", "clip text encode", "t5", "text"]
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """ComfyUI's declaration of inputs."""
+        text = {"multiline": True, "dynamicPrompts": True}
+        return {
+            "required": {
+                "text_encoder": wire("IMAGEN_TEXT_ENCODER", "From a loader."),
+                "prompt": (
+                    "STRING",
+                    {
+                        **text,
+                        "default": "a red apple, noto style",
+                        "tooltip": "What the picture shows.",
+                    },
+                ),
+                "negative_prompt": (
+                    "STRING",
+                    {
+                        **text,
+                        "default": "",
+                        "tooltip": "What guidance leads away from; empty is the usual choice.",
+                    },
+                ),
+            }
+        }
+
+    def encode(self, text_encoder: Any, prompt: str, negative_prompt: str) -> tuple:
+        """The encoded prompt and its null text."""
+        with host.on_device(text_encoder.model):
+            return (text_encoder.encode_prompt(prompt, negative_prompt),)
+
+
+class ImagenDynamicThreshold:
+    """Guidance and the threshold that keeps it in range."""
+
+    DESCRIPTION = (
+        "How strongly the text pulls, and what keeps strong pulls from burning the picture: dynamic "
+        "thresholding clips each picture at its own percentile and rescales (Imagen, section 2.3)."
+    )
+    CATEGORY = "imagen"
+    FUNCTION = "make"
+    RETURN_TYPES = ("IMAGEN_GUIDANCE",)
+    RETURN_NAMES = ("guidance",)
+    OUTPUT_TOOLTIPS = ("For the sampling nodes.",)
+    SEARCH_ALIASES = ["cfg", "guidance", "dynamic thresholding", "classifier-free guidance"]
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """ComfyUI's declaration of inputs."""
+        return {
+            "required": {
+                "guidance_scale": number(
+                    3.0,
+                    1.0,
+                    50.0,
+                    0.1,
+                    "1 = off; 2 to 5 follows the text; more is bolder and less varied.",
+                ),
+                "threshold": choice(
+                    ["dynamic", "static", "none"],
+                    "dynamic",
+                    "dynamic: clip at the percentile and rescale; static: clip; none: leave.",
+                ),
+                "percentile": number(
+                    0.995,
+                    0.5,
+                    1.0,
+                    0.005,
+                    "Part of the pixels that dynamic thresholding leaves unclipped.",
+                ),
+                "max_value": number(
+                    NO_BOUND, 1.0, NO_BOUND, 0.1, "Bound on the dynamic threshold; 100 = none."
+                ),
+                "start": number(
+                    0.0, 0.0, 1.0, 0.01, "Guidance acts from this part of the schedule on."
+                ),
+                "end": number(
+                    1.0, 0.0, 1.0, 0.01, "Guidance acts up to this part of the schedule."
+                ),
+            }
+        }
+
+    def make(
+        self,
+        guidance_scale: float,
+        threshold: Any,
+        percentile: float,
+        max_value: float,
+        start: float,
+        end: float,
+    ) -> tuple:
+        """The guidance."""
+        from ..imagen_core import Guidance
+
+        bound = None if max_value >= NO_BOUND else max_value
+        return (Guidance(guidance_scale, threshold, percentile, bound, start, end),)

@@ -1,0 +1,224 @@
+"""The sampling nodes: text to 64, 64 to 256, 256 to 1024."""
+
+from typing import Any
+
+from . import host
+from .widgets import SAMPLER, SEED, integer, number, wire
+
+
+class ImagenBaseSample:
+    """Text to a 64 picture; or a picture, or a masked part of it, to another one."""
+
+    DESCRIPTION = (
+        "Makes the small picture that the cascade grows from. With an image it starts from that one; with "
+        "a mask too, only the masked part is painted and the rest comes back exactly."
+    )
+    CATEGORY = "imagen"
+    FUNCTION = "sample"
+    RETURN_TYPES = ("IMAGE",)
+    RETURN_NAMES = ("image",)
+    OUTPUT_TOOLTIPS = ("An ordinary image: edit it, or hand it to Imagen SR 256.",)
+    SEARCH_ALIASES = ["ksampler", "imagen sampler", "text to image", "inpaint", "img2img"]
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """ComfyUI's declaration of inputs."""
+        return {
+            "required": {
+                "stage": wire("IMAGEN_STAGE", "A base stage, from a loader."),
+                "text": wire("IMAGEN_TEXT", "From T5 Encode."),
+                "width": integer(
+                    64, 16, 1024, 8, "Pixels. Stages are trained at 64; near it works best."
+                ),
+                "height": integer(
+                    64, 16, 1024, 8, "Pixels. Stages are trained at 64; near it works best."
+                ),
+                "batch_size": integer(1, 1, 256, 1, "Pictures at once; picture i uses seed + i."),
+                "seed": SEED,
+                "steps": integer(32, 1, 1000, 1, "More steps, finer result; 24 to 50 is usual."),
+                "sampler": SAMPLER,
+                "strength": number(
+                    1.0,
+                    0.01,
+                    1.0,
+                    0.01,
+                    "With an image: how much of it is made new; 1 = all of it.",
+                ),
+            },
+            "optional": {
+                "guidance": wire(
+                    "IMAGEN_GUIDANCE", "From Dynamic-Threshold Guidance; else the stage's own."
+                ),
+                "image": wire("IMAGE", "Start from this picture; it gives the size and the batch."),
+                "mask": wire("MASK", "White is painted new; black comes back exactly."),
+            },
+        }
+
+    def sample(
+        self,
+        stage: Any,
+        text: Any,
+        width: int,
+        height: int,
+        batch_size: int,
+        seed: int,
+        steps: int,
+        sampler: str,
+        strength: float,
+        guidance: Any = None,
+        image: Any = None,
+        mask: Any = None,
+    ) -> tuple:
+        """The pictures."""
+        from ..imagen_core import sample_base
+
+        require_stage(stage, "base", "Imagen Base Sample")
+        require_image(image, "Imagen Base Sample")
+        with host.on_device(stage.unet):
+            return (
+                sample_base(
+                    stage,
+                    text,
+                    guidance=guidance,
+                    image=image,
+                    mask=mask,
+                    width=width,
+                    height=height,
+                    batch_size=batch_size,
+                    seed=seed,
+                    steps=steps,
+                    sampler=sampler,
+                    strength=strength,
+                    on_step=host.progress(),
+                ),
+            )
+
+
+def super_resolution_inputs(steps: int) -> dict[str, Any]:
+    """The inputs that both super-resolution nodes have.
+
+    steps   default number
+    """
+    return {
+        "required": {
+            "stage": wire("IMAGEN_STAGE", "A super-resolution stage, from a loader."),
+            "image": wire("IMAGE", "Any picture; the stage before, or one of your own."),
+            "text": wire("IMAGEN_TEXT", "From T5 Encode; another prompt than the base's restyles."),
+            "seed": SEED,
+            "steps": integer(steps, 1, 1000, 1, "More steps, finer result."),
+            "sampler": SAMPLER,
+            "aug_level": number(
+                0.1,
+                0.0,
+                1.0,
+                0.01,
+                "Noise put on the picture first: 0 keeps it, 0.1 to 0.3 lets the stage invent detail.",
+            ),
+            "tile": integer(
+                0, 0, 4096, 64, "Side of overlapping tiles of the result; 0 = whole. Saves memory."
+            ),
+        },
+        "optional": {
+            "guidance": wire(
+                "IMAGEN_GUIDANCE", "From Dynamic-Threshold Guidance; else the stage's own."
+            ),
+        },
+    }
+
+
+class ImagenSR256:
+    """A picture four times as large, by the 64 to 256 stage."""
+
+    DESCRIPTION = "Enlarges a picture four times with the cascade's second stage: 64 becomes 256."
+    CATEGORY = "imagen"
+    FUNCTION = "enlarge"
+    RETURN_TYPES = ("IMAGE",)
+    RETURN_NAMES = ("image",)
+    OUTPUT_TOOLTIPS = ("An ordinary image: edit it, or hand it to Imagen SR 1024.",)
+    SEARCH_ALIASES = ["upscale", "super resolution", "restyle"]
+    NAME = "Imagen SR 256"
+    STEPS = 12
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """ComfyUI's declaration of inputs."""
+        return super_resolution_inputs(cls.STEPS)
+
+    def enlarge(
+        self,
+        stage: Any,
+        image: Any,
+        text: Any,
+        seed: int,
+        steps: int,
+        sampler: str,
+        aug_level: float,
+        tile: int,
+        guidance: Any = None,
+    ) -> tuple:
+        """The enlarged pictures."""
+        from ..imagen_core import super_resolve
+
+        require_stage(stage, "sr", self.NAME)
+        require_image(image, self.NAME)
+        with host.on_device(stage.unet):
+            return (
+                super_resolve(
+                    stage,
+                    image,
+                    text,
+                    guidance=guidance,
+                    seed=seed,
+                    steps=steps,
+                    sampler=sampler,
+                    aug_level=aug_level,
+                    tile=tile,
+                    on_step=host.progress(),
+                ),
+            )
+
+
+class ImagenSR1024(ImagenSR256):
+    """A picture four times as large, by the 256 to 1024 stage."""
+
+    DESCRIPTION = (
+        "Enlarges a picture four times with the cascade's third stage: 256 becomes 1024. It has no "
+        "self-attention, so it takes any size, whole or in tiles."
+    )
+    OUTPUT_TOOLTIPS = ("The finished picture.",)
+    NAME = "Imagen SR 1024"
+    STEPS = 8
+
+
+def require_stage(stage: Any, kind: str, node: str) -> None:
+    """Raise ValueError unless the wire carries a stage of the kind.
+
+    stage   the input
+    kind    "base" or "sr"
+    node    display name, for the error
+    """
+    if stage is None:
+        raise ValueError(f"{node}: stage: the loaded cascade has no such stage")
+    if stage.config.kind != kind:
+        wanted = {"base": "a base stage", "sr": "a super-resolution stage"}
+        raise ValueError(
+            f"{node}: stage: expected {wanted[kind]}, got {wanted[stage.config.kind]} "
+            f"({stage.config.resolution}); connect another output of the loader"
+        )
+
+
+def require_image(image: Any, node: str) -> None:
+    """Raise ValueError unless the image can be sampled from; None passes.
+
+    image   b h w c in 0..1, 3 channels, or 4 whose alpha is dropped
+    node    display name, for the error
+    """
+    if image is None:
+        return
+    if image.ndim != 4 or image.shape[-1] not in (3, 4):
+        raise ValueError(
+            f"{node}: image: expected batch x height x width x 3 channels, got {list(image.shape)}; "
+            f"convert it to RGB"
+        )
+    if not image.isfinite().all():
+        raise ValueError(f"{node}: image: has values that are not numbers (NaN or infinite)")
