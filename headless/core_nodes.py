@@ -26,7 +26,7 @@ class Folders:
     temp: Path = Path("temp")
 
 
-folders: ContextVar[Folders] = ContextVar("folders", default=Folders())
+folders: ContextVar[Folders] = ContextVar("folders", default=Folders())  # noqa: B039 - frozen
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -129,9 +129,10 @@ def parse_link(link: Any) -> tuple[Any, UILink]:
     link   [id, origin, slot, target, slot, type] or an object
     """
     if isinstance(link, dict):
-        ends = (link["origin_id"], link["origin_slot"], link["target_id"], link["target_slot"])
-        return link["id"], UILink(*ends, link.get("type", "*"))
-    return link[0], UILink(*link[1:5], link[5] if len(link) > 5 else "*")
+        names = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
+        link = [*(link[name] for name in names), link.get("type", "*")]
+    link_id, origin, origin_slot, target, target_slot, *kind = link
+    return link_id, UILink(origin, origin_slot, target, target_slot, kind[0] if kind else "*")
 
 
 def promoted_overrides(host: dict[str, Any]) -> dict[tuple[str, str], Any]:

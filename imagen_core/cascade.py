@@ -94,12 +94,11 @@ def sample_base(
     if known is not None and strength < 1:
         x = x + known
     denoise = make_denoiser(stage, text, guidance, sigmas, shape[0])
-    if mask is not None:
+    if known is not None and mask is not None:
         mask = fit_mask(mask, known)
         denoise = keep_known(denoise, known, mask)
     x = run(choose_sampler(sampler or defaults.sampler), denoise, x, sigmas, noise, on_step)
-    result = to_image(x)
-    return result if mask is None else composite(result, image, mask)
+    return to_image(x) if image is None or mask is None else composite(to_image(x), image, mask)
 
 
 @torch.inference_mode()

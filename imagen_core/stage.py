@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from .diffusion.denoiser import Prediction
 from .diffusion.schedules import Schedule
@@ -63,7 +62,9 @@ class StageConfig:
 
         data   JSON data; a missing or unknown field raises TypeError or KeyError that names it
         """
-        unet = {key: tuple(v) if isinstance(v, list) else v for key, v in data["unet"].items()}
+        unet: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in data["unet"].items()
+        }
         config, _ = UNets[unet.pop("kind")]
         return StageConfig(
             **{
@@ -78,7 +79,7 @@ class StageConfig:
 class Stage:
     """A U-Net and its configuration: what loaders return and samplers take."""
 
-    def __init__(self, config: StageConfig, unet: nn.Module | None = None):
+    def __init__(self, config: StageConfig, unet: ADMUNet | EfficientUNet | None = None):
         self.config = config
         self.unet = build_unet(config.unet) if unet is None else unet
 
@@ -119,4 +120,4 @@ def build_unet(config: ADMConfig | EfficientConfig) -> ADMUNet | EfficientUNet:
     config   an ADMConfig or an EfficientConfig
     """
     network = ADMUNet(config) if isinstance(config, ADMConfig) else EfficientUNet(config)
-    return network.to(memory_format=torch.channels_last).eval()
+    return network.to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]

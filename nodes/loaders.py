@@ -53,7 +53,10 @@ class ImagenLoadCascade:
 class ImagenLoadTextEncoder:
     """A T5 encoder by itself."""
 
-    DESCRIPTION = "Loads a T5 encoder from a folder in models/text_encoders (config.json, safetensors, tokenizer)."
+    DESCRIPTION = (
+        "Loads a T5 encoder from a folder in models/text_encoders: config.json, safetensors and the "
+        "tokenizer's files."
+    )
     CATEGORY = "imagen"
     FUNCTION = "load"
     RETURN_TYPES = ("IMAGEN_TEXT_ENCODER",)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from imagen_nodes.imagen_core.cascade import per_stage, sample_base, super_resolve
 from imagen_nodes.imagen_core.diffusion.guidance import Guidance
 from imagen_nodes.imagen_core.diffusion.noise import ImageNoise

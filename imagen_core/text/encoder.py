@@ -123,7 +123,7 @@ def load_text_encoder(
             f"got {path}"
         )
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    model = T5EncoderModel.from_pretrained(
+    model: Any = T5EncoderModel.from_pretrained(
         path, local_files_only=True, use_safetensors=True, torch_dtype=dtype
     )
     length = tokenizer.model_max_length

@@ -75,7 +75,7 @@ def load_pairs(section: DataSection, encoder: TextEncoder, device: torch.device)
     """
     images = np.load(section.images, mmap_mode="r", allow_pickle=False)
     pictures = read_manifest(section, len(images))
-    texts = [""] + sorted({text for picture in pictures for text, _ in picture["captions"]} - {""})
+    texts = ["", *sorted({text for picture in pictures for text, _ in picture["captions"]} - {""})]
     index = {text: i for i, text in enumerate(texts)}
     parts = [encoder.encode(texts[i : i + 256]) for i in range(0, len(texts), 256)]
     most = max(len(picture["captions"]) for picture in pictures)
@@ -145,7 +145,7 @@ def draw_batch(
     rows = torch.where(uniform(batch) < section.text_dropout, NULL_ROW, rows)
     text = TextEmbedding(pairs.embeds[rows].float(), pairs.mask[rows])
     x0 = crop_images(pairs.images, pictures, section.crop, scale, uniform(2, batch))
-    t = stratified_t(batch, uniform(()))
+    t = stratified_t(batch, uniform(1))
     noise = torch.randn(x0.shape, generator=generator, device=pairs.device)
     if scale == 1:
         return Batch(x0, text, t, noise, None)

@@ -8,7 +8,7 @@ Imagen, arXiv:2205.11487, appendix F.1; ADM, arXiv:2105.05233.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -204,6 +204,7 @@ class ADMUNet(nn.Module):
         """
         embedding = self.time_embedding(t) + context.pooled
         if self.aug_embedding is not None:
+            assert lowres is not None and aug is not None, "this network needs lowres and aug"
             embedding = embedding + self.aug_embedding(aug)
             x = torch.cat([x, lowres], dim=1)
         embedding = self.embedding_act(embedding)
@@ -212,13 +213,13 @@ class ADMUNet(nn.Module):
         x = self.conv_in(F.pixel_unshuffle(x, self.config.patch))
         skips = [x]
         for level in self.down:
-            for block in level:
+            for block in cast(nn.ModuleList, level):
                 x = block(x, embedding, texts)
                 skips.append(x)
         for block in self.middle:
             x = block(x, embedding, texts)
         for i, level in enumerate(self.up):
-            for block in level:
+            for block in cast(nn.ModuleList, level):
                 x = block(torch.cat([x, skips.pop()], dim=1), embedding, texts)
             if i < len(self.upsample):
                 x = self.upsample[i](x, embedding, texts)

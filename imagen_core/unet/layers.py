@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..text.embedding import TextEmbedding
 from .attention import AttentionPool, KeysValues
 
 Activation = Literal["gelu", "silu"]

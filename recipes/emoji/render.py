@@ -21,7 +21,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-
 from captions import Picture, build_manifest, kept_keys, normalize_weights
 from sources import RASTER_SET, Drawings, read_drawings, read_names
 
@@ -162,7 +161,7 @@ def render(
     skipped: list[dict[str, str]] = []
     with multiprocessing.Pool(workers) as pool:
         seen = held_out_digests(sets, holdout, pool)
-        rows = {size: 0 for size in arrays}
+        rows = dict.fromkeys(arrays, 0)
         for index, sizes in pool.imap(_draw_job, jobs, chunksize=CHUNK):
             picture = pictures[index]
             reason = sizes if isinstance(sizes, str) else None

@@ -59,11 +59,42 @@ T5_CONFIG = {
     "tie_word_embeddings": True,
     "use_cache": False,
 }
-ADJECTIVES = (
-    "red orange yellow green blue purple pink brown black white grey golden silver big small tiny "
-    "happy sad angry smiling sleepy old young cute scary shiny wooden round square striped broken "
-    "flying burning frozen"
-).split()
+ADJECTIVES = [
+    "red",
+    "orange",
+    "yellow",
+    "green",
+    "blue",
+    "purple",
+    "pink",
+    "brown",
+    "black",
+    "white",
+    "grey",
+    "golden",
+    "silver",
+    "big",
+    "small",
+    "tiny",
+    "happy",
+    "sad",
+    "angry",
+    "smiling",
+    "sleepy",
+    "old",
+    "young",
+    "cute",
+    "scary",
+    "shiny",
+    "wooden",
+    "round",
+    "square",
+    "striped",
+    "broken",
+    "flying",
+    "burning",
+    "frozen",
+]
 PATTERNS = (
     "{a} {n}",
     "a {a} {n}",

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from imagen_nodes.imagen_core.diffusion import guidance as module
 from imagen_nodes.imagen_core.diffusion.guidance import (
     Guidance,

@@ -9,6 +9,7 @@ import math
 
 import pytest
 import torch
+
 from imagen_nodes.imagen_core.diffusion.denoiser import Denoised
 from imagen_nodes.imagen_core.diffusion.samplers import SAMPLERS
 from imagen_nodes.imagen_core.diffusion.schedules import Schedule

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from imagen_nodes.imagen_core.diffusion.schedules import LOGSNR_MAX, Schedule, alpha_sigma
 
 SCHEDULES = [

@@ -12,7 +12,21 @@ pytest.importorskip("transformers")
 import text_corpus
 import text_encoder as te
 
-WORDS = "red green blue apple car dog cat style noto flat emoji picture face".split()
+WORDS = [
+    "red",
+    "green",
+    "blue",
+    "apple",
+    "car",
+    "dog",
+    "cat",
+    "style",
+    "noto",
+    "flat",
+    "emoji",
+    "picture",
+    "face",
+]
 
 
 @pytest.fixture(scope="module")

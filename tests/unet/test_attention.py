@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from imagen_nodes.imagen_core.unet.attention import (
     AttentionPool,
     TextAttention,

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from imagen_nodes.imagen_core.stage import build_unet
 from imagen_nodes.imagen_core.text.embedding import TextEmbedding
 from imagen_nodes.imagen_core.unet.layers import (

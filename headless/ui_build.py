@@ -1,0 +1,143 @@
+"""A graph -> the UI format: what the frontend would save, laid out from left to right."""
+
+from typing import Any
+
+from .graph import Graph, Link, Node
+from .registry import Registry, declared_inputs, extra_values, is_widget
+
+COLUMN, ROW, WIDTH = 340, 60, 300
+SLOT, WIDGET, HEAD = 22, 28, 60
+
+
+def to_ui(graph: Graph, registry: Registry, note: str = "") -> dict[str, Any]:
+    """The graph as a workflow of version 0.4.
+
+    graph      ids are whole numbers
+    registry   node classes
+    note       text of a note beside the graph; "" = none
+    """
+    columns = depths(graph)
+    links: list[list[Any]] = []
+    nodes = {node.id: ui_node(node, registry) for node in graph.values()}
+    for node in graph.values():
+        for name, link in node.links().items():
+            source = nodes[link.node]["outputs"][link.slot]
+            slots = nodes[node.id]["inputs"]
+            slot = next(i for i, entry in enumerate(slots) if entry["name"] == name)
+            links.append(
+                [len(links) + 1, int(link.node), link.slot, int(node.id), slot, source["type"]]
+            )
+            slots[slot]["link"] = len(links)
+            source["links"].append(len(links))
+    place(nodes, columns)
+    listed = list(nodes.values())
+    if note:
+        listed.append(ui_note(note, max(int(node_id) for node_id in graph) + 1))
+    return {
+        "id": "",
+        "revision": 0,
+        "last_node_id": max(node["id"] for node in listed),
+        "last_link_id": len(links),
+        "nodes": listed,
+        "links": links,
+        "groups": [],
+        "config": {},
+        "extra": {},
+        "version": 0.4,
+    }
+
+
+def ui_node(node: Node, registry: Registry) -> dict[str, Any]:
+    """One node: its slots, linked ones first as declared, and its widget values in order.
+
+    node       of the graph
+    registry   node classes
+    """
+    cls: Any = registry[node.class_type]
+    names = getattr(cls, "RETURN_NAMES", cls.RETURN_TYPES)
+    inputs, values = [], []
+    for name, (kind, options, required) in declared_inputs(cls).items():
+        widget = is_widget(kind, options)
+        value = node.inputs.get(name)
+        shown = "COMBO" if isinstance(kind, list) else kind
+        if widget:
+            inputs.append({"name": name, "type": shown, "widget": {"name": name}, "link": None})
+            constant = options.get("default") if isinstance(value, Link) else value
+            extra = extra_values(name, kind, options)
+            values += [constant, *(["image"] if isinstance(kind, list) else ["fixed"]) * extra]
+        else:
+            slot = {"name": name, "type": shown, "link": None}
+            inputs.append(slot if required else {**slot, "shape": 7})
+    outputs = [
+        {"name": name, "type": kind, "links": []}
+        for name, kind in zip(names, cls.RETURN_TYPES, strict=True)
+    ]
+    height = HEAD + SLOT * max(len(inputs) - len(values), len(outputs)) + WIDGET * len(values)
+    tall = sum(bool(o.get("multiline")) for _, o, _ in declared_inputs(cls).values())
+    return {
+        "id": int(node.id),
+        "type": node.class_type,
+        "pos": [0, 0],
+        "size": [WIDTH, height + 90 * tall + (260 if getattr(cls, "OUTPUT_NODE", False) else 0)],
+        "flags": {},
+        "order": 0,
+        "mode": 0,
+        "inputs": inputs,
+        "outputs": outputs,
+        "title": node.title,
+        "properties": {"Node name for S&R": node.class_type},
+        "widgets_values": values,
+    }
+
+
+def ui_note(text: str, node_id: int) -> dict[str, Any]:
+    """A note to the left of the graph.
+
+    text      Markdown
+    node_id   free id
+    """
+    return {
+        "id": node_id,
+        "type": "MarkdownNote",
+        "pos": [-COLUMN, 0],
+        "size": [WIDTH, 220],
+        "flags": {},
+        "order": 0,
+        "mode": 0,
+        "inputs": [],
+        "outputs": [],
+        "title": "About",
+        "properties": {},
+        "widgets_values": [text],
+    }
+
+
+def depths(graph: Graph) -> dict[str, int]:
+    """Each node's column: one right of its rightmost source.
+
+    graph   without circles
+    """
+    columns: dict[str, int] = {}
+
+    def column(node_id: str) -> int:
+        if node_id not in columns:
+            before = [column(link.node) for link in graph[node_id].links().values()]
+            columns[node_id] = max(before, default=-1) + 1
+        return columns[node_id]
+
+    for node_id in graph:
+        column(node_id)
+    return columns
+
+
+def place(nodes: dict[str, dict[str, Any]], columns: dict[str, int]) -> None:
+    """Put nodes into their columns, top to bottom, in the order of the graph.
+
+    nodes     by id; pos and order are set
+    columns   by id
+    """
+    bottom: dict[int, int] = {}
+    for order, (node_id, node) in enumerate(nodes.items()):
+        x, y = columns[node_id] * COLUMN, bottom.get(columns[node_id], 0)
+        node["pos"], node["order"] = [x, y], order
+        bottom[columns[node_id]] = y + node["size"][1] + ROW
