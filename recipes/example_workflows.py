@@ -1,0 +1,201 @@
+"""Writes example_workflows/: each graph in the UI format, in the API format, and its thumbnail.
+
+    python recipes/example_workflows.py [--pictures]
+
+With --pictures every graph is run and its result becomes the thumbnail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from imagen_nodes.headless.core_nodes import Folders, folders
+from imagen_nodes.headless.execute import Bar, execute
+from imagen_nodes.headless.graph import Graph, Link, Node, to_api
+from imagen_nodes.headless.registry import declared_inputs, default_registry
+from imagen_nodes.headless.ui_build import to_ui
+
+OUT = Path(__file__).parent.parent / "example_workflows"
+TITLES = {
+    "ImagenLoadCascade": "Load Imagen Cascade",
+    "ImagenT5Encode": "T5 Encode",
+    "ImagenDynamicThreshold": "Dynamic-Threshold Guidance",
+    "ImagenBaseSample": "Imagen Base Sample",
+    "ImagenSR256": "Imagen SR 256",
+    "ImagenSR1024": "Imagen SR 1024",
+}
+
+
+class Builder:
+    """Puts nodes into a graph; inputs that are not given take their declared defaults."""
+
+    def __init__(self) -> None:
+        self.graph: Graph = {}
+        self.registry = default_registry()
+
+    def add(self, class_type: str, title: str = "", **inputs: Any) -> str:
+        """A new node's id."""
+        node_id = str(len(self.graph) + 1)
+        for name, (_, options, required) in declared_inputs(self.registry[class_type]).items():
+            if required and name not in inputs and "default" in options:
+                inputs[name] = options["default"]
+        title = title or TITLES.get(class_type, class_type)
+        self.graph[node_id] = Node(node_id, class_type, title, inputs)
+        return node_id
+
+    def start(self, prompt: str) -> tuple[str, str, str]:
+        """Loader, text and guidance."""
+        loader = self.add("ImagenLoadCascade")
+        text = self.add("ImagenT5Encode", text_encoder=Link(loader, 0), prompt=prompt)
+        return loader, text, self.add("ImagenDynamicThreshold")
+
+    def base(self, loader: str, text: str, guidance: str, **inputs: Any) -> str:
+        """A base sample."""
+        wires = {"stage": Link(loader, 1), "text": Link(text, 0), "guidance": Link(guidance, 0)}
+        return self.add("ImagenBaseSample", **{**wires, **inputs})
+
+    def enlarge(self, loader: str, image: Link, text: str, upto: int = 1024, **inputs: Any) -> Link:
+        """The super-resolution stages up to a resolution."""
+        for slot, name in ((2, "ImagenSR256"), (3, "ImagenSR1024"))[: 1 if upto == 256 else 2]:
+            stage = self.add(
+                name, stage=Link(loader, slot), image=image, text=Link(text, 0), **inputs
+            )
+            image = Link(stage, 0)
+        return image
+
+    def save(self, image: Link) -> Graph:
+        """The finished graph."""
+        self.add("SaveImage", "Save Image", images=image, filename_prefix="imagen")
+        return self.graph
+
+
+def text_to_1024() -> Graph:
+    b = Builder()
+    loader, text, guidance = b.start("a red apple, noto style")
+    return b.save(b.enlarge(loader, Link(b.base(loader, text, guidance), 0), text))
+
+
+def text_to_64() -> Graph:
+    b = Builder()
+    loader, text, guidance = b.start("a red apple, noto style")
+    return b.save(Link(b.base(loader, text, guidance, batch_size=4), 0))
+
+
+def image_to_image() -> Graph:
+    b = Builder()
+    loader, text, guidance = b.start("a red apple, noto style")
+    other = b.add(
+        "ImagenT5Encode",
+        "Another prompt",
+        text_encoder=Link(loader, 0),
+        prompt="a green apple, noto style",
+    )
+    first = b.base(loader, text, guidance)
+    second = b.base(loader, other, guidance, image=Link(first, 0), strength=0.7)
+    return b.save(b.enlarge(loader, Link(second, 0), other, upto=256))
+
+
+def edit_at_64() -> Graph:
+    b = Builder()
+    loader, text, guidance = b.start("a rocket, noto style")
+    small = Link(b.base(loader, text, guidance), 0)
+    middle = b.add("ImageCrop", "Crop the middle", image=small, width=48, height=48, x=8, y=8)
+    scaled = b.add(
+        "ImageScale",
+        "Back to 64",
+        image=Link(middle, 0),
+        upscale_method="bicubic",
+        width=64,
+        height=64,
+        crop="disabled",
+    )
+    return b.save(b.enlarge(loader, Link(scaled, 0), text))
+
+
+def restyle_in_sr() -> Graph:
+    b = Builder()
+    loader, text, guidance = b.start("a house, noto style")
+    style = b.add(
+        "ImagenT5Encode", "Prompt of the SR stages", text_encoder=Link(loader, 0), prompt="a castle"
+    )
+    small = Link(b.base(loader, text, guidance), 0)
+    return b.save(b.enlarge(loader, small, style, aug_level=0.3))
+
+
+def inpaint() -> Graph:
+    b = Builder()
+    loader, text, guidance = b.start("a purple heart, noto style")
+    picture = b.add("LoadImage", "Picture", image="imagen_heart_64.png")
+    mask = b.add(
+        "LoadImageMask", "Mask: white is painted", image="imagen_mask_64.png", channel="red"
+    )
+    wires = {"image": Link(picture, 0), "mask": Link(mask, 0)}
+    return b.save(
+        b.enlarge(loader, Link(b.base(loader, text, guidance, **wires), 0), text, upto=256)
+    )
+
+
+def upscale_a_picture() -> Graph:
+    b = Builder()
+    loader, text, _ = b.start("a red apple")
+    del b.graph["3"]
+    picture = b.add("LoadImage", "Picture", image="imagen_heart_64.png")
+    return b.save(b.enlarge(loader, Link(picture, 0), text, tile=256))
+
+
+NOTES = {
+    text_to_1024: "## Text to 1024\nThe whole cascade: 64, 256, 1024. Change the prompt, then the seed.",
+    text_to_64: "## Text to 64\nThe base alone, four at once: the quickest way to try a prompt.",
+    image_to_image: "## Image to image\n`strength` says how much of the first picture is made new.",
+    edit_at_64: "## Edit at 64\nBetween two stages runs an ordinary image: any image node fits there.",
+    restyle_in_sr: "## Restyle in the SR stages\nSame 64 picture, another prompt, `aug_level` 0.3.",
+    inpaint: "## Inpaint\nOnly white of the mask is painted. Copy the two pictures of "
+    "`example_workflows/input` to ComfyUI's input folder first.",
+    upscale_a_picture: "## Upscale a picture\nThe SR stages take any picture, whole or in tiles.",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", action="store_true", help="run each and keep its picture")
+    options = parser.parse_args()
+    (OUT / "api").mkdir(parents=True, exist_ok=True)
+    registry = default_registry()
+    for make, note in NOTES.items():
+        graph = make()
+        workflow = to_ui(graph, registry, note)
+        write(OUT / f"{make.__name__}.json", workflow)
+        write(OUT / "api" / f"{make.__name__}.json", to_api(graph))
+        if options.pictures:
+            thumbnail(graph, workflow, OUT / f"{make.__name__}.jpg")
+
+
+def write(path: Path, data: dict[str, Any]) -> None:
+    """JSON, two spaces, newline at the end."""
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def thumbnail(graph: Graph, workflow: dict[str, Any], path: Path) -> None:
+    """Run a graph; its first picture, 384 pixels wide, as JPEG."""
+    from PIL import Image
+
+    folder = Path(tempfile.mkdtemp())
+    folders.set(Folders(OUT / "input", folder, folder))
+    execute(graph, default_registry(), workflow, Bar)
+    pictures = [Image.open(file).convert("RGB") for file in sorted(folder.glob("*.png"))]
+    side = 384 // (2 if len(pictures) > 1 else 1)
+    sheet = Image.new("RGB", (384, 384), "white")
+    for i, picture in enumerate(pictures[:4]):
+        method = Image.Resampling.NEAREST if picture.width < side else Image.Resampling.LANCZOS
+        sheet.paste(picture.resize((side, side), method), (i % 2 * side, i // 2 * side))
+    sheet.save(path, quality=88)
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
