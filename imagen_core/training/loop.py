@@ -51,7 +51,9 @@ def train(recipe: Recipe) -> Path:
     encoder = load_text_encoder(recipe.data.text_encoder, accelerator.device)
     pairs = load_pairs(recipe.data, encoder, accelerator.device)
     del encoder
-    optimizer = make_optimizer(stage.unet, recipe.optim.lr, recipe.optim.weight_decay)
+    optimizer = make_optimizer(
+        stage.unet, recipe.optim.optimizer, recipe.optim.lr, recipe.optim.weight_decay
+    )
     ema = EMA(stage.unet, recipe.optim.ema_decay)
 
     out = Path(recipe.run.out)

@@ -1,28 +1,116 @@
-"""Optimiser and learning-rate schedule.
+"""Optimisers and the learning-rate schedule.
 
-AdamW, arXiv:1711.05101.
+AdamW, arXiv:1711.05101; Muon, Jordan et al. 2024, with the step size of arXiv:2502.16982, so that one
+learning rate serves both kinds of weights.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+OPTIMIZERS = ("adamw", "muon")
+BETAS = (0.9, 0.99)
+MOMENTUM = 0.95
+ADAM_RMS = 0.2  # root mean square of a typical AdamW update, which Muon's is scaled to
 
 
-def make_optimizer(network: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW with decay on matrices and convolutions only; fused where the weights are on a GPU.
+def make_optimizer(
+    network: nn.Module, name: str, lr: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """The optimiser of a network; weights of fewer than two dimensions are not decayed.
 
     network        its parameters with gradients are optimised
+    name           one of OPTIMIZERS
     lr             peak learning rate
-    weight_decay   decoupled decay
+    weight_decay   decoupled decay of matrices and convolutions
     """
-    parameters = [p for p in network.parameters() if p.requires_grad]
+    named = [(key, p) for key, p in network.named_parameters() if p.requires_grad]
+    matrices = [p for _, p in named if p.ndim >= 2]
+    vectors = {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0}
+    if name == "adamw":
+        groups = [{"params": matrices, "weight_decay": weight_decay}, vectors]
+        return torch.optim.AdamW(groups, lr=lr, betas=BETAS, fused=matrices[0].is_cuda)
+    if name != "muon":
+        raise ValueError(f"optimizer must be one of {OPTIMIZERS}, got {name!r}")
+    edges = [p for key, p in named if p.ndim >= 2 and key.startswith(("conv_in", "conv_out"))]
+    hidden = [p for p in matrices if not any(p is edge for edge in edges)]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": hidden, "orthogonal": True, "weight_decay": weight_decay},
+        {"params": edges, "orthogonal": False, "weight_decay": weight_decay},
+        {**vectors, "orthogonal": False},
     ]
-    fused = parameters[0].is_cuda
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), fused=fused)
+    return Muon(groups, lr=lr)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum with orthogonalised updates for hidden matrices; AdamW for everything else.
+
+    Groups say which by "orthogonal". A convolution is a matrix of its output channels against the rest.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float):
+        super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "orthogonal": False})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:
+        """One update of every parameter that has a gradient.
+
+        closure   not used
+        """
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                state = self.state[parameter]
+                if group["orthogonal"]:
+                    update = _muon_update(parameter.grad, state)
+                else:
+                    update = _adam_update(parameter.grad, state)
+                parameter.add_(update, alpha=-group["lr"])
+
+
+def _muon_update(grad: Tensor, state: dict[str, Tensor]) -> Tensor:
+    """Nesterov momentum, orthogonalised, at the scale of an AdamW update."""
+    if "momentum" not in state:
+        state["momentum"] = torch.zeros_like(grad)
+    state["momentum"].lerp_(grad, 1 - MOMENTUM)
+    update = grad.lerp(state["momentum"], MOMENTUM).flatten(1)
+    scale = ADAM_RMS * math.sqrt(max(update.shape))
+    return (scale * orthogonalize(update)).view(grad.shape)
+
+
+def _adam_update(grad: Tensor, state: dict[str, Tensor]) -> Tensor:
+    """Adam's update with bias correction."""
+    if "step" not in state:
+        state["step"] = torch.zeros(())
+        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(grad), torch.zeros_like(grad)
+    state["step"] += 1
+    state["exp_avg"].lerp_(grad, 1 - BETAS[0])
+    state["exp_avg_sq"].lerp_(grad.square(), 1 - BETAS[1])
+    step = state["step"].item()
+    mean = state["exp_avg"] / (1 - BETAS[0] ** step)
+    return mean / ((state["exp_avg_sq"] / (1 - BETAS[1] ** step)).sqrt() + 1e-8)
+
+
+def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
+    """About the nearest matrix with orthonormal rows or columns (singular values 0.7 to 1.2).
+
+    matrix       n m
+    iterations   of the quintic Newton-Schulz iteration
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix.bfloat16() if matrix.is_cuda else matrix.float()
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    x = x / (x.norm() + 1e-7)
+    for _ in range(iterations):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.T if tall else x).to(matrix.dtype)
 
 
 def lr_factor(step: int, progress: float, warmup_steps: int, decay: float) -> float:

@@ -69,6 +69,7 @@ class DataSection:
 class OptimSection:
     """[optim]: how fast.
 
+    optimizer      "adamw" or "muon"
     lr             peak learning rate
     weight_decay   decoupled decay of matrices
     warmup_steps   linear warm-up
@@ -77,6 +78,7 @@ class OptimSection:
     ema_decay      decay of the average of weights
     """
 
+    optimizer: str = "adamw"
     lr: float = 3e-4
     weight_decay: float = 0.01
     warmup_steps: int = 500
