@@ -105,7 +105,7 @@ def make_stage(recipe: Recipe) -> Stage:
             f"stage.start_from: expected a network of preset {recipe.stage.preset!r}, "
             f"got {start.config.unet}"
         )
-    return Stage(config, start.unet)
+    return Stage(config, start.unet.requires_grad_(True))
 
 
 def export(stage: Stage, ema: EMA, path: Path) -> None:
