@@ -125,7 +125,8 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
     loaded = time.monotonic()
     with StageBars(len(defaults)) as bars:
         images = cascade.generate(
-            [options.prompt] * options.batch,
+            options.prompt,
+            batch_size=options.batch,
             negative_prompt=options.negative,
             guidance=guidance,
             upto=options.upto,

@@ -170,6 +170,7 @@ class Cascade:
         negative_prompt: str = "",
         guidance: Guidance | None = None,
         upto: int = 1024,
+        batch_size: int = 1,
         seed: int = 0,
         steps: int | Sequence[int] | None = None,
         sampler: str | None = None,
@@ -180,6 +181,7 @@ class Cascade:
         """Pictures of the prompts, through the stages up to a resolution: b h w c in 0..1.
 
         prompts          one text, or one a picture; picture i uses seed + i
+        batch_size       pictures of one text; not used with several
         negative_prompt  what guidance leads away from
         guidance         of the base; SR stages use their own defaults
         upto             64, 256 or 1024: the last stage's nominal resolution
@@ -196,7 +198,8 @@ class Cascade:
         steps = per_stage("steps", steps, len(stages))
         aug_levels = per_stage("aug_level", aug_level, len(stages) - 1)
         image = sample_base(
-            self.base, text, guidance=guidance, batch_size=len(prompts), seed=seed,
+            self.base, text, guidance=guidance, seed=seed,
+            batch_size=len(prompts) if len(prompts) > 1 else batch_size,
             steps=steps[0], sampler=sampler, on_step=on_step,
         )  # fmt: skip
         for stage, count, level in zip(stages[1:], steps[1:], aug_levels, strict=True):
