@@ -93,7 +93,7 @@ class TextEncoder:
         return list(zip(embeds, mask.bool().cpu(), strict=True))
 
     def _warn_if_cut(self, prompt: str) -> None:
-        ids = self.tokenizer(prompt).input_ids
+        ids = self.tokenizer(prompt, verbose=False).input_ids
         if len(ids) <= self.max_length:
             return
         kept = self.tokenizer.decode(ids[: self.max_length - 1], skip_special_tokens=True)
