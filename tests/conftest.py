@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-WORDS = "red green blue apple pear heart dog cat sat on a the hill style noto , picture of an emoji".split()
+TEXT = "red green blue apple pear heart dog cat sat on a the hill style noto , picture of an emoji"
+WORDS = TEXT.split()
 
 
 def fill(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

@@ -132,7 +132,8 @@ def draw_batch(
     batch      pictures
     seed, step the batch is a function of these
     """
-    generator = torch.Generator(pairs.device).manual_seed(seed * 2**32 + step)
+    # A CPU generator keeps 32 bits of its seed; a prime stride keeps runs of nearby seeds apart.
+    generator = torch.Generator(pairs.device).manual_seed((seed * 1_000_003 + step) % 2**32)
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator, device=pairs.device)
