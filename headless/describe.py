@@ -67,7 +67,8 @@ def _describe_tensors(path: Path) -> dict[str, Any]:
     if metadata.get("format") != FORMAT:
         return {"kind": guess(names), "path": str(path), "tensors": len(names), "parameters": count}
     config = read_config(path, metadata, names)
-    return {"kind": "Imagen stage", "path": str(path), "parameters": count, **config.to_dict()}
+    found = {"kind": "Imagen stage", "path": str(path), "parameters": count}
+    return {**found, "stage": config.to_dict()}
 
 
 def _product(shape: list[int]) -> int:

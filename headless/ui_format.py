@@ -77,7 +77,9 @@ def convert(data: dict[str, Any], registry: Registry) -> Graph:
         root = make_scope(data, definitions, "", 0)
         graph: Graph = {}
         emit(root, definitions, registry, graph)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except WorkflowError:
+        raise
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise WorkflowError([f"workflow: not well-formed UI format: {error!r}"]) from error
     return graph
 

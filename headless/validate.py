@@ -95,7 +95,7 @@ def check_link(link: Link, kind: Any, graph: Graph, registry: Registry) -> str |
         return f"is linked to output {link.slot} of {source}, which has {len(types)}"
     given = types[link.slot]
     if not _fits(given, kind):
-        return f"expected {_kind(kind)}, got {_kind(given)} from {source}"
+        return f"expected {_wire(kind)}, got {_wire(given)} from {source}"
     return None
 
 
@@ -175,6 +175,10 @@ def _fits(given: Any, wanted: Any) -> bool:
     if "*" in (given, wanted):
         return True
     return bool(set(given.split(",")) & set(wanted.split(",")))
+
+
+def _wire(kind: Any) -> str:
+    return "COMBO" if isinstance(kind, list) else str(kind)
 
 
 def _kind(kind: Any) -> str:

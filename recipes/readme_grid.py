@@ -6,8 +6,9 @@
 from pathlib import Path
 
 import numpy as np
-from imagen_nodes import imagen_core as core
 from PIL import Image
+
+from imagen_nodes import imagen_core as core
 
 NAMES = (
     "red apple",

@@ -7,6 +7,8 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from imagen_nodes.imagen_core import (
     PRESETS,
     CheckpointError,
@@ -19,7 +21,6 @@ from imagen_nodes.imagen_core import (
     save_stage,
 )
 from imagen_nodes.imagen_core.checkpoints import files
-from safetensors.torch import load_file, save_file
 
 CONFIGS = {
     "base": StageConfig("base", 16, 1, PRESETS["tiny-base"], Schedule("cosine", 0.5), "eps"),
@@ -103,7 +104,9 @@ class RunsCode:
         return os.mkdir, (self.path,)
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))])
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))]
+)
 @pytest.mark.parametrize("ending", ["ckpt", "safetensors"])
 def test_a_pickle_is_refused_and_not_executed(tmp_path, save, ending):
     path, trace = tmp_path / f"evil.{ending}", tmp_path / "executed"

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from imagen_nodes.imagen_core.text import TextEmbedding, load_text_encoder
 
 

@@ -1,0 +1,140 @@
+"""The command line: exit codes, one clear line for bad input, and the same picture by every road."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imagen_nodes.headless.cli import InputError, main, numbered, set_input
+from imagen_nodes.headless.graph import Node
+
+EXAMPLES = Path(__file__).parent.parent.parent / "example_workflows"
+
+
+def graph():
+    return {
+        "1": Node("1", "A", "First", {"x": 1}),
+        "2": Node("2", "B", "Same", {"x": 1}),
+        "3": Node("3", "B", "Same", {"x": 1}),
+    }
+
+
+@pytest.mark.parametrize("name", ["1", "First", "A"])
+def test_an_input_is_set_by_id_title_or_type(name):
+    changed = graph()
+    set_input(changed, f"{name}.x=a=b")
+    assert changed["1"].inputs["x"] == "a=b"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("x", "expected NODE.INPUT=VALUE"),
+        ("First.x", "expected NODE.INPUT=VALUE"),
+        ("Same.x=1", "2 nodes are called 'Same'"),
+        ("Nope.x=1", "0 nodes are called 'Nope'; there are node 1"),
+        ("First.y=1", "has no input 'y'; it has x"),
+    ],
+)
+def test_a_bad_change_is_explained(change, message):
+    with pytest.raises(InputError, match=message):
+        set_input(graph(), change)
+
+
+def test_names_of_several_pictures():
+    assert numbered(Path("a"), 1) == [Path("a.png")]
+    assert numbered(Path("d/a.png"), 2) == [Path("d/a_1.png"), Path("d/a_2.png")]
+    with pytest.raises(InputError, match=r"expected a \.png file, got a\.jpg"):
+        numbered(Path("a.jpg"), 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "absent.json"], "absent.json: no such file"),
+        (["info", "absent"], "absent: no such file"),
+        (["train", "absent.toml"], "not a readable TOML"),
+        (["generate", "x", "--cascade", "nope"], "expected one of"),
+        (["generate", "x", "--batch", "0"], "--batch: expected at least 1"),
+        (["generate", "x", "--upto", "64", "--seed", "-1"], "seed must be an integer from 0"),
+        (["generate", "x", "--upto", "64", "--steps", "0"], "steps must be at least 1"),
+        (["generate", "x", "--upto", "64", "--percentile", "2"], "percentile must be in"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(
+    tmp_path, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_info_and_doctor_speak_json(capsys):
+    folder = EXAMPLES.parent / "imagen_core/pretrained/emoji"
+    kinds = {
+        folder: "cascade",
+        folder / "base.safetensors": "Imagen stage",
+        folder / "text_encoder": "T5 text encoder",
+        EXAMPLES / "text_to_64.json": "workflow",
+    }
+    for path, kind in kinds.items():
+        assert main(["info", str(path), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["kind"] == kind
+    assert main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["checks"]
+
+
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+def test_generate_and_its_workflow_in_every_form_give_one_picture(tmp_path, capsys):
+    """Bit for bit: `generate`, the PNG that it left, and the same graph in both formats."""
+    settings = ["--upto", "256", "--steps", "3,2", "--seed", "5"]
+    made = tmp_path / "made.png"
+    assert main(["generate", "a red apple, noto style", "-o", str(made), "--json", *settings]) == 0
+    assert json.loads(capsys.readouterr().out)["files"] == [str(made)]
+    api, ui = tmp_path / "api.json", tmp_path / "ui.json"
+    info = Image.open(made).info
+    api.write_text(info["prompt"])
+    ui.write_text(info["workflow"])
+    for name, source in {"png": made, "api": api, "ui": ui}.items():
+        assert main(["run", str(source), "-o", str(tmp_path / name)]) == 0
+        assert np.array_equal(pixels(tmp_path / name / "imagen_00001_.png"), pixels(made)), name
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.json")), ids=lambda path: path.stem)
+def test_example_workflows_are_the_same_graph_in_both_formats(path):
+    from imagen_nodes.headless.core_nodes import Folders, folders
+    from imagen_nodes.headless.registry import default_registry
+    from imagen_nodes.headless.validate import validate
+    from imagen_nodes.headless.workflow import load_workflow
+
+    registry = default_registry()
+    token = folders.set(Folders(EXAMPLES / "input"))
+    try:
+        ui, workflow = load_workflow(path, registry)
+        api, none = load_workflow(EXAMPLES / "api" / path.name, registry)
+        assert workflow is not None
+        assert none is None
+        assert ui == api
+        assert validate(ui, registry)
+    finally:
+        folders.reset(token)
+
+
+def test_nodes_of_example_workflows_do_not_overlap():
+    for path in EXAMPLES.glob("*.json"):
+        nodes = json.loads(path.read_text())["nodes"]
+        boxes = [(*n["pos"], n["pos"][0] + n["size"][0], n["pos"][1] + n["size"][1]) for n in nodes]
+        for i, (left, top, right, bottom) in enumerate(boxes):
+            for other in boxes[:i]:
+                apart = (
+                    right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+                )
+                assert apart, path.name

@@ -1,0 +1,162 @@
+"""Pictures on disk: what core nodes save and load, by ComfyUI's rules; nothing half-written."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imagen_nodes.headless import core_nodes, images
+from imagen_nodes.headless.core_nodes import CORE_NODES, Folders, folders
+from imagen_nodes.headless.execute import NodeError, execute
+from imagen_nodes.headless.graph import Link, Node
+from imagen_nodes.headless.workflow import parse_api, read_json
+
+
+@pytest.fixture
+def places(tmp_path):
+    places = Folders(tmp_path / "in", tmp_path / "out", tmp_path / "temp")
+    places.input.mkdir()
+    token = folders.set(places)
+    yield places
+    folders.reset(token)
+
+
+def run(class_type, **inputs):
+    cls = CORE_NODES[class_type]
+    return getattr(cls(), cls.FUNCTION)(**inputs)
+
+
+def test_saved_pixels_are_truncated_and_numbered(places):
+    picture = torch.tensor([0.0, 0.5, 0.9999, 1.0]).reshape(1, 2, 2, 1).expand(2, -1, -1, 3)
+    ui = run("SaveImage", images=picture, filename_prefix="a/b")
+    run("SaveImage", images=picture[:1], filename_prefix="a/b")
+    assert [entry["filename"] for entry in ui["ui"]["images"]] == ["b_00001_.png", "b_00002_.png"]
+    assert ui["ui"]["images"][0]["subfolder"] == "a"
+    assert sorted(os.listdir(places.output / "a")) == [
+        "b_00001_.png",
+        "b_00002_.png",
+        "b_00003_.png",
+    ]
+    pixels = np.asarray(Image.open(places.output / "a/b_00001_.png"))
+    assert pixels[..., 0].flatten().tolist() == [0, 127, 254, 255]
+
+
+def test_a_saved_picture_carries_the_graph_that_made_it(places):
+    Image.new("RGB", (4, 4), "red").save(places.input / "x.png")
+    graph = {
+        "1": Node("1", "LoadImage", "Load", {"image": "x.png"}),
+        "2": Node("2", "SaveImage", "Save", {"images": Link("1", 0), "filename_prefix": "p"}),
+    }
+    execute(graph, CORE_NODES)
+    assert parse_api(read_json(places.output / "p_00001_.png")) == graph
+
+
+@pytest.mark.parametrize("prefix", ["../escape", "/tmp/escape", "a/../../escape"])
+def test_names_do_not_leave_the_output_folder(places, prefix):
+    with pytest.raises(ValueError, match="expected a name inside"):
+        run("SaveImage", images=torch.zeros(1, 2, 2, 3), filename_prefix=prefix)
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "/etc/passwd", "link.png", "../secret.png [output]"]
+)
+def test_names_do_not_leave_the_input_folder(places, name):
+    secret = places.input.parent / "secret.png"
+    Image.new("RGB", (2, 2)).save(secret)
+    (places.input / "link.png").symlink_to(secret)
+    answer = core_nodes.LoadImage.VALIDATE_INPUTS(name)
+    assert "expected a name inside" in answer
+    with pytest.raises(ValueError, match="expected a name inside"):
+        run("LoadImage", image=name)
+
+
+def test_transparency_becomes_a_mask(places):
+    picture = np.zeros((2, 3, 4), np.uint8)
+    picture[..., 0], picture[..., 3] = 255, 51
+    Image.fromarray(picture, "RGBA").save(places.input / "a.png")
+    pixels, mask = run("LoadImage", image="a.png")
+    assert pixels.shape == (1, 2, 3, 3)
+    assert torch.equal(pixels[..., 0], torch.ones(1, 2, 3))
+    assert torch.allclose(mask, torch.full((1, 2, 3), 0.8))
+    Image.new("RGB", (5, 5), "white").save(places.input / "b.png")
+    pixels, mask = run("LoadImage", image="b.png")
+    assert torch.equal(mask, torch.zeros(1, 64, 64))
+    assert pixels.min() == 1
+    (red,) = run("LoadImageMask", image="a.png", channel="red")
+    (alpha,) = run("LoadImageMask", image="a.png", channel="alpha")
+    assert red.min() == 1
+    assert torch.allclose(alpha, torch.full((1, 2, 3), 0.8))
+
+
+@pytest.mark.parametrize("method", core_nodes.METHODS)
+def test_scaling_keeps_a_flat_picture_and_gives_the_size(method):
+    flat = torch.full((1, 8, 6, 3), 0.2)
+    (scaled,) = run(
+        "ImageScale", image=flat, upscale_method=method, width=9, height=4, crop="disabled"
+    )
+    assert scaled.shape == (1, 4, 9, 3)
+    assert torch.allclose(scaled, torch.full_like(scaled, 0.2), atol=1e-2)
+
+
+def test_a_side_of_zero_follows_the_other():
+    image = torch.rand(1, 8, 6, 3)
+
+    def scale(width, height):
+        settings = {"upscale_method": "area", "crop": "disabled"}
+        return run("ImageScale", image=image, width=width, height=height, **settings)[0].shape[1:3]
+
+    assert scale(12, 0) == (16, 12)
+    assert scale(0, 4) == (4, 3)
+    assert scale(0, 0) == (8, 6)
+    assert run("ImageScaleBy", image=image, upscale_method="area", scale_by=0.5)[0].shape[1:3] == (
+        4,
+        3,
+    )
+
+
+def test_cutting_the_centre_keeps_the_aspect_ratio():
+    image = torch.zeros(1, 4, 8, 3)
+    image[:, :, 2:6] = 1
+    (cut,) = run("ImageScale", image=image, upscale_method="area", width=4, height=4, crop="center")
+    assert torch.equal(cut, torch.ones(1, 4, 4, 3))
+
+
+def test_cropping_and_batching():
+    image = torch.arange(48.0).reshape(1, 4, 4, 3)
+    (cut,) = run("ImageCrop", image=image, width=2, height=9, x=1, y=2)
+    assert torch.equal(cut, image[:, 2:, 1:3])
+    (both,) = run("ImageBatch", image1=image, image2=torch.rand(2, 8, 8, 3))
+    assert both.shape == (3, 4, 4, 3)
+    assert torch.equal(both[:1], image)
+
+
+@pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failed_save_leaves_nothing(places, monkeypatch, fault):
+    def fail(self, file, **settings):
+        file.write(b"half a picture")
+        raise fault
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    graph = {
+        "1": Node("1", "LoadImage", "Load", {"image": "x.png"}),
+        "2": Node("2", "SaveImage", "Save", {"images": Link("1", 0), "filename_prefix": "p"}),
+    }
+    Path(places.input / "x.png").write_bytes(PNG)
+    expected = NodeError if isinstance(fault, OSError) else KeyboardInterrupt
+    with pytest.raises(expected):
+        execute(graph, CORE_NODES)
+    assert os.listdir(places.output) == []
+
+
+def test_truncation_not_rounding():
+    assert images.to_bytes(torch.tensor([0.9999, -1.0, 2.0])).tolist() == [254, 0, 255]
+
+
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
+    "1f15c4890000000d49444154789c6360606060000000050001a5f64540"
+    "0000000049454e44ae426082"
+)

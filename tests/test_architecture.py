@@ -1,0 +1,126 @@
+"""The rules of the house, read off the syntax trees: who may import whom, how long a function is."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("imagen_core", "nodes", "headless")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+LAZY = {"transformers", "accelerate", "diffusers", "tensorboard", "tqdm", "PIL", "tokenizers"}
+EACH = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def imports(path, top_level_only=False):
+    """Absolute dotted names that a file imports; relative ones resolved from the package's root."""
+    tree = ast.parse(path.read_text("utf-8"))
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    package = path.relative_to(ROOT).parent.parts
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *(node.module or "").split(".")]).strip(".")
+            found.add(module)
+            if node.level and not node.module:
+                found |= {".".join([*base, alias.name]) for alias in node.names}
+    return found
+
+
+def uses(path, *packages, **options):
+    return {
+        name
+        for name in imports(path, **options)
+        if any(name == package or name.startswith(package + ".") for package in packages)
+    }
+
+
+@EACH
+def test_arrows_point_one_way(path):
+    where = path.relative_to(ROOT).parts
+    if where[0] == "imagen_core":
+        assert not uses(path, "nodes", "headless", "comfy", "folder_paths", "server")
+        if where[1] != "training":
+            assert not uses(path, "imagen_core.training")
+        if where[1] == "unet":
+            assert not uses(
+                path, "imagen_core.diffusion", "imagen_core.cascade", "imagen_core.stage"
+            )
+        if where[1] == "diffusion":
+            allowed = {"imagen_core.unet.layers"} if where[2] == "denoiser.py" else set()
+            assert uses(path, "imagen_core.unet") <= allowed
+            assert not uses(path, "imagen_core.cascade", "imagen_core.checkpoints")
+    if where[0] == "nodes":
+        assert not uses(path, "headless")
+    assert not uses(path, "comfy", "folder_paths"), "the host is reached through sys.modules only"
+
+
+def test_only_the_host_names_comfyui_modules():
+    for path in FILES:
+        if path.relative_to(ROOT).parts[0] == "nodes" and path.name != "host.py":
+            assert "sys.modules" not in path.read_text("utf-8"), path
+
+
+def test_attention_knows_nothing_and_layers_know_attention_only():
+    assert not uses(ROOT / "imagen_core/unet/attention.py", "imagen_core")
+    assert uses(ROOT / "imagen_core/unet/layers.py", "imagen_core.unet") == {
+        "imagen_core.unet.attention"
+    }
+
+
+@EACH
+def test_heavy_libraries_are_imported_where_they_are_used(path):
+    assert not uses(path, *LAZY, top_level_only=True)
+    if path.relative_to(ROOT).parts[0] == "nodes":
+        assert not uses(path, "torch", "numpy", "imagen_core", top_level_only=True)
+
+
+@EACH
+def test_functions_fit_on_a_screen(path):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = node.end_lineno - node.lineno + 1
+            assert length <= 75, f"{node.name} has {length} lines"
+    assert path.name != "utils.py"
+
+
+def test_public_names_explain_every_parameter():
+    from imagen_nodes import imagen_core
+
+    for name in imagen_core.__all__:
+        thing = getattr(imagen_core, name)
+        if not (inspect.isfunction(thing) or inspect.isclass(thing)):
+            continue
+        assert thing.__doc__, name
+        if inspect.isfunction(thing):
+            for parameter in inspect.signature(thing).parameters:
+                assert parameter in thing.__doc__, f"{name}: {parameter}"
+
+
+CHECK = """
+import sys, time
+started = time.perf_counter()
+import imagen_nodes
+seconds = time.perf_counter() - started
+heavy = [name for name in ("torch", "transformers", "numpy", "PIL") if name in sys.modules]
+assert not heavy, heavy
+assert seconds < 0.3, seconds
+import torch
+torch.manual_seed(3)
+before = torch.get_rng_state()
+from imagen_nodes import imagen_core
+assert "transformers" not in sys.modules
+assert torch.equal(torch.get_rng_state(), before)
+assert torch.get_default_dtype() == torch.float32
+assert not torch.cuda.is_initialized()
+"""
+
+
+def test_importing_costs_nothing_and_changes_nothing():
+    subprocess.run([sys.executable, "-c", CHECK], check=True, cwd=ROOT.parent)
