@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from imagen_nodes.imagen_core import ADMConfig, ADMUNet, TextEmbedding
 from imagen_nodes.imagen_core.checkpoints.deepfloyd_names import entries
 
@@ -73,7 +74,7 @@ def networks(device: torch.device) -> tuple[ADMUNet, Any]:
 def median_seconds(function: Callable[[], Any], repeats: int, device: torch.device) -> float:
     """Median wall-clock time of a call, after three that do not count."""
     times = []
-    for i in range(repeats + 3):
+    for _i in range(repeats + 3):
         started = time.perf_counter()
         function()
         if device.type == "cuda":
@@ -112,7 +113,11 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent, check=False
+        ["git", "rev-parse", "HEAD"],
+        capture_output=True,
+        text=True,
+        cwd=RESULTS.parent,
+        check=False,
     ).stdout.strip()
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu"
     result = {

@@ -1,12 +1,13 @@
 """PNG files of a run: metadata inside, written by rename."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
+
+from ..imagen_core.checkpoints.files import replacing
 
 
 def to_bytes(image: Tensor) -> np.ndarray:
@@ -32,14 +33,6 @@ def save_png(path: Path, image: Tensor, metadata: dict[str, Any], compress_level
     info = PngInfo()
     for key, value in metadata.items():
         info.add_text(key, json.dumps(value))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    try:
-        with temporary.open("wb") as file:
-            picture = Image.fromarray(to_bytes(image))
-            picture.save(file, format="PNG", pnginfo=info, compress_level=compress_level)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        picture = Image.fromarray(to_bytes(image))
+        picture.save(temporary, format="PNG", pnginfo=info, compress_level=compress_level)

@@ -17,6 +17,7 @@ from .diffusion.denoiser import Denoise, Denoised, make_denoiser
 from .diffusion.guidance import Guidance
 from .diffusion.lowres import augment, upsample
 from .diffusion.noise import ImageNoise
+from .diffusion.respacing import Spacing
 from .diffusion.samplers import SAMPLERS, Sampler
 from .diffusion.tiles import Window, windows
 from .stage import Stage
@@ -55,7 +56,7 @@ def sample_base(
     height: int = 64,
     batch_size: int = 1,
     seed: int = 0,
-    steps: int | None = None,
+    steps: Spacing | None = None,
     sampler: str | None = None,
     strength: float = 1.0,
     on_step: OnStep | None = None,
@@ -71,7 +72,8 @@ def sample_base(
     height      the same
     batch_size  pictures, the i-th from seed + i; not used with image
     seed        0 to 2**64 - 1
-    steps       sampler steps for the whole schedule; None = the stage's default
+    steps       sampler steps for the whole schedule, or for a discrete one also a preset or
+                timesteps; None = the stage's default
     sampler     name in SAMPLERS; None = the stage's default
     strength    part of the schedule that is run on an image, (0, 1]; 1 = from pure noise
     on_step     called with (step, num_steps, x0) after each step
@@ -109,7 +111,7 @@ def super_resolve(
     *,
     guidance: Guidance | None = None,
     seed: int = 0,
-    steps: int | None = None,
+    steps: Spacing | None = None,
     sampler: str | None = None,
     aug_level: float | None = None,
     tile: int = 0,
@@ -137,7 +139,9 @@ def super_resolve(
 
     small = to_network(image, stage.device)
     height, width = (side * stage.config.scale for side in small.shape[2:])
-    large = pad_to_multiple(upsample(small, stage.config.scale), stage.unet.size_multiple)
+    large = pad_to_multiple(
+        upsample(small, stage.config.scale, stage.config.align_corners), stage.unet.size_multiple
+    )
     noise = ImageNoise(seed, len(small), stage.device)
     x = sigmas[0].item() * noise.randn(*large.shape[1:])
     aug_t = torch.full((len(small),), aug_level, device=stage.device)

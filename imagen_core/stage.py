@@ -6,11 +6,17 @@ from typing import Any, Literal
 import torch
 
 from .diffusion.denoiser import Prediction
-from .diffusion.schedules import Schedule
+from .diffusion.respacing import Spacing
+from .diffusion.schedules import AnySchedule, DiscreteSchedule, Schedule
 from .unet.adm import ADMConfig, ADMUNet
 from .unet.efficient import EfficientConfig, EfficientUNet
 
 StageKind = Literal["base", "sr"]
+SCHEDULES = {
+    "cosine": Schedule,
+    "linear": Schedule,
+    "squaredcos_cap_v2": DiscreteSchedule,
+}
 UNets = {"adm": (ADMConfig, ADMUNet), "efficient": (EfficientConfig, EfficientUNet)}
 
 
@@ -18,13 +24,13 @@ UNets = {"adm": (ADMConfig, ADMUNet), "efficient": (EfficientConfig, EfficientUN
 class SamplingDefaults:
     """Settings that give a good picture with a stage's weights.
 
-    steps            sampler steps
+    steps            sampler steps; for a discrete schedule also a preset or timesteps
     sampler          name in SAMPLERS
     guidance_scale   1 = off
     aug_level        noise on the low-resolution conditioning, 0..1; SR stages only
     """
 
-    steps: int = 32
+    steps: Spacing = 32
     sampler: str = "dpmpp_2m"
     guidance_scale: float = 3.0
     aug_level: float = 0.0
@@ -41,15 +47,17 @@ class StageConfig:
     schedule     noise schedule of training, whose t the network sees
     prediction   "eps", "v" or "x0"
     defaults     settings for sampling
+    align_corners   how an SR stage up-samples what it is given
     """
 
     kind: StageKind
     resolution: int
     scale: int
     unet: ADMConfig | EfficientConfig
-    schedule: Schedule = Schedule()
+    schedule: AnySchedule = Schedule()
     prediction: Prediction = "v"
     defaults: SamplingDefaults = SamplingDefaults()
+    align_corners: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON-able data; `from_dict` reads it back."""
@@ -70,7 +78,7 @@ class StageConfig:
             **{
                 **data,
                 "unet": config(**unet),
-                "schedule": Schedule(**data["schedule"]),
+                "schedule": SCHEDULES[data["schedule"]["name"]](**data["schedule"]),
                 "defaults": SamplingDefaults(**data["defaults"]),
             }
         )
@@ -84,7 +92,7 @@ class Stage:
         self.unet = build_unet(config.unet) if unet is None else unet
 
     @property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> AnySchedule:
         """The noise schedule of training."""
         return self.config.schedule
 

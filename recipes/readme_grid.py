@@ -1,6 +1,6 @@
 """Makes docs/grid.png: twelve prompts through the bundled base, default settings, seed 0.
 
-    python recipes/readme_grid.py
+python recipes/readme_grid.py
 """
 
 from pathlib import Path

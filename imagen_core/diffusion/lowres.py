@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from .schedules import Schedule, alpha_sigma
+from .schedules import AnySchedule, alpha_sigma
 from .tiles import Window
 
 
@@ -31,17 +31,20 @@ class Lowres(NamedTuple):
         return Lowres(self.image.repeat(rows, 1, 1, 1), self.timestep.repeat(rows))
 
 
-def upsample(lowres: Tensor, scale: int) -> Tensor:
+def upsample(lowres: Tensor, scale: int, align_corners: bool = False) -> Tensor:
     """The picture at the SR stage's resolution, bilinear.
 
-    lowres    b 3 h w
-    scale     whole number
-    returns   b 3 (scale h) (scale w)
+    lowres          b 3 h w
+    scale           whole number
+    align_corners   corners stay corners, as DeepFloyd IF has it; else every pixel moves alike
+    returns         b 3 (scale h) (scale w)
     """
-    return F.interpolate(lowres, scale_factor=scale, mode="bilinear", align_corners=False)
+    height, width = (scale * side for side in lowres.shape[2:])
+    size = (height, width)
+    return F.interpolate(lowres, size=size, mode="bilinear", align_corners=align_corners)
 
 
-def augment(image: Tensor, noise: Tensor, aug_t: Tensor, schedule: Schedule) -> Lowres:
+def augment(image: Tensor, noise: Tensor, aug_t: Tensor, schedule: AnySchedule) -> Lowres:
     """Noise conditioning augmentation: the picture with noise, and the level that the net is told.
 
     image      b 3 h w in [-1, 1], up-sampled
@@ -49,5 +52,6 @@ def augment(image: Tensor, noise: Tensor, aug_t: Tensor, schedule: Schedule) -> 
     aug_t      (b,), augmentation level as a t of the schedule, 0 = none
     schedule   the stage's schedule
     """
-    alpha_t, sigma_t = alpha_sigma(schedule.logsnr(aug_t)[:, None, None, None])
-    return Lowres(alpha_t * image + sigma_t * noise, 1000 * aug_t)
+    logsnr = schedule.logsnr(aug_t)
+    alpha_t, sigma_t = alpha_sigma(logsnr[:, None, None, None])
+    return Lowres(alpha_t * image + sigma_t * noise, 1000 * schedule.t(logsnr))

@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .respacing import Spacing, timesteps
+
 ScheduleName = Literal["cosine", "linear"]
 LOGSNR_MAX = 15.0
 
@@ -60,12 +62,14 @@ class Schedule:
         base = logsnr - 2 * math.log(self.shift)
         return (_cosine_t(base) if self.name == "cosine" else _linear_t(base)).clamp(0, 1)
 
-    def sigmas(self, num_steps: int) -> Tensor:
+    def sigmas(self, num_steps: Spacing) -> Tensor:
         """Noise levels sigma_t / alpha_t of a sampling run: strictly falling, the last is 0.
 
-        num_steps   number of steps, at least 1
+        num_steps   number of steps, at least 1; presets and lists are for discrete schedules
         returns     (num_steps + 1,) float64 on the CPU, evenly spaced in t from 1
         """
+        if not isinstance(num_steps, int):
+            raise ValueError(f"steps: this stage takes a number of steps, got {num_steps!r}")
         if num_steps < 1:
             raise ValueError(f"steps must be at least 1, got {num_steps}")
         t = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
@@ -73,6 +77,61 @@ class Schedule:
         sigmas[-1] = 0.0
         return sigmas
 
+
+@dataclass(frozen=True)
+class DiscreteSchedule:
+    """The 1000-step cosine schedule of DeepFloyd IF (diffusers: squaredcos_cap_v2); t = timestep / 1000.
+
+    name            says in a file which schedule it is
+    num_timesteps   timesteps of the model
+
+    Improved DDPM, arXiv:2102.09672, section 3.2, betas cut at 0.999.
+    """
+
+    name: Literal["squaredcos_cap_v2"] = "squaredcos_cap_v2"
+    num_timesteps: int = 1000
+
+    def table(self) -> Tensor:
+        """Log signal-to-noise ratio of every timestep: (num_timesteps,) float64, falling."""
+        edges = torch.linspace(0, 1, self.num_timesteps + 1, dtype=torch.float64)
+        alpha_bar = torch.cos((edges + 0.008) / 1.008 * math.pi / 2) ** 2
+        betas = (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp_max(0.999)
+        return torch.logit((1 - betas).cumprod(0))
+
+    def logsnr(self, t: Tensor) -> Tensor:
+        """Log signal-to-noise ratio of the timestep at or before 1000 t.
+
+        t   any shape, 0..1
+        """
+        last = self.num_timesteps - 1
+        index = (t.double() * self.num_timesteps).floor().clamp(0, last).long()
+        return self.table().to(t.device)[index].to(t.dtype)
+
+    def t(self, logsnr: Tensor) -> Tensor:
+        """The t of this log signal-to-noise ratio, between timesteps in proportion.
+
+        logsnr   any shape
+        """
+        rising = self.table().flip(0).to(logsnr.device)
+        x = logsnr.double().clamp(rising[0], rising[-1])
+        above = torch.searchsorted(rising, x.contiguous()).clamp(1, self.num_timesteps - 1)
+        low, high = rising[above - 1], rising[above]
+        from_top = above - 1 + (x - low) / (high - low)
+        return ((self.num_timesteps - 1 - from_top) / self.num_timesteps).to(logsnr.dtype)
+
+    def sigmas(self, num_steps: Spacing) -> Tensor:
+        """Noise levels of a sampling run: strictly falling, the last is 0.
+
+        num_steps   a number, a preset or a list: see `respacing.timesteps`
+        returns     (steps + 1,) float64 on the CPU
+        """
+        if isinstance(num_steps, int) and num_steps < 1:
+            raise ValueError(f"steps must be at least 1, got {num_steps}")
+        visited = self.table()[timesteps(num_steps, self.num_timesteps)]
+        return torch.cat([(-0.5 * visited).exp(), torch.zeros(1, dtype=torch.float64)])
+
+
+AnySchedule = Schedule | DiscreteSchedule
 
 _T_MIN = math.atan(math.exp(-0.5 * LOGSNR_MAX))
 _T_MAX = math.atan(math.exp(0.5 * LOGSNR_MAX))

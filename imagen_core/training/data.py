@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..diffusion.lowres import Lowres, augment, upsample
-from ..diffusion.schedules import Schedule
+from ..diffusion.schedules import AnySchedule
 from ..text.embedding import TextEmbedding
 from ..text.encoder import TextEncoder
 from .loss import stratified_t
@@ -117,7 +117,7 @@ def read_manifest(section: DataSection, count: int) -> list[dict]:
 def draw_batch(
     pairs: Pairs,
     section: DataSection,
-    schedule: Schedule,
+    schedule: AnySchedule,
     scale: int,
     batch: int,
     seed: int,

@@ -136,7 +136,7 @@ def test_cropping_and_batching():
 @pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_failed_save_leaves_nothing(places, monkeypatch, fault):
     def fail(self, file, **settings):
-        file.write(b"half a picture")
+        Path(file).write_bytes(b"half a picture")
         raise fault
 
     monkeypatch.setattr(Image.Image, "save", fail)

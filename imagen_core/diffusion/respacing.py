@@ -1,0 +1,92 @@
+"""Timesteps of a discrete-time model: which of its 1000 steps a sampling run visits.
+
+DeepFloyd IF's presets, plain numbers, diffusers' "leading" grids, and explicit lists. Improved DDPM,
+arXiv:2102.09672, section 4 (strided sampling).
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+Spacing = int | str | Sequence[int]
+
+SECTIONS: dict[str, tuple[int, ...]] = {
+    "fast27": (10, 10, 3, 2, 2),
+    "smart27": (7, 4, 2, 1, 2, 4, 7),
+    "smart50": (10, 6, 4, 3, 2, 2, 3, 4, 6, 10),
+    "smart100": (1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 7, 8, 9, 10, 13),
+    "smart185": (1, 1, 2, 2, 2, 3, 3, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 20),
+    "super27": (1, 1, 1, 1, 1, 1, 1, 2, 5, 13),
+    "super40": (2, 2, 2, 2, 2, 2, 3, 4, 6, 15),
+    "super100": (4, 4, 6, 6, 8, 8, 10, 10, 14, 30),
+}
+"""Steps in each of as many equal sections of the 1000, the section next to the image first."""
+
+
+def timesteps(spacing: Spacing, count: int = 1000) -> list[int]:
+    """The timesteps of a run, falling.
+
+    spacing   a number of steps (spread from 0 to the last); a preset's name; "leading50" for
+              diffusers' grid; "10,10,0" for steps a section; or the timesteps themselves
+    count     timesteps of the model
+    """
+    if isinstance(spacing, int):
+        return respace((spacing,), count)
+    if not isinstance(spacing, str):
+        return explicit(spacing, count)
+    if spacing in SECTIONS:
+        return respace(SECTIONS[spacing], count)
+    if spacing.startswith("leading") and spacing[7:].isdigit():
+        return leading(int(spacing[7:]), count)
+    parts = spacing.split(",")
+    if all(part.strip().isdigit() for part in parts):
+        return respace([int(part) for part in parts], count)
+    raise ValueError(
+        f"steps: expected a number, one of {', '.join(SECTIONS)}, leadingN, or numbers with commas, "
+        f"got {spacing!r}"
+    )
+
+
+def respace(sections: Sequence[int], count: int) -> list[int]:
+    """Evenly spaced, rounded timesteps in each of equal sections, falling.
+
+    sections   steps of each section, the one next to the image first; 0 skips a section
+    count      timesteps of the model
+    """
+    size, longer = divmod(count, len(sections))
+    chosen, start = [], 0
+    for i, steps in enumerate(sections):
+        length = size + (i < longer)
+        if steps > length:
+            raise ValueError(f"steps: a section of {length} timesteps cannot give {steps}")
+        stride = (length - 1) / (steps - 1) if steps > 1 else 0.0
+        # Summed up, not multiplied: the published lists carry the rounding of the sum.
+        positions = accumulate([0.0] + [stride] * (steps - 1)) if steps else ()
+        chosen += [start + round(position) for position in positions]
+        start += length
+    if not chosen:
+        raise ValueError("steps must be at least 1, got 0")
+    return sorted(set(chosen), reverse=True)
+
+
+def leading(steps: int, count: int) -> list[int]:
+    """diffusers' default grid: multiples of count // steps, falling to 0.
+
+    steps   number of steps
+    count   timesteps of the model
+    """
+    if not 1 <= steps <= count:
+        raise ValueError(f"steps must be from 1 to {count}, got {steps}")
+    return [k * (count // steps) for k in reversed(range(steps))]
+
+
+def explicit(chosen: Sequence[int], count: int) -> list[int]:
+    """The timesteps as given, checked.
+
+    chosen   falling, each from 0 to count - 1
+    count    timesteps of the model
+    """
+    chosen = list(chosen)
+    falls = all(a > b for a, b in zip(chosen, chosen[1:], strict=False))
+    if not chosen or not falls or not 0 <= chosen[-1] <= chosen[0] < count:
+        raise ValueError(f"steps: timesteps must fall, each from 0 to {count - 1}, got {chosen}")
+    return chosen
