@@ -81,7 +81,9 @@ def sample_base(
     Imagen, arXiv:2205.11487, section 2.
     """
     defaults = stage.config.defaults
-    guidance = guidance or Guidance(defaults.guidance_scale)
+    guidance = guidance or Guidance(
+        defaults.guidance_scale, "dynamic", defaults.percentile, defaults.max_value
+    )
     if mask is not None and image is None:
         raise ValueError("mask: needs an image whose unmasked pixels are to be kept, got none")
     known = None if image is None else to_network(image, stage.device)

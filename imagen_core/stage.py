@@ -28,12 +28,16 @@ class SamplingDefaults:
     sampler          name in SAMPLERS
     guidance_scale   1 = off
     aug_level        noise on the low-resolution conditioning, 0..1; SR stages only
+    percentile       of dynamic thresholding
+    max_value        bound on the dynamic threshold; None = no bound
     """
 
     steps: Spacing = 32
     sampler: str = "dpmpp_2m"
     guidance_scale: float = 3.0
     aug_level: float = 0.0
+    percentile: float = 0.995
+    max_value: float | None = None
 
 
 @dataclass(frozen=True)
