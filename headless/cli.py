@@ -77,7 +77,7 @@ def add_generate_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--upto", type=int, default=1024, choices=(64, 256, 1024))
     sub.add_argument("--negative", default="", metavar="TEXT")
     sub.add_argument("--guidance", type=float)
-    sub.add_argument("--threshold", choices=("dynamic", "static", "none"), default="dynamic")
+    sub.add_argument("--threshold", choices=("dynamic", "static", "none"))
     sub.add_argument("--percentile", type=float, default=0.995)
     sub.add_argument("--steps", type=numbers(int), metavar="N[,N[,N]]")
     sub.add_argument("--sampler")
@@ -121,7 +121,7 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
     cascade = core.load_cascade(options.cascade, device, host.dtype(options.dtype))
     defaults = [stage.config.defaults for stage in cascade.stages_upto(options.upto)]
     scale = defaults[0].guidance_scale if options.guidance is None else options.guidance
-    guidance = core.Guidance(scale, options.threshold, options.percentile)
+    guidance = core.Guidance(scale, options.threshold or defaults[0].threshold, options.percentile)
     loaded = time.monotonic()
     with StageBars(len(defaults)) as bars:
         images = cascade.generate(

@@ -65,7 +65,7 @@ def sample_base(
 
     stage       a base stage
     text        encoded prompt of 1 or batch_size rows
-    guidance    None = the stage's default scale, dynamic thresholding
+    guidance    None = the stage's default scale and threshold
     image       b h w c in 0..1, the picture to start from; gives the size and the batch
     mask        b h w in 0..1, 1 = repaint; pixels where it is 0 come back exactly as in image
     width       pixels, multiple of the network's size_multiple; not used with image
@@ -82,7 +82,7 @@ def sample_base(
     """
     defaults = stage.config.defaults
     guidance = guidance or Guidance(
-        defaults.guidance_scale, "dynamic", defaults.percentile, defaults.max_value
+        defaults.guidance_scale, defaults.threshold, defaults.percentile, defaults.max_value
     )
     if mask is not None and image is None:
         raise ValueError("mask: needs an image whose unmasked pixels are to be kept, got none")

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 
 from .diffusion.denoiser import Prediction
+from .diffusion.guidance import ThresholdName
 from .diffusion.respacing import Spacing
 from .diffusion.schedules import AnySchedule, DiscreteSchedule, Schedule
 from .unet.adm import ADMConfig, ADMUNet
@@ -28,6 +29,7 @@ class SamplingDefaults:
     sampler          name in SAMPLERS
     guidance_scale   1 = off
     aug_level        noise on the low-resolution conditioning, 0..1; SR stages only
+    threshold        "dynamic", "static" or "none"; of a base
     percentile       of dynamic thresholding
     max_value        bound on the dynamic threshold; None = no bound
     """
@@ -36,6 +38,7 @@ class SamplingDefaults:
     sampler: str = "dpmpp_2m"
     guidance_scale: float = 3.0
     aug_level: float = 0.0
+    threshold: ThresholdName = "dynamic"
     percentile: float = 0.995
     max_value: float | None = None
 

@@ -74,7 +74,7 @@ class ImagenDynamicThreshold:
         return {
             "required": {
                 "guidance_scale": number(
-                    3.0,
+                    2.0,
                     1.0,
                     50.0,
                     0.1,
@@ -82,8 +82,9 @@ class ImagenDynamicThreshold:
                 ),
                 "threshold": choice(
                     ["dynamic", "static", "none"],
-                    "dynamic",
-                    "dynamic: clip at the percentile and rescale; static: clip; none: leave.",
+                    "static",
+                    "static: clip to the range; dynamic: clip at the percentile and rescale, "
+                    "for strong guidance; none: leave.",
                 ),
                 "percentile": number(
                     0.995,

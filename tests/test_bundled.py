@@ -1,0 +1,64 @@
+"""The cascade that ships: it loads, batches do not change pictures, tiles leave no seams."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imagen_nodes.imagen_core import load_cascade, sample_base, super_resolve
+from imagen_nodes.imagen_core.diffusion.tiles import windows
+
+HEART = Path(__file__).parent.parent / "example_workflows" / "input" / "imagen_heart_64.png"
+
+
+@pytest.fixture(scope="module")
+def emoji():
+    return load_cascade("emoji")
+
+
+def test_a_seed_gives_the_same_picture_alone_and_in_a_batch_of_four(emoji):
+    text = emoji.text_encoder.encode_prompt("a red apple, noto style")
+    batch = sample_base(emoji.base, text, batch_size=4, seed=10, steps=4)
+    for i in range(4):
+        alone = sample_base(emoji.base, text, seed=10 + i, steps=4)
+        assert torch.allclose(alone[0], batch[i], atol=1e-4)
+
+
+def test_the_prompt_decides_the_colour(emoji):
+    """The mean colour of a red and of a blue heart, over four seeds."""
+    means = {}
+    for name in ("red", "blue"):
+        text = emoji.text_encoder.encode_prompt(f"{name} heart, noto style")
+        images = sample_base(emoji.base, text, batch_size=4, steps=12)
+        means[name] = images.mean(dim=(0, 1, 2))
+    assert means["red"][0] > means["red"][2] + 0.1
+    assert means["blue"][2] > means["blue"][0] + 0.1
+
+
+def edge_over_elsewhere(image, edges):
+    """Mean gradient across the given columns over the mean gradient across all others."""
+    gradient = image.diff(dim=2).abs().mean(dim=(0, 1, 3))
+    on_edge = torch.zeros(len(gradient), dtype=torch.bool)
+    on_edge[[edge - 1 for edge in edges]] = True
+    return (gradient[on_edge].mean() / gradient[~on_edge].mean()).item()
+
+
+def test_tiles_leave_no_seams(emoji):
+    """A flat picture, so that nothing but tiling can make one column differ from another."""
+    picture = torch.full((1, 144, 144, 3), 0.6)
+    text = emoji.text_encoder.encode_prompt("")
+    result = super_resolve(emoji.sr1024, picture, text, steps=3, tile=256)
+    assert result.shape == (1, 576, 576, 3)
+    tiles = windows(576, 576, 256, emoji.sr1024.unet.size_multiple)
+    edges = {w.left for w in tiles} | {w.left + w.width for w in tiles}
+    assert edge_over_elsewhere(result, sorted(edges - {0, 576})) < 1.05
+
+
+def test_enlarging_keeps_what_is_there(emoji):
+    picture = torch.from_numpy(np.array(Image.open(HEART))).float()[None] / 255
+    text = emoji.text_encoder.encode_prompt("red heart, noto style")
+    large = super_resolve(emoji.sr256, picture, text, steps=6, seed=1)
+    small = torch.nn.functional.avg_pool2d(large.movedim(-1, 1), 4).movedim(1, -1)
+    assert (small - picture).abs().mean() < 0.06
