@@ -150,16 +150,22 @@ def on_device(module: nn.Module) -> Iterator[None]:
             if device.type != "cpu":
                 module.to("cpu")
         return
-    management.load_models_gpu([_patcher(module, management)])
+    # A partial load would leave these layers where they are: they do not cast as ComfyUI's own do.
+    management.load_models_gpu([_patcher(module, management)], force_full_load=True)
     yield
 
 
 def _patcher(module: nn.Module, management: Any) -> Any:
-    """ComfyUI's handle of a network, made once and kept with it."""
+    """ComfyUI's handle of a network, made once and kept with it.
+
+    ComfyUI assigns the module's `device`, which Hugging Face's models refuse: it gets one around it.
+    """
     patcher = module.__dict__.get("comfy_patcher")
     if patcher is None:
+        from torch.nn import Sequential
+
         patcher = comfy("comfy.model_patcher").ModelPatcher(
-            module, management.get_torch_device(), management.unet_offload_device()
+            Sequential(module), management.get_torch_device(), management.unet_offload_device()
         )
         module.__dict__["comfy_patcher"] = patcher
     return patcher

@@ -73,13 +73,24 @@ class FakeComfy:
             if outer.interrupted:
                 raise InterruptedError
 
-        def patcher(module, load_device, offload_device):
-            return types.SimpleNamespace(model=module, load_device=load_device)
+        class ModelPatcher:
+            """As ComfyUI's: the patched module carries a device, which loading assigns."""
+
+            def __init__(self, model, load_device, offload_device):
+                self.model, self.load_device = model, load_device
+                if not hasattr(model, "device"):
+                    model.device = offload_device
+
+        def load(patchers, force_full_load=False):
+            for patcher in patchers:
+                outer.loaded.append((patcher, force_full_load))
+                patcher.model.to(patcher.load_device)
+                patcher.model.device = patcher.load_device
 
         management = types.SimpleNamespace(
             get_torch_device=lambda: torch.device("cpu"),
             unet_offload_device=lambda: torch.device("cpu"),
-            load_models_gpu=self.loaded.extend,
+            load_models_gpu=load,
             throw_exception_if_processing_interrupted=check,
         )
         paths = types.SimpleNamespace(
@@ -88,7 +99,7 @@ class FakeComfy:
             models_dir=str(folder),
         )
         utils = types.SimpleNamespace(ProgressBar=ProgressBar)
-        patchers = types.SimpleNamespace(ModelPatcher=patcher)
+        patchers = types.SimpleNamespace(ModelPatcher=ModelPatcher)
         for name, module in {
             "comfy.model_management": management,
             "comfy.model_patcher": patchers,
@@ -108,9 +119,26 @@ def test_comfy_manages_the_memory_of_a_network_by_one_patcher(comfy):
     for _ in range(2):
         with host.on_device(network):
             pass
-    first, second = comfy.loaded
+    (first, _), (second, _) = comfy.loaded
     assert first is second
-    assert first.model is network
+    assert network in first.model.modules()
+
+
+def test_comfy_loads_a_network_whole(comfy):
+    """A partial load leaves plain layers where they are, and a network on two devices."""
+    with host.on_device(torch.nn.Linear(2, 2)):
+        pass
+    assert [whole for _, whole in comfy.loaded] == [True]
+
+
+def test_comfy_loads_a_t5_whose_device_cannot_be_set(comfy, t5_folder):
+    from transformers import T5EncoderModel
+
+    model = T5EncoderModel.from_pretrained(t5_folder)
+    before = set(model.state_dict())
+    with host.on_device(model):
+        assert model.device == torch.device("cpu")
+    assert set(model.state_dict()) == before
 
 
 def test_comfy_shows_previews_and_may_interrupt(comfy):
