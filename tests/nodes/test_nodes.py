@@ -7,6 +7,7 @@ from imagen_nodes import NODE_CLASS_MAPPINGS
 from imagen_nodes.imagen_core import (
     PRESETS,
     EncodedPrompt,
+    Guidance,
     SamplingDefaults,
     Stage,
     StageConfig,
@@ -83,6 +84,20 @@ def test_every_sr_widget_reaches_the_core(sr, text, picture, node_id):
     (made,) = node(node_id, stage=sr, image=picture, text=text, **chosen)
     assert made.shape == (2, 64, 64, 3)
     assert torch.equal(made, super_resolve(sr, picture, text, **chosen))
+
+
+def test_strength_and_the_picture_reach_the_core(base, text, picture):
+    chosen = {**BASE, "steps": 4, "strength": 0.3, "image": picture}
+    (made,) = node("ImagenBaseSample", stage=base, text=text, **chosen)
+    assert torch.equal(made, sample_base(base, text, **chosen))
+    assert not torch.equal(made, sample_base(base, text, **{**chosen, "strength": 1.0}))
+
+
+def test_guidance_reaches_the_sr_stages(sr, text, picture):
+    strong = Guidance(6.0, "none")
+    (made,) = node("ImagenSR256", stage=sr, text=text, image=picture, guidance=strong, **SR)
+    assert torch.equal(made, super_resolve(sr, picture, text, guidance=strong, **SR))
+    assert not torch.equal(made, super_resolve(sr, picture, text, **SR))
 
 
 def test_inputs_are_never_changed_in_place(base, sr, text, picture):

@@ -58,8 +58,6 @@ def test_help_page_names_every_input(node_id):
     names = [
         name for entries in NODE_CLASS_MAPPINGS[node_id].INPUT_TYPES().values() for name in entries
     ]
-    if node_id in ("ImagenSR256", "ImagenSR1024"):
-        names = [name for name in names if name not in ("seed", "sampler")]
     assert [name for name in names if name not in page] == []
 
 
