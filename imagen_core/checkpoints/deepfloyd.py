@@ -19,7 +19,7 @@ from ..stage import SamplingDefaults, Stage, StageConfig, build_unet
 from ..unet.adm import ADMConfig
 from .deepfloyd_names import Entry, entries
 from .errors import CheckpointError
-from .files import PICKLE_STARTS, inside, open_tensors
+from .files import inside, is_pickle, open_tensors
 
 RESIDUAL_SCALE = 0.7071  # of stage II, literal in the original
 WEIGHT_NAMES = ("diffusion_pytorch_model", "model", "pytorch_model")
@@ -132,9 +132,7 @@ def open_all(paths: list[Path]) -> Iterator[Tensors]:
         getters: dict[str, Callable[[str], Tensor]] = {}
         shapes: dict[str, tuple[int, ...]] = {}
         for path in paths:
-            with path.open("rb") as file:
-                start = file.read(4)
-            if any(start.startswith(pickle) for pickle in PICKLE_STARTS):
+            if is_pickle(path):
                 state = read_pickle(path)
                 shapes |= {name: tuple(tensor.shape) for name, tensor in state.items()}
                 getters |= dict.fromkeys(state, state.__getitem__)

@@ -46,6 +46,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
         raise CheckpointError(f"{path}: could not be written: {error}") from error
 
 
+def is_pickle(path: Path) -> bool:
+    """Whether a file starts as a pickle does; safetensors has "{" behind the length of its header.
+
+    path   of the file
+    """
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start.startswith(PICKLE_STARTS) and start[8:] != b"{"
+
+
 @contextmanager
 def open_tensors(path: Path) -> Iterator:
     """An open safetensors file, memory-mapped; anything else is a CheckpointError.
@@ -54,9 +64,7 @@ def open_tensors(path: Path) -> Iterator:
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
-    with path.open("rb") as file:
-        start = file.read(4)
-    if any(start.startswith(pickle) for pickle in PICKLE_STARTS):
+    if is_pickle(path):
         raise CheckpointError(
             f"{path}: is a pickled checkpoint, which can run code when loaded; nothing was executed. "
             f"Expected safetensors"

@@ -116,6 +116,20 @@ def test_a_pickle_is_refused_and_not_executed(tmp_path, save, ending):
     assert not trace.exists()
 
 
+def test_a_header_length_that_looks_like_a_pickle_is_none(tmp_path):
+    """The file's first byte is the low byte of that length: 0x80 in one file of 32."""
+    path = tmp_path / "s.safetensors"
+    tensors = {k: v.contiguous() for k, v in Stage(CONFIGS["base"]).unet.state_dict().items()}
+    for padding in range(256):
+        config = json.dumps(CONFIGS["base"].to_dict())
+        metadata = {"format": "imagen_nodes.stage", "config": config, "pad": "x" * padding}
+        save_file(tensors, path, metadata)
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert path.read_bytes()[0] == 0x80
+    assert load_stage(path).config == CONFIGS["base"]
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="no such file"):
         load_stage(tmp_path / "absent.safetensors")
