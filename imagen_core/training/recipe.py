@@ -144,7 +144,10 @@ def load_recipe(path: str | Path) -> Recipe:
 
     path   of the file
     """
-    import tomllib
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
     path = Path(path)
     try:
