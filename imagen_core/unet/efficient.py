@@ -42,7 +42,7 @@ class EfficientConfig:
     time_dim                  width of the combined embedding
     """
 
-    stem_channels: int
+    out_channels              channels of the output
     channels: tuple[int, ...]
     num_res_blocks: tuple[int, ...]
     attention: tuple[bool, ...]
