@@ -36,10 +36,16 @@ class ADMConfig:
     attention                 whether the level's blocks are followed by text attention
     text_dim, context_dim     width of the text encoder's states, and of the text that layers see
     time_dim                  width of the time embedding
+    head_dim, pool_heads      width of an attention head, and heads of the text pooling
+    groups                    of the group norms
     out_channels              3, or 6 where the net also predicts the variance
+    activation                of all blocks
     lowres                    the net sees a low-resolution image and the level of its noise
     patch                     pixels of patch x patch squares enter and leave as channels, so that the
                               highest level runs at 1 / patch of the resolution (arXiv:2301.11093, 2.3)
+    self_attention            whether image positions attend to each other where they attend to the text
+    activate_embedding_once   the summed embedding is activated once, not in every block
+    residual_scale            of every residual block's sum
     """
 
     channels: tuple[int, ...]

@@ -36,13 +36,17 @@ class EfficientConfig:
     stem_channels             width at full resolution
     channels                  width of each level; every level halves the resolution
     num_res_blocks            residual blocks of each level, in either half
-    self_attention            whether image positions attend to each other where they attend to the text
     attention                 whether the level attends to the text
     text_dim, context_dim     width of the text encoder's states, and of the text that layers see
     time_dim                  width of the combined embedding
+    head_dim, pool_heads      width of an attention head, and heads of the text pooling
+    groups                    of the group norms
+    out_channels              channels of the output
+    activation                of all blocks
+    self_attention            whether image positions attend to each other where they attend to the text
     """
 
-    out_channels              channels of the output
+    stem_channels: int
     channels: tuple[int, ...]
     num_res_blocks: tuple[int, ...]
     attention: tuple[bool, ...]
