@@ -1,5 +1,6 @@
 """The nodes: one class each, named to ComfyUI by id and display name."""
 
+from . import host
 from .conditioning import ImagenDynamicThreshold, ImagenT5Encode
 from .loaders import ImagenLoadCascade, ImagenLoadStage, ImagenLoadTextEncoder
 from .sampling import ImagenBaseSample, ImagenSR256, ImagenSR1024
@@ -25,3 +26,5 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "ImagenSR256": "Imagen SR 256",
     "ImagenSR1024": "Imagen SR 1024",
 }
+
+host.register_folders()

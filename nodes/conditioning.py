@@ -50,7 +50,7 @@ class ImagenT5Encode:
 
     def encode(self, text_encoder: Any, prompt: str, negative_prompt: str) -> tuple:
         """The encoded prompt and its null text."""
-        with host.on_device(text_encoder.model):
+        with host.on_device(text_encoder.model, role="text_encoder"):
             return (text_encoder.encode_prompt(prompt, negative_prompt),)
 
 

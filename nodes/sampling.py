@@ -3,6 +3,7 @@
 from typing import Any
 
 from . import host
+from .shortage import in_parts, prompts_of, rows_of, running_bytes, smaller_parts
 from .widgets import SAMPLER, SEED, integer, number, wire
 
 
@@ -74,24 +75,30 @@ class ImagenBaseSample:
 
         require_stage(stage, "base", "Imagen Base Sample")
         require_image(image, "Imagen Base Sample")
-        with host.on_device(stage.unet):
-            return (
-                sample_base(
-                    stage,
-                    text,
-                    guidance=guidance,
-                    image=image,
-                    mask=mask,
-                    width=width,
-                    height=height,
-                    batch_size=batch_size,
-                    seed=seed,
-                    steps=steps,
-                    sampler=sampler,
-                    strength=strength,
-                    on_step=host.progress(),
-                ),
+        require_mask(mask, image, "Imagen Base Sample")
+        if image is not None:
+            batch_size, height, width = image.shape[:3]
+
+        def make(rows: slice, tile: int) -> Any:
+            return sample_base(
+                stage,
+                prompts_of(text, rows),
+                guidance=guidance,
+                image=None if image is None else image[rows],
+                mask=rows_of(mask, rows),
+                width=width,
+                height=height,
+                batch_size=rows.stop - rows.start,
+                seed=(seed + rows.start) % 2**64,
+                steps=steps,
+                sampler=sampler,
+                strength=strength,
+                on_step=host.progress(),
             )
+
+        with host.on_device(stage.unet, running_bytes(stage, batch_size, height, width)):
+            ways = smaller_parts(batch_size, 0)
+            return (host.to_results(in_parts(make, batch_size, ways, "Imagen Base Sample")),)
 
 
 def super_resolution_inputs(steps: int) -> dict[str, Any]:
@@ -161,21 +168,29 @@ class ImagenSR256:
 
         require_stage(stage, "sr", self.NAME)
         require_image(image, self.NAME)
-        with host.on_device(stage.unet):
-            return (
-                super_resolve(
-                    stage,
-                    image,
-                    text,
-                    guidance=guidance,
-                    seed=seed,
-                    steps=steps,
-                    sampler=sampler,
-                    aug_level=aug_level,
-                    tile=tile,
-                    on_step=host.progress(),
-                ),
+        require_input_size(stage, image, self.NAME)
+        height, width = (stage.config.scale * side for side in image.shape[1:3])
+        batch = len(image)
+
+        def make(rows: slice, tile: int) -> Any:
+            return super_resolve(
+                stage,
+                image[rows],
+                prompts_of(text, rows),
+                guidance=guidance,
+                seed=(seed + rows.start) % 2**64,
+                steps=steps,
+                sampler=sampler,
+                aug_level=aug_level,
+                tile=tile,
+                on_step=host.progress(),
             )
+
+        at_once = [min(tile or side, side) for side in (height, width)]
+        with host.on_device(stage.unet, running_bytes(stage, batch, *at_once)):
+            least = 4 * stage.unet.size_multiple
+            ways = smaller_parts(batch, tile, max(height, width), least)
+            return (host.to_results(in_parts(make, batch, ways, self.NAME)),)
 
 
 class ImagenSR1024(ImagenSR256):
@@ -222,3 +237,40 @@ def require_image(image: Any, node: str) -> None:
         )
     if not image.isfinite().all():
         raise ValueError(f"{node}: image: has values that are not numbers (NaN or infinite)")
+
+
+def require_mask(mask: Any, image: Any, node: str) -> None:
+    """Raise ValueError unless the mask says for each picture what to paint; None passes.
+
+    mask    b h w of any size, one row or one a picture
+    image   b h w c, or None
+    node    display name, for the error
+    """
+    if mask is None:
+        return
+    if image is None:
+        raise ValueError(f"{node}: mask: needs an image too, whose unmasked part is kept")
+    if mask.ndim != 3 or len(mask) not in (1, len(image)):
+        raise ValueError(
+            f"{node}: mask: expected 1 or {len(image)} x height x width, as the image has "
+            f"{len(image)} pictures, got {list(mask.shape)}"
+        )
+    if not mask.isfinite().all():
+        raise ValueError(f"{node}: mask: has values that are not numbers (NaN or infinite)")
+
+
+def require_input_size(stage: Any, image: Any, node: str) -> None:
+    """Raise ValueError where a picture is far smaller than what the stage was trained to enlarge.
+
+    stage   an SR stage
+    image   b h w c
+    node    display name, for the error
+    """
+    height, width = image.shape[1:3]
+    wanted = stage.config.resolution // stage.config.scale
+    if max(height, width) < wanted / 2:
+        raise ValueError(
+            f"{node}: image: this stage enlarges pictures of about {wanted} x {wanted}, got "
+            f"{width} x {height}; put the stage before it in between (Imagen SR 256), or scale the "
+            f"picture up"
+        )

@@ -2,6 +2,7 @@
 
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ class FakeComfy:
     """The modules of ComfyUI that the host may touch, and what it did with them."""
 
     def __init__(self, monkeypatch, folder):
-        self.loaded, self.updates, self.interrupted = [], [], False
+        self.loaded, self.updates, self.interrupted, self.no_vram = [], [], False, False
         outer = self
 
         class ProgressBar:
@@ -78,24 +79,43 @@ class FakeComfy:
 
             def __init__(self, model, load_device, offload_device):
                 self.model, self.load_device = model, load_device
+                self.offload_device = offload_device
                 if not hasattr(model, "device"):
                     model.device = offload_device
+                self.loaded = 0
 
-        def load(patchers, force_full_load=False):
+            def model_size(self):
+                return 100
+
+            def loaded_size(self):
+                return self.loaded
+
+            def partially_load(self, device, extra_memory):
+                self.loaded = min(100, self.loaded + extra_memory)
+
+        def load(patchers, memory_required=0, force_full_load=False):
             for patcher in patchers:
-                outer.loaded.append((patcher, force_full_load))
+                outer.loaded.append((patcher, force_full_load, memory_required))
                 patcher.model.to(patcher.load_device)
                 patcher.model.device = patcher.load_device
+                patcher.loaded = 1 if outer.no_vram else 100
 
         management = types.SimpleNamespace(
             get_torch_device=lambda: torch.device("cpu"),
             unet_offload_device=lambda: torch.device("cpu"),
+            text_encoder_device=lambda: torch.device("cpu"),
+            text_encoder_offload_device=lambda: torch.device("meta"),
+            intermediate_device=lambda: torch.device("meta"),
             load_models_gpu=load,
             throw_exception_if_processing_interrupted=check,
         )
+        named = {"diffusion_models": ([str(folder)], set())}
         paths = types.SimpleNamespace(
-            folder_names_and_paths={"diffusion_models": ([str(folder)], set())},
-            get_folder_paths=lambda kind: [str(folder)],
+            folder_names_and_paths=named,
+            get_folder_paths=lambda kind: named[kind][0],
+            add_model_folder_path=lambda kind, path: named.setdefault(kind, ([], set()))[0].append(
+                path
+            ),
             models_dir=str(folder),
         )
         utils = types.SimpleNamespace(ProgressBar=ProgressBar)
@@ -119,7 +139,7 @@ def test_comfy_manages_the_memory_of_a_network_by_one_patcher(comfy):
     for _ in range(2):
         with host.on_device(network):
             pass
-    (first, _), (second, _) = comfy.loaded
+    first, second = (patcher for patcher, *_ in comfy.loaded)
     assert first is second
     assert network in first.model.modules()
 
@@ -128,7 +148,41 @@ def test_comfy_loads_a_network_whole(comfy):
     """A partial load leaves plain layers where they are, and a network on two devices."""
     with host.on_device(torch.nn.Linear(2, 2)):
         pass
-    assert [whole for _, whole in comfy.loaded] == [True]
+    assert [whole for _, whole, _ in comfy.loaded] == [True]
+
+
+def test_a_part_that_comfy_left_behind_is_loaded_too(comfy):
+    """With --novram ComfyUI loads partly whatever is asked for."""
+    comfy.no_vram = True
+    with host.on_device(torch.nn.Linear(2, 2)):
+        pass
+    ((patcher, *_),) = comfy.loaded
+    assert patcher.loaded_size() == patcher.model_size()
+
+
+def test_comfy_is_told_how_much_memory_running_takes(comfy):
+    with host.on_device(torch.nn.Linear(2, 2), memory_required=5e9):
+        pass
+    assert [required for *_, required in comfy.loaded] == [5e9]
+
+
+def test_a_text_encoder_goes_where_comfy_wants_text_encoders(comfy):
+    with host.on_device(torch.nn.Linear(2, 2), role="text_encoder"):
+        pass
+    ((patcher, *_),) = comfy.loaded
+    assert patcher.offload_device == torch.device("meta")
+
+
+def test_results_go_where_comfy_wants_them(comfy):
+    assert host.to_results(torch.zeros(1)).device == torch.device("meta")
+
+
+def test_the_imagen_folder_is_registered_beside_those_of_the_user(comfy, tmp_path):
+    paths = sys.modules["folder_paths"]
+    paths.folder_names_and_paths["imagen"] = (["/mine"], set())  # from extra_model_paths.yaml
+    host.register_folders()
+    assert host.folders("imagen")[:2] == [Path("/mine"), tmp_path / "imagen"]
+    assert paths.folder_names_and_paths["imagen"][1] == {".safetensors"}
 
 
 def test_comfy_loads_a_t5_whose_device_cannot_be_set(comfy, t5_folder):

@@ -15,7 +15,7 @@ from imagen_nodes.imagen_core import (
     sample_base,
     super_resolve,
 )
-from imagen_nodes.nodes import host
+from imagen_nodes.nodes import host, shortage
 
 BASE = {"width": 16, "height": 16, "batch_size": 1, "seed": 0, "steps": 2}
 BASE |= {"sampler": "dpmpp_2m", "strength": 1.0}
@@ -161,3 +161,100 @@ def test_the_alpha_of_a_picture_is_dropped(sr, text, picture):
 def test_a_size_that_does_not_fit_names_the_nearest(base, text):
     with pytest.raises(ValueError, match="nearest good size is"):
         node("ImagenBaseSample", stage=base, text=text, **{**BASE, "width": 17})
+
+
+def test_a_picture_far_too_small_for_a_stage_names_what_to_do(sr, text):
+    with pytest.raises(ValueError, match=r"about 16 x 16, got 4 x 4; put the stage before it"):
+        node("ImagenSR1024", stage=sr, text=text, image=torch.rand(1, 4, 4, 3), **SR)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.zeros(3, 16, 16), r"mask: expected 1 or 2 x height x width, .* got \[3, 16, 16\]"),
+        (torch.full((1, 16, 16), float("nan")), "mask: has values that are not numbers"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused(base, text, picture, mask, message):
+    with pytest.raises(ValueError, match=message):
+        node("ImagenBaseSample", stage=base, text=text, image=picture, mask=mask, **BASE)
+
+
+def test_a_mask_of_another_size_is_scaled(base, text, picture):
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :32] = 1
+    (made,) = node("ImagenBaseSample", stage=base, text=text, image=picture, mask=mask, **BASE)
+    assert torch.equal(made[:, 9:], picture[:, 9:])
+
+
+class Shortage:
+    """A GPU on which a network may see only so many pixels at once."""
+
+    def __init__(self, monkeypatch, stage, pixels: float):
+        self.seen, forward = [], stage.unet.forward
+
+        def limited(x, *args):
+            self.seen.append(tuple(x.shape))
+            if x.shape[0] * x.shape[2] * x.shape[3] > pixels:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+            return forward(x, *args)
+
+        monkeypatch.setattr(stage.unet, "forward", limited)
+
+
+SCALE_ONE = Guidance(1.0, "static")
+
+
+def test_a_batch_that_does_not_fit_is_made_in_smaller_ones(
+    base, text, picture, monkeypatch, caplog
+):
+    mask = (torch.arange(16) < 8).float().expand(2, 16, 16)
+    chosen = {**BASE, "image": picture, "mask": mask, "guidance": SCALE_ONE, "seed": 2**64 - 1}
+    (expected,) = node("ImagenBaseSample", stage=base, text=text, **chosen)
+    Shortage(monkeypatch, base, 16 * 16)
+    (made,) = node("ImagenBaseSample", stage=base, text=text, **chosen)
+    assert torch.allclose(made, expected, atol=1e-5)
+    assert "Base Sample: out of memory with 2 pictures at a time; trying with less" in caplog.text
+
+
+def test_a_picture_that_does_not_fit_is_made_in_tiles(sr, text, monkeypatch, caplog):
+    monkeypatch.setattr(shortage, "TILES", (64, 32))
+    image = torch.rand(2, 24, 24, 3)
+    seen = Shortage(monkeypatch, sr, 32 * 32).seen
+    (made,) = node("ImagenSR256", stage=sr, text=text, image=image, guidance=SCALE_ONE, **SR)
+    assert made.shape == (2, 96, 96, 3)
+    assert seen[:4] == [(2, 3, 96, 96), (1, 3, 96, 96), (1, 3, 64, 64), (1, 3, 32, 32)]
+    alone = [
+        super_resolve(
+            sr, image[i : i + 1], text, guidance=SCALE_ONE, **{**SR, "seed": i, "tile": 32}
+        )
+        for i in range(2)
+    ]
+    assert torch.equal(made, torch.cat(alone))
+    assert "with 1 picture at a time in tiles of 64; trying with less" in caplog.text
+
+
+def test_a_picture_that_never_fits_ends_in_a_clear_message(base, text, monkeypatch):
+    Shortage(monkeypatch, base, 0)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="even with 1 picture at a time; make a"):
+        node("ImagenBaseSample", stage=base, text=text, **{**BASE, "batch_size": 3})
+
+
+def test_other_errors_are_not_taken_for_a_shortage(base, text, monkeypatch):
+    def broken(*args):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(base.unet, "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        node("ImagenBaseSample", stage=base, text=text, **BASE)
+
+
+def test_one_prompt_a_picture_stays_with_its_picture(base, monkeypatch):
+    states = torch.randn(4, 5, 16, generator=torch.Generator().manual_seed(3))
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    text = EncodedPrompt(TextEmbedding(states[:2], mask), TextEmbedding(states[2:], mask))
+    chosen = {**BASE, "batch_size": 2}
+    (expected,) = node("ImagenBaseSample", stage=base, text=text, guidance=SCALE_ONE, **chosen)
+    Shortage(monkeypatch, base, 16 * 16)
+    (made,) = node("ImagenBaseSample", stage=base, text=text, guidance=SCALE_ONE, **chosen)
+    assert torch.allclose(made, expected, atol=1e-5)

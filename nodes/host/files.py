@@ -1,0 +1,82 @@
+"""Where models lie: ComfyUI's folders, else those under IMAGEN_MODELS, and the package's own."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from .door import comfy
+
+BUNDLED = Path(__file__).parents[2] / "imagen_core" / "pretrained"
+
+
+def register_folders() -> None:
+    """Tell ComfyUI of models/imagen, so that extra_model_paths.yaml may name more such folders."""
+    folder_paths = comfy("folder_paths")
+    if folder_paths is None:
+        return
+    folder_paths.add_model_folder_path("imagen", str(Path(folder_paths.models_dir) / "imagen"))
+    paths, _ = folder_paths.folder_names_and_paths["imagen"]
+    folder_paths.folder_names_and_paths["imagen"] = (paths, {".safetensors"})
+
+
+def folders(kind: str) -> list[Path]:
+    """The folders that hold models of a kind, the package's own last.
+
+    kind   "imagen" (cascades and stages), "diffusion_models" or "text_encoders"
+    """
+    folder_paths = comfy("folder_paths")
+    if folder_paths is None:
+        roots = [Path(os.environ.get("IMAGEN_MODELS", "models")) / kind]
+    elif kind in folder_paths.folder_names_and_paths:
+        roots = [Path(root) for root in folder_paths.get_folder_paths(kind)]
+    else:
+        roots = [Path(folder_paths.models_dir) / kind]
+    return roots + ([BUNDLED] if kind == "imagen" else [])
+
+
+def cascade_names() -> list[str]:
+    """Cascades to choose from: those of the package first, then the folders under models/imagen."""
+    found = [path.parent.name for path in sorted(BUNDLED.glob("*/cascade.json"))]
+    return _unique(found + _names("imagen", "*/cascade.json", lambda path: path.parent))
+
+
+def stage_names() -> list[str]:
+    """Stage files to choose from, in models/diffusion_models and models/imagen."""
+    names = _names("diffusion_models", "**/*.safetensors", lambda path: path)
+    names += _names("imagen", "**/*.safetensors", lambda path: path)
+    return _unique(name for name in names if "text_encoder" not in name)
+
+
+def text_encoder_names() -> list[str]:
+    """Text encoders to choose from: folders in models/text_encoders, and those of cascades."""
+    names = _names("text_encoders", "**/config.json", lambda path: path.parent)
+    return _unique(names + _names("imagen", "*/*/config.json", lambda path: path.parent))
+
+
+def resolve(kinds: tuple[str, ...], name: str, input_name: str) -> Path:
+    """The file or folder of that name, which never lies outside the folders of its kinds.
+
+    kinds        searched in order
+    name         as listed
+    input_name   names the input in the error
+    """
+    roots = [root.resolve() for kind in kinds for root in folders(kind)]
+    for root in roots:
+        path = (root / name).resolve()
+        if path.is_relative_to(root) and path != root and path.exists():
+            return path
+    where = ", ".join(str(root) for root in roots)
+    raise ValueError(f"{input_name}: expected a name inside {where}, got {name!r}")
+
+
+def _names(kind: str, pattern: str, entry: Callable[[Path], Path]) -> list[str]:
+    return sorted(
+        entry(path).relative_to(root).as_posix()
+        for root in folders(kind)
+        if root.is_dir()
+        for path in root.glob(pattern)
+    )
+
+
+def _unique(names) -> list[str]:
+    return list(dict.fromkeys(names))

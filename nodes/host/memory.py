@@ -1,0 +1,142 @@
+"""The device that networks run on, and room for them there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from .door import comfy
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+Role = Literal["unet", "text_encoder"]
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+WHOLE = 1e32  # bytes; more than any network has
+
+
+def compute_device() -> torch.device:
+    """Where networks are to run."""
+    import torch
+
+    management = comfy("comfy.model_management")
+    if management is not None:
+        return management.get_torch_device()
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def dtype(name: str) -> torch.dtype:
+    """The dtype that a name stands for; "auto" is float32 on a CPU, else the best half precision.
+
+    name   one of DTYPES
+    """
+    import torch
+
+    if name != "auto":
+        return getattr(torch, name)
+    device, management = compute_device(), comfy("comfy.model_management")
+    if device.type == "cpu":
+        return torch.float32
+    if management is not None:
+        has_bfloat16 = management.should_use_bf16(device)
+        has_float16 = management.should_use_fp16(device)
+    else:
+        has_bfloat16, has_float16 = torch.cuda.is_bf16_supported(), True
+    if has_bfloat16:
+        return torch.bfloat16
+    return torch.float16 if has_float16 else torch.float32
+
+
+def to_results(tensor: Tensor) -> Tensor:
+    """A node's result where the host wants results: the CPU, unless ComfyUI was told otherwise.
+
+    tensor   any shape
+    """
+    management = comfy("comfy.model_management")
+    return tensor if management is None else tensor.to(management.intermediate_device())
+
+
+@contextmanager
+def on_device(module: nn.Module, memory_required: float = 0, role: Role = "unet") -> Iterator[None]:
+    """The network on the compute device inside the block.
+
+    module            a U-Net or a text encoder's model
+    memory_required   bytes that running it will take beside its weights
+    role              says which of ComfyUI's devices it belongs on
+
+    ComfyUI's memory management loads it, makes room for it by sending others away (the text encoder
+    before a U-Net, say) and may put it aside later; outside ComfyUI it goes back to the CPU, so that
+    stages do not pile up on a GPU.
+    """
+    management = comfy("comfy.model_management")
+    if management is None:
+        device = compute_device()
+        module.to(device)
+        try:
+            yield
+        finally:
+            if device.type != "cpu":
+                module.to("cpu")
+        return
+    patcher = patcher_of(module, role)
+    # A partial load would leave these layers where they are: they do not cast as ComfyUI's own do.
+    management.load_models_gpu([patcher], memory_required=memory_required, force_full_load=True)
+    if patcher.loaded_size() < patcher.model_size():  # --novram loads partly all the same
+        patcher.partially_load(patcher.load_device, WHOLE)
+    yield
+
+
+def patcher_of(module: nn.Module, role: Role = "unet") -> Any:
+    """ComfyUI's handle of a network, made once and kept with it.
+
+    module   a U-Net or a text encoder's model
+    role     says which of ComfyUI's devices it belongs on
+
+    ComfyUI assigns the module's `device`, which Hugging Face's models refuse: it gets one around it.
+    """
+    patcher = module.__dict__.get("comfy_patcher")
+    if patcher is None:
+        from torch.nn import Sequential
+
+        patcher = keep_patcher(module, Sequential(module), role)
+    return patcher
+
+
+def keep_patcher(module: nn.Module, outer: nn.Module, role: Role) -> Any:
+    """A new handle, from now on the one that `patcher_of` finds: a network must have one alone.
+
+    module   a U-Net or a text encoder's model
+    outer    holds it, and may be assigned attributes
+    role     says which of ComfyUI's devices it belongs on
+    """
+    management = comfy("comfy.model_management")
+    if role == "unet":
+        devices = management.get_torch_device(), management.unet_offload_device()
+    else:
+        devices = management.text_encoder_device(), management.text_encoder_offload_device()
+    patcher = comfy("comfy.model_patcher").ModelPatcher(outer, *devices)
+    module.__dict__["comfy_patcher"] = patcher
+    return patcher
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was no memory left, on a GPU or on the CPU."""
+    import torch
+
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def forget_unused() -> None:
+    """Give memory that nothing holds any more back to the device."""
+    import torch
+
+    management = comfy("comfy.model_management")
+    if management is not None:
+        management.soft_empty_cache()
+    elif torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,64 @@
+"""What a run tells: the bar, the live preview, a note; and how it is interrupted."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from .door import comfy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OnStep = Callable[[int, int, "Tensor"], None]
+
+PREVIEW_SIDE = 256
+PREVIEW_SECONDS = 0.25
+
+reporter: ContextVar[OnStep | None] = ContextVar("reporter", default=None)
+"""Outside ComfyUI: what is told of each step; a runner sets it around a node."""
+
+
+def note(text: str) -> None:
+    """Tell whoever watches the log something that is not an error.
+
+    text   one line
+    """
+    logging.getLogger("imagen_nodes").warning(text)
+
+
+def progress() -> OnStep:
+    """What a sampler is to call after each step: bar, live preview, interrupt."""
+    utils = comfy("comfy.utils")
+    if utils is None:
+        told = reporter.get()
+        return told if told is not None else lambda step, num_steps, x0: None
+    management = comfy("comfy.model_management")
+    bar, shown = None, 0.0
+
+    def on_step(step: int, num_steps: int, x0: Tensor) -> None:
+        nonlocal bar, shown
+        management.throw_exception_if_processing_interrupted()
+        bar = bar or utils.ProgressBar(num_steps)
+        picture = None
+        if time.monotonic() - shown > PREVIEW_SECONDS or step == num_steps:
+            picture, shown = ("JPEG", preview(x0), PREVIEW_SIDE), time.monotonic()
+        bar.update_absolute(step, num_steps, picture)
+
+    return on_step
+
+
+def preview(x0: Tensor) -> Any:
+    """The first picture of a batch as a PIL image, small ones enlarged without smoothing.
+
+    x0   b 3 h w in [-1, 1]
+    """
+    from PIL import Image
+
+    pixels = ((x0[0].permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).byte().cpu().numpy()
+    image = Image.fromarray(pixels)
+    factor = max(1, PREVIEW_SIDE // max(image.size))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
