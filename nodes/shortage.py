@@ -28,11 +28,10 @@ def running_bytes(stage: Any, batch: int, height: int, width: int) -> float:
     """
     unet = stage.config.unet
     if hasattr(unet, "stem_channels"):
-        channels = unet.stem_channels + unet.channels[0] / 4
+        values = (unet.stem_channels + unet.channels[0] / 4) * EFFICIENT_VALUES
     else:
-        channels = unet.channels[0] / unet.patch**2
-    values = 2 * batch * height * width * channels * VALUES_PER_CHANNEL
-    return values * stage.dtype.itemsize
+        values = unet.channels[0] / unet.patch**2 * ADM_VALUES
+    return 2 * batch * height * width * values * stage.dtype.itemsize
 
 
 def smaller_parts(batch: int, tile: int, side: int = 0, least: int = 0) -> list[tuple[int, int]]:
