@@ -1,7 +1,7 @@
 """The nodes: one class each, named to ComfyUI by id and display name."""
 
 from . import host
-from .conditioning import ImagenDynamicThreshold, ImagenT5Encode
+from .conditioning import ImagenDynamicThreshold, ImagenMixPrompts, ImagenT5Encode
 from .loaders import ImagenLoadCascade, ImagenLoadStage, ImagenLoadTextEncoder
 from .sampling import ImagenBaseSample, ImagenSR256, ImagenSR1024
 
@@ -10,6 +10,7 @@ NODE_CLASS_MAPPINGS = {
     "ImagenLoadTextEncoder": ImagenLoadTextEncoder,
     "ImagenLoadStage": ImagenLoadStage,
     "ImagenT5Encode": ImagenT5Encode,
+    "ImagenMixPrompts": ImagenMixPrompts,
     "ImagenDynamicThreshold": ImagenDynamicThreshold,
     "ImagenBaseSample": ImagenBaseSample,
     "ImagenSR256": ImagenSR256,
@@ -21,6 +22,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "ImagenLoadTextEncoder": "Load T5 Encoder",
     "ImagenLoadStage": "Load Imagen Stage",
     "ImagenT5Encode": "T5 Encode",
+    "ImagenMixPrompts": "Imagen Mix Prompts",
     "ImagenDynamicThreshold": "Dynamic-Threshold Guidance",
     "ImagenBaseSample": "Imagen Base Sample",
     "ImagenSR256": "Imagen SR 256",

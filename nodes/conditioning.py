@@ -54,6 +54,54 @@ class ImagenT5Encode:
             return (text_encoder.encode_prompt(prompt, negative_prompt),)
 
 
+class ImagenMixPrompts:
+    """A second prompt mixed in, and a text for the pooled path."""
+
+    DESCRIPTION = (
+        "Mixes a second prompt into the prediction, and lets another text stand for the picture as a whole "
+        "(the pooled path) while the prompt is attended to word by word. DeepFloyd IF's style transfer "
+        "feeds the style to both. A second prompt costs one more evaluation a step."
+    )
+    CATEGORY = "imagen"
+    FUNCTION = "mix"
+    RETURN_TYPES = ("IMAGEN_TEXT",)
+    RETURN_NAMES = ("text",)
+    OUTPUT_TOOLTIPS = ("For the sampling nodes, in place of the prompt by itself.",)
+    SEARCH_ALIASES = ["style", "positive mixer", "blend prompts", "style transfer"]
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """ComfyUI's declaration of inputs."""
+        return {
+            "required": {
+                "text": wire(
+                    "IMAGEN_TEXT", "The prompt, and the negative prompt that stays in use."
+                ),
+                "mixer": number(
+                    0.25, 0.0, 1.0, 0.01, "Weight of the second prompt; 0 = it is not evaluated."
+                ),
+            },
+            "optional": {
+                "second": wire("IMAGEN_TEXT", "A second prompt; its negative prompt is not used."),
+                "style": wire("IMAGEN_TEXT", "Its pooled vector takes the place of the prompt's."),
+            },
+        }
+
+    def mix(self, text: Any, mixer: float, second: Any = None, style: Any = None) -> tuple:
+        """The prompt with the second one and the style."""
+        from ..imagen_core import EncodedPrompt
+
+        return (
+            EncodedPrompt(
+                text.text,
+                text.null_text,
+                None if second is None else second.text,
+                mixer if second is not None else 0.0,
+                None if style is None else style.text,
+            ),
+        )
+
+
 class ImagenDynamicThreshold:
     """Guidance and the threshold that keeps it in range."""
 

@@ -8,7 +8,7 @@ the training loss too, so that the two cannot drift apart.
 References: v-prediction, arXiv:2202.00512; Imagen, arXiv:2205.11487, section 2.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
@@ -75,6 +75,25 @@ def target(prediction: Prediction, x0: Tensor, eps: Tensor, logsnr: Tensor) -> T
     raise ValueError(f"prediction must be 'eps', 'v' or 'x0', got {prediction!r}")
 
 
+def guide(rows: Sequence[Tensor], mixer: float, scale: float, channels: int) -> Tensor:
+    """One output from those of the prompt, of the second prompt and of the null text.
+
+    rows       each b c h w; the second prompt's only where mixer > 0, the null text's where scale != 1
+    mixer      weight of the second prompt, 0..1
+    scale      guidance scale
+    channels   of the prediction; what follows, a learned variance, is the prompt's as it is
+
+    u + w * ((1 - m) * c + m * p - u), DeepFloyd IF's positive mixer; CFG, arXiv:2207.12598, with m = 0.
+    """
+    output, *others = rows
+    prediction = output[:, :channels]
+    if mixer:
+        prediction = prediction.lerp(others[0][:, :channels], mixer)
+    if scale != 1.0:
+        prediction = others[-1][:, :channels].lerp(prediction, scale)
+    return torch.cat([prediction, output[:, channels:]], dim=1)
+
+
 def make_denoiser(
     stage: "Stage",
     prompt: EncodedPrompt,
@@ -99,8 +118,9 @@ def make_denoiser(
     timesteps = (1000 * stage.schedule.t(logsnrs)).to(stage.device, torch.float32)
     logsnrs = logsnrs.to(stage.device, torch.float32)
     scales = guidance.scales(len(alphas))
-    cond = stage.unet.prepare(prompt.text).expand(batch)
-    both = cond
+    cond = both = TextContext.cat(
+        [stage.unet.prepare(text, pooled).expand(batch) for text, pooled in prompt.positives]
+    )
     if any(scale != 1.0 for scale in scales):
         both = TextContext.cat([cond, stage.unet.prepare(prompt.null_text).expand(batch)])
 
@@ -115,12 +135,7 @@ def make_denoiser(
             context,
             *(() if given is None else (given.image.to(stage.dtype), given.timestep)),
         ).float()
-        if scales[i] == 1.0:
-            return output
-        output, null = output.chunk(2)
-        channels = x_t.shape[1]
-        output[:, :channels] = null[:, :channels].lerp(output[:, :channels], scales[i])
-        return output
+        return guide(output.chunk(rows), prompt.mixer, scales[i], x_t.shape[1])
 
     def denoise(x: Tensor, i: int) -> Denoised:
         x_t = alphas[i] * x

@@ -57,7 +57,40 @@ class EncodedPrompt:
 
     text        states of the prompt
     null_text   states of the negative prompt; of "" where there is none
+    second      states of a second positive prompt, mixed into the prediction
+    mixer       its weight m: (1 - m) of the prompt's prediction + m of the second's, 0..1
+    style       states that the positive prompts are pooled from; None = each from its own
+
+    The last three are DeepFloyd IF's positive mixer and style prompt.
     """
 
     text: TextEmbedding
     null_text: TextEmbedding
+    second: TextEmbedding | None = None
+    mixer: float = 0.0
+    style: TextEmbedding | None = None
+
+    def __post_init__(self):
+        if not 0 <= self.mixer <= 1:
+            raise ValueError(f"mixer must be in [0, 1], got {self.mixer}")
+        if self.mixer and self.second is None:
+            raise ValueError("mixer: needs a second prompt, got none")
+        shape = tuple(self.text.embeds.shape[1:])
+        for name in ("null_text", "second", "style"):
+            other = getattr(self, name)
+            if other is not None and tuple(other.embeds.shape[1:]) != shape:
+                raise ValueError(
+                    f"{name}: expected {shape[0]} tokens of width {shape[1]} as in text, got "
+                    f"{tuple(other.embeds.shape[1:])}; encode both with the same T5"
+                )
+
+    @property
+    def positives(self) -> list[tuple[TextEmbedding, TextEmbedding]]:
+        """Of each positive prompt that has a weight: what is attended to, and what is pooled."""
+        second = [self.second] if self.second is not None and self.mixer else []
+        pairs = [(text, self.style or text) for text in [self.text, *second]]
+        rows = [max(len(text), len(pooled)) for text, pooled in pairs]
+        return [
+            (text.expand(n), pooled.expand(n))
+            for (text, pooled), n in zip(pairs, rows, strict=True)
+        ]

@@ -142,13 +142,15 @@ class EfficientUNet(nn.Module):
         """Height and width must be multiples of this."""
         return 2 ** len(self.config.channels)
 
-    def prepare(self, text: TextEmbedding) -> TextContext:
+    def prepare(self, text: TextEmbedding, pooled: TextEmbedding | None = None) -> TextContext:
         """Pooled text and every layer's text keys and values: all that evaluations need of a prompt.
 
-        text   embeds b n text_dim
+        text     embeds b n text_dim, attended to
+        pooled   the same shape, what the pooled vector is made from; None = text
         """
         embeds = text.embeds.to(self.conv_in.weight)
-        return TextContext(self.pooled_text(embeds), text_keys_values(self, self.text_proj(embeds)))
+        source = embeds if pooled is None else pooled.embeds.to(embeds)
+        return TextContext(self.pooled_text(source), text_keys_values(self, self.text_proj(embeds)))
 
     def forward(
         self, x: Tensor, t: Tensor, context: TextContext, lowres: Tensor, aug: Tensor

@@ -114,6 +114,8 @@ class TextContext:
     @staticmethod
     def cat(contexts: "list[TextContext]") -> "TextContext":
         """All rows of the given contexts, in order, as one context."""
+        if len(contexts) == 1:
+            return contexts[0]
         layers = zip(*(context.keys_values for context in contexts), strict=True)
         return TextContext(
             torch.cat([context.pooled for context in contexts]),

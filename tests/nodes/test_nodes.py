@@ -86,6 +86,13 @@ def test_every_sr_widget_reaches_the_core(sr, text, picture, node_id):
     assert torch.equal(made, super_resolve(sr, picture, text, **chosen))
 
 
+def test_second_prompt_and_style_reach_the_core(text):
+    other = EncodedPrompt(text.null_text, text.text)
+    (mixed,) = node("ImagenMixPrompts", text=text, mixer=0.4, second=other, style=other)
+    assert mixed == EncodedPrompt(text.text, text.null_text, other.text, 0.4, other.text)
+    assert node("ImagenMixPrompts", text=text, mixer=0.4) == (text,)
+
+
 def test_strength_and_the_picture_reach_the_core(base, text, picture):
     chosen = {**BASE, "steps": 4, "strength": 0.3, "image": picture}
     (made,) = node("ImagenBaseSample", stage=base, text=text, **chosen)
