@@ -5,6 +5,7 @@ The one door: everything public is named in `__all__`. Imagen, arXiv:2205.11487.
 
 from .cascade import Cascade, sample_base, super_resolve
 from .checkpoints import CheckpointError, load_cascade, load_stage, save_stage
+from .diffusion.editing import Inpainting
 from .diffusion.guidance import Guidance, dynamic_threshold, static_threshold
 from .diffusion.samplers import SAMPLERS
 from .diffusion.schedules import Schedule
@@ -25,6 +26,7 @@ __all__ = [
     "EfficientUNet",
     "EncodedPrompt",
     "Guidance",
+    "Inpainting",
     "SamplingDefaults",
     "Schedule",
     "Stage",

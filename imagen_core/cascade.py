@@ -6,6 +6,7 @@ Here samplers, denoiser and U-Net meet.
 Imagen, arXiv:2205.11487, section 2.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,9 +14,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from .diffusion.denoiser import Denoise, Denoised, make_denoiser
+from .diffusion.denoiser import Denoise, make_denoiser
+from .diffusion.editing import Inpainting, composite, partial_grid
 from .diffusion.guidance import Guidance
-from .diffusion.lowres import augment, upsample
+from .diffusion.lowres import AUG_NOISES, AugNoise, Lowres, augment, upsample
 from .diffusion.noise import ImageNoise
 from .diffusion.respacing import Spacing
 from .diffusion.samplers import SAMPLERS, Sampler
@@ -59,6 +61,7 @@ def sample_base(
     steps: Spacing | None = None,
     sampler: str | None = None,
     strength: float = 1.0,
+    inpainting: Inpainting = Inpainting(),
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Pictures of the text, from noise or from a given picture: b h w c in 0..1.
@@ -75,7 +78,8 @@ def sample_base(
     steps       sampler steps for the whole schedule, or for a discrete one also a preset or
                 timesteps; None = the stage's default
     sampler     name in SAMPLERS; None = the stage's default
-    strength    part of the schedule that is run on an image, (0, 1]; 1 = from pure noise
+    strength    part of the steps that is run on an image, (0, 1]; 1 = all of them
+    inpainting  how the pixels outside the mask are kept; not used without mask
     on_step     called with (step, num_steps, x0) after each step
 
     Imagen, arXiv:2205.11487, section 2.
@@ -94,15 +98,17 @@ def sample_base(
         stage.schedule.sigmas(defaults.steps if steps is None else steps), strength
     )
     noise = ImageNoise(seed, shape[0], stage.device)
-    x = sigmas[0].item() * noise.randn(*shape[1:])
-    if known is not None and strength < 1:
-        x = x + known
+    drawn = noise.randn(*shape[1:])
+    x = start(drawn, sigmas) if known is None else known + sigmas[0].item() * drawn
     denoise = make_denoiser(stage, text, guidance, sigmas, shape[0])
-    if known is not None and mask is not None:
-        mask = fit_mask(mask, known)
-        denoise = keep_known(denoise, known, mask)
-    x = run(choose_sampler(sampler or defaults.sampler), denoise, x, sigmas, noise, on_step)
-    return to_image(x) if image is None or mask is None else composite(to_image(x), image, mask)
+    chosen = choose_sampler(sampler or defaults.sampler)
+    if image is None or known is None or mask is None:
+        return to_image(run(chosen, denoise, x, sigmas, noise, on_step))
+    mask = inpainting.mask(mask, known)
+    denoise = inpainting.denoiser(denoise, known, mask, sigmas)
+    num_steps = inpainting.resample * (len(sigmas) - 1)
+    x = run(inpainting.sampler(chosen), denoise, x, sigmas, noise, on_step, num_steps)
+    return composite(to_image(x), image, mask)
 
 
 @torch.inference_mode()
@@ -116,6 +122,7 @@ def super_resolve(
     steps: Spacing | None = None,
     sampler: str | None = None,
     aug_level: float | None = None,
+    aug_noise: AugNoise = "once",
     tile: int = 0,
     on_step: OnStep | None = None,
 ) -> Tensor:
@@ -126,9 +133,11 @@ def super_resolve(
     text        encoded prompt of 1 or b rows
     guidance    None = the stage's default scale, static thresholding
     seed        picture i draws its noise from seed + i; 0 to 2**64 - 1
-    steps       sampler steps; None = the stage's default
+    steps       sampler steps, or for a discrete schedule also a preset or timesteps; None = the
+                stage's default
     sampler     name in SAMPLERS; None = the stage's default
     aug_level   noise put on the picture before it is enlarged, 0..1; None = the stage's default
+    aug_noise   "once" draws that noise before the first step; "each step" draws it anew
     tile        side of the tiles of the output in pixels; 0 = the whole picture at once
     on_step     called with (step, num_steps, x0) after each step
 
@@ -145,9 +154,8 @@ def super_resolve(
         upsample(small, stage.config.scale, stage.config.align_corners), stage.unet.size_multiple
     )
     noise = ImageNoise(seed, len(small), stage.device)
-    x = sigmas[0].item() * noise.randn(*large.shape[1:])
-    aug_t = torch.full((len(small),), aug_level, device=stage.device)
-    lowres = augment(large, noise.randn(*large.shape[1:]), aug_t, stage.schedule)
+    x = start(noise.randn(*large.shape[1:]), sigmas)
+    lowres = augmentation(stage, large, aug_level, aug_noise, noise)
     tiles = tile_windows(stage, large.shape[2], large.shape[3], tile)
     denoise = make_denoiser(stage, text, guidance, sigmas, len(small), lowres, tiles)
     x = run(choose_sampler(sampler or defaults.sampler), denoise, x, sigmas, noise, on_step)
@@ -234,13 +242,22 @@ def per_stage(name: str, value, count: int) -> list:
     value   None, a number, or a sequence of numbers
     count   number of stages
     """
-    if not isinstance(value, Sequence):
+    if isinstance(value, str) or not isinstance(value, Sequence):
         return [value] * count
     if len(value) == 1:
         return [value[0]] * count
     if len(value) < count:
         raise ValueError(f"{name}: expected 1 or {count} values, got {len(value)}")
     return list(value[:count])
+
+
+def start(noise: Tensor, sigmas: Tensor) -> Tensor:
+    """Where a run from pure noise begins: x_t is the noise itself, whatever level the grid begins at.
+
+    noise    b c h w, unit normal
+    sigmas   the grid
+    """
+    return math.sqrt(1 + sigmas[0].item() ** 2) * noise  # x = x_t / alpha_t
 
 
 def choose_sampler(name: str) -> Sampler:
@@ -260,6 +277,7 @@ def run(
     sigmas: Tensor,
     noise: ImageNoise,
     on_step: OnStep | None,
+    num_steps: int | None = None,
 ) -> Tensor:
     """The sampler's result, its noise and its callback bound to this run.
 
@@ -269,8 +287,9 @@ def run(
     sigmas    the grid
     noise     the batch's generators
     on_step   None, or called with (step, num_steps, x0)
+    num_steps   that the sampler will report; None = one for each level of the grid
     """
-    num_steps = len(sigmas) - 1
+    num_steps = len(sigmas) - 1 if num_steps is None else num_steps
 
     def report(i: int, x0: Tensor) -> None:
         if on_step is not None:
@@ -279,16 +298,28 @@ def run(
     return sampler(denoise, x, sigmas, lambda: noise.randn(*x.shape[1:]), report)
 
 
-def partial_grid(sigmas: Tensor, strength: float) -> Tensor:
-    """The last part of a sampling grid: at least one step of it.
+def augmentation(
+    stage: Stage, large: Tensor, aug_level: float, aug_noise: AugNoise, noise: ImageNoise
+) -> Callable[[], Lowres]:
+    """What an SR stage is given at each step: the same picture with noise, or one with fresh noise.
 
-    sigmas     (num_steps + 1,)
-    strength   part to keep, (0, 1]
+    stage       its schedule says how much noise a level is
+    large       b 3 h w in [-1, 1], up-sampled
+    aug_level   0..1
+    aug_noise   "once" or "each step"
+    noise       the batch's generators
     """
-    if not 0 < strength <= 1:
-        raise ValueError(f"strength must be in (0, 1], got {strength}")
-    num_steps = len(sigmas) - 1
-    return sigmas[num_steps - max(1, round(num_steps * strength)) :]
+    level = torch.full((len(large),), aug_level, dtype=torch.float64)
+
+    def draw() -> Lowres:
+        return augment(large, noise.randn(*large.shape[1:]), level, stage.schedule)
+
+    if aug_noise not in AUG_NOISES:
+        raise ValueError(f"aug_noise must be one of {AUG_NOISES}, got {aug_noise!r}")
+    if aug_noise == "each step":
+        return draw
+    lowres = draw()
+    return lambda: lowres
 
 
 def check_size(stage: Stage, height: int, width: int) -> None:
@@ -329,44 +360,3 @@ def tile_windows(stage: Stage, height: int, width: int, tile: int) -> list[Windo
     if tile == 0 or (tile >= height and tile >= width):
         return None
     return windows(height, width, tile // multiple * multiple, multiple)
-
-
-def fit_mask(mask: Tensor, known: Tensor) -> Tensor:
-    """The mask at the picture's size and batch: b 1 h w in 0..1.
-
-    mask    b h w or h w, any size
-    known   b c h w
-    """
-    mask = mask.to(known).reshape(-1, 1, *mask.shape[-2:])
-    if mask.shape[2:] != known.shape[2:]:
-        mask = F.interpolate(mask, size=known.shape[2:], mode="bilinear", align_corners=False)
-    return mask.expand(len(known), -1, -1, -1).clamp(0, 1)
-
-
-def keep_known(denoise: Denoise, known: Tensor, mask: Tensor) -> Denoise:
-    """A denoiser that knows the picture where the mask is 0.
-
-    denoise   (x, i) -> estimate of x0
-    known     b c h w in [-1, 1]
-    mask      b 1 h w in 0..1, 1 = repaint
-    """
-
-    def denoise_unknown(x: Tensor, i: int) -> Denoised:
-        denoised = denoise(x, i)
-        return denoised._replace(x0=torch.lerp(known, denoised.x0, mask))
-
-    return denoise_unknown
-
-
-def composite(result: Tensor, image: Tensor, mask: Tensor) -> Tensor:
-    """The result where the mask is 1 and the picture, bit for bit, where it is 0.
-
-    result   b h w c
-    image    b h w c
-    mask     b 1 h w in 0..1
-    """
-    mask = rearrange(mask, "b 1 h w -> b h w 1").cpu()
-    image = image[..., :3].to(result)
-    return torch.where(
-        mask == 0, image, torch.where(mask == 1, result, torch.lerp(image, result, mask))
-    )

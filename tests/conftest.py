@@ -1,6 +1,10 @@
-"""A tiny random T5 and tiny stages, shared by all tests."""
+"""A tiny random T5, and tiny random DeepFloyd IF networks by diffusers, shared by all tests."""
 
+import warnings
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -49,3 +53,84 @@ def t5_folder(tmp_path_factory) -> Path:
     )
     fill(T5EncoderModel(config)).save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+IF_COMMON = {
+    "out_channels": 6,
+    "attention_head_dim": 16,
+    "cross_attention_dim": 128,
+    "cross_attention_norm": "group_norm",
+    "encoder_hid_dim": 64,
+    "encoder_hid_dim_type": "text_proj",
+    "addition_embed_type": "text",
+    "addition_embed_type_num_heads": 4,
+    "act_fn": "gelu",
+    "resnet_time_scale_shift": "scale_shift",
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+}
+DOWN, UP = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")
+CROSS_DOWN, CROSS_UP = ("SimpleCrossAttnDownBlock2D", "SimpleCrossAttnUpBlock2D")
+IF_STAGES = {
+    1: {
+        **IF_COMMON,
+        "in_channels": 3,
+        "sample_size": 64,
+        "block_out_channels": (32, 64, 96, 128),
+        "layers_per_block": 3,
+        "down_block_types": (DOWN, CROSS_DOWN, CROSS_DOWN, CROSS_DOWN),
+        "up_block_types": (CROSS_UP, CROSS_UP, CROSS_UP, UP),
+    },
+    2: {
+        **IF_COMMON,
+        "in_channels": 6,
+        "sample_size": 256,
+        "block_out_channels": (32, 64, 96, 128, 192),
+        "layers_per_block": (2, 2, 3, 5, 5),
+        "down_block_types": (DOWN, DOWN, DOWN, CROSS_DOWN, CROSS_DOWN),
+        "up_block_types": (CROSS_UP, CROSS_UP, UP, UP, UP),
+        "class_embed_type": "timestep",
+        "time_embedding_dim": 192,
+        "time_embedding_act_fn": "gelu",
+        "only_cross_attention": True,
+        "resnet_skip_time_act": True,
+        "resnet_out_scale_factor": 1 / 0.7071,
+        "mid_block_scale_factor": 1 / 0.7071,
+    },
+}
+
+
+class Published(NamedTuple):
+    """A tiny DeepFloyd IF stage as it is published: diffusers' network, and its folder."""
+
+    number: int
+    peer: Any
+    folder: Path
+
+
+@pytest.fixture(scope="session")
+def deepfloyd(tmp_path_factory) -> Callable[[int], Published]:
+    """DeepFloyd IF's stage I or II, random: uneven norms and biases, nothing left at zero.
+
+    Layers that training starts from zero are small, as they are after it.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        diffusers = pytest.importorskip("diffusers")
+        diffusers.utils.logging.set_verbosity_error()
+
+    @cache
+    def make(number: int) -> Published:
+        torch.manual_seed(number)
+        peer = diffusers.UNet2DConditionModel(**IF_STAGES[number]).eval()
+        with torch.no_grad():
+            for name, parameter in peer.named_parameters():
+                if parameter.ndim == 1:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+                if ".conv2." in name or ".to_out." in name:
+                    parameter.mul_(0.25)
+        assert all(parameter.any() for parameter in peer.parameters())
+        folder = tmp_path_factory.mktemp(f"if{number}")
+        peer.save_pretrained(folder / "unet")
+        return Published(number, peer, folder)
+
+    return make

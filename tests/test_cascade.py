@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from imagen_nodes.imagen_core.cascade import per_stage, sample_base, super_resolve
+from imagen_nodes.imagen_core.diffusion.editing import Inpainting
 from imagen_nodes.imagen_core.diffusion.guidance import Guidance
 from imagen_nodes.imagen_core.diffusion.noise import ImageNoise
 from imagen_nodes.imagen_core.diffusion.samplers import SAMPLERS
@@ -106,6 +107,55 @@ def test_a_mask_of_another_size_is_fitted(base, picture):
     assert torch.equal(result[:, :, :8], picture[:, :, :8])
 
 
+def test_each_walk_of_the_schedule_is_reported_and_changes_only_the_masked_part(base, picture):
+    mask = torch.zeros(1, 16, 24)
+    mask[:, :, 12:] = 1
+    seen = []
+    settings = dict(image=picture, mask=mask, seed=2, steps=5)
+    plain = sample_base(base, encoded(), **settings)
+    again = sample_base(
+        base, encoded(), inpainting=Inpainting(resample=3, jump=2),
+        on_step=lambda step, count, x0: seen.append((step, count)), **settings,
+    )  # fmt: skip
+    assert seen == [(i, 15) for i in range(1, 16)]
+    assert torch.equal(again[:, :, :12], picture[:, :, :12])
+    assert (again - plain)[:, :, 12:].abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_clean_inpainting_shows_the_network_the_picture_itself(base, picture, sampler):
+    """Where nothing is painted, the network sees the picture at every level, without noise."""
+    seen = []
+    unet = base.unet
+    handle = unet.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0][:1]))
+    mask = torch.zeros(1, 16, 24)
+    mask[:, :, 12:] = 1
+    settings = dict(image=picture[:1], mask=mask, seed=2, steps=4, sampler=sampler)
+    try:
+        result = sample_base(base, encoded(), inpainting=Inpainting("clean"), **settings)
+    finally:
+        handle.remove()
+    known = picture[:1].movedim(-1, 1) * 2 - 1
+    assert all(torch.allclose(x[..., :12], known[..., :12], atol=1e-4) for x in seen)
+    assert torch.equal(result[:, :, :12], picture[:1, :, :12])
+    assert (result - sample_base(base, encoded(), **settings)).abs().mean() > 1e-3
+
+
+def test_clean_inpainting_cuts_a_soft_mask_at_one_half(base, picture):
+    soft, hard = torch.full((1, 16, 24), 0.4), torch.zeros(1, 16, 24)
+    soft[:, :, 12:], hard[:, :, 12:] = 0.6, 1.0
+    settings = dict(image=picture, seed=2, inpainting=Inpainting("clean"))
+    cut = sample_base(base, encoded(), mask=soft, **settings)
+    assert torch.equal(cut, sample_base(base, encoded(), mask=hard, **settings))
+
+
+def test_bad_inpainting_is_named():
+    with pytest.raises(ValueError, match="inpaint must be one of .*clean.*got 'dirty'"):
+        Inpainting("dirty")
+    with pytest.raises(ValueError, match="resample and jump must be at least 1, got 0 and 10"):
+        Inpainting(resample=0)
+
+
 def test_strength_says_how_much_of_a_picture_is_left(base, picture):
     def distance(strength):
         result = sample_base(base, encoded(), image=picture, strength=strength, steps=20, seed=2)
@@ -114,11 +164,12 @@ def test_strength_says_how_much_of_a_picture_is_left(base, picture):
     assert distance(0.05) < distance(0.4) < distance(1.0)
 
 
-def test_image_to_image_of_full_strength_does_not_see_the_picture(base, picture):
+def test_image_to_image_of_full_strength_hardly_sees_the_picture(base, picture):
+    """At the noisy end of this schedule half a thousandth of a picture is left."""
     settings = dict(seed=2, strength=1.0)
     one = sample_base(base, encoded(), image=picture, **settings)
     other = sample_base(base, encoded(), image=1 - picture, **settings)
-    assert torch.equal(one, other)
+    assert (one - other).abs().max() < 0.01
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 9), (16, 16)])
@@ -145,6 +196,21 @@ def test_tiles_that_cover_the_picture_change_nothing(sr, picture):
 def test_augmentation_level_reaches_the_network(sr, picture):
     results = [super_resolve(sr, picture, encoded(), aug_level=level) for level in (0.0, 0.3)]
     assert (results[0] - results[1]).abs().mean() > 1e-3
+
+
+def test_augmentation_noise_is_drawn_once_or_at_each_step(sr, picture):
+    drawn = {}
+    for policy in ("once", "each step"):
+        seen = []
+        handle = sr.unet.register_forward_pre_hook(
+            lambda module, inputs, seen=seen: seen.append(inputs[3])
+        )
+        super_resolve(sr, picture, encoded(), aug_level=0.3, aug_noise=policy)
+        handle.remove()
+        drawn[policy] = len({given.sum().item() for given in seen})
+    assert drawn == {"once": 1, "each step": 3}
+    with pytest.raises(ValueError, match="aug_noise must be one of .*got 'never'"):
+        super_resolve(sr, picture, encoded(), aug_noise="never")
 
 
 def test_steps_are_reported_and_may_interrupt(base):

@@ -100,7 +100,7 @@ def make_denoiser(
     guidance: Guidance,
     sigmas: Tensor,
     batch: int,
-    lowres: Lowres | None = None,
+    lowres: Callable[[], Lowres] | None = None,
     windows: list[Window] | None = None,
 ) -> Denoise:
     """The function `denoise(x, i)` that a sampler calls at level i of its grid.
@@ -110,7 +110,7 @@ def make_denoiser(
     guidance   scale, interval and threshold
     sigmas     (num_steps + 1,) float64, the sampling grid
     batch      number of images in x
-    lowres     up-sampled and augmented conditioning of an SR stage
+    lowres     gives each step the up-sampled and augmented conditioning of an SR stage
     windows    evaluate the network window by window and blend; None = the whole image at once
     """
     logsnrs = -2 * sigmas[:-1].log()
@@ -124,11 +124,11 @@ def make_denoiser(
     if any(scale != 1.0 for scale in scales):
         both = TextContext.cat([cond, stage.unet.prepare(prompt.null_text).expand(batch)])
 
-    def evaluate(x_t: Tensor, i: int, window: Window | None = None) -> Tensor:
+    def evaluate(x_t: Tensor, i: int, shown: Lowres | None, window: Window | None = None) -> Tensor:
         """Guided network output for the whole image or one window: prediction, then variance."""
         context = cond if scales[i] == 1.0 else both
         rows = len(context) // batch
-        given = None if lowres is None else lowres.crop(window).repeat(rows)
+        given = None if shown is None else shown.crop(window).repeat(rows)
         output = stage.unet(
             x_t.to(stage.dtype).repeat(rows, 1, 1, 1),
             timesteps[i].expand(len(context)),
@@ -139,10 +139,11 @@ def make_denoiser(
 
     def denoise(x: Tensor, i: int) -> Denoised:
         x_t = alphas[i] * x
+        shown = None if lowres is None else lowres()
         if windows is None:
-            output = evaluate(x_t, i)
+            output = evaluate(x_t, i, shown)
         else:
-            output = blend(lambda window: evaluate(window.crop(x_t), i, window), windows, x)
+            output = blend(lambda window: evaluate(window.crop(x_t), i, shown, window), windows, x)
         prediction, variance = output[:, : x.shape[1]], output[:, x.shape[1] :]
         x0 = x0_from_output(stage.prediction, prediction, x_t, logsnrs[i])
         return Denoised(

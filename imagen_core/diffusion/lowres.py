@@ -3,13 +3,16 @@
 Imagen, arXiv:2205.11487, section 2.4 and figure A.32; CDM, arXiv:2106.15282.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from .schedules import AnySchedule, alpha_sigma
 from .tiles import Window
+
+AugNoise = Literal["once", "each step"]
+AUG_NOISES: tuple[AugNoise, ...] = ("once", "each step")
 
 
 class Lowres(NamedTuple):
@@ -53,5 +56,5 @@ def augment(image: Tensor, noise: Tensor, aug_t: Tensor, schedule: AnySchedule) 
     schedule   the stage's schedule
     """
     logsnr = schedule.logsnr(aug_t)
-    alpha_t, sigma_t = alpha_sigma(logsnr[:, None, None, None])
-    return Lowres(alpha_t * image + sigma_t * noise, 1000 * schedule.t(logsnr))
+    alpha_t, sigma_t = (part.to(image) for part in alpha_sigma(logsnr[:, None, None, None]))
+    return Lowres(alpha_t * image + sigma_t * noise, (1000 * schedule.t(logsnr)).to(image))

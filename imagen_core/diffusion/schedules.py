@@ -17,6 +17,7 @@ from .respacing import Spacing, timesteps
 
 ScheduleName = Literal["cosine", "linear"]
 LOGSNR_MAX = 15.0
+T_ROUNDING = 1e-4  # timesteps; what a float32 t may be short of its timestep
 
 
 def alpha_sigma(logsnr: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,7 +105,7 @@ class DiscreteSchedule:
         t   any shape, 0..1
         """
         last = self.num_timesteps - 1
-        index = (t.double() * self.num_timesteps).floor().clamp(0, last).long()
+        index = (t.double() * self.num_timesteps + T_ROUNDING).floor().clamp(0, last).long()
         return self.table().to(t.device)[index].to(t.dtype)
 
     def t(self, logsnr: Tensor) -> Tensor:

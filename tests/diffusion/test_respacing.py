@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from imagen_nodes.imagen_core.diffusion.lowres import augment
 from imagen_nodes.imagen_core.diffusion.respacing import SECTIONS, timesteps
 from imagen_nodes.imagen_core.diffusion.schedules import DiscreteSchedule
 
@@ -64,6 +65,23 @@ def test_discrete_cosine_schedule_has_the_published_values():
     assert alpha_bar[0].item() == pytest.approx(0.9999587, abs=1e-7)
     assert alpha_bar[250].item() == pytest.approx(0.8458880, abs=1e-7)
     assert alpha_bar[999].item() == pytest.approx(2.4288e-9, rel=1e-4)
+
+
+def test_an_augmentation_level_is_its_timestep_exactly():
+    """0.29 is just below 29 hundredths in float32; its timestep is 290 all the same."""
+    schedule = DiscreteSchedule()
+    for level in (0.25, 0.29, 0.57, 0.999):
+        t = torch.tensor([level])
+        assert torch.equal(
+            schedule.logsnr(t)[0].double(), schedule.table()[round(level * 1000)].float().double()
+        )
+    found = augment(
+        torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2), torch.tensor([0.29]).double(), schedule
+    )
+    assert found.timestep.item() == 290
+    assert found.image[0, 0, 0, 0].item() == pytest.approx(
+        (1 - schedule.table()[290].sigmoid()).sqrt().item()
+    )
 
 
 def test_discrete_schedule_finds_its_timesteps_again():

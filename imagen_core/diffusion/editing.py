@@ -1,0 +1,177 @@
+"""Sampling that starts from a picture, and sampling that keeps part of one.
+
+Two ways to keep the pixels outside a mask, both around any denoiser and any sampler. "repaint": they
+carry the noise of each level, and the part to paint is drawn to fit (RePaint, arXiv:2201.09865, which
+also goes back up the schedule and down again). "clean": the network sees them without noise at every
+level, as DeepFloyd IF does.
+
+SDEdit, arXiv:2108.01073 (strength).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from .denoiser import Denoise, Denoised
+from .samplers import Noise, OnStep, Sampler
+
+InpaintName = Literal["repaint", "clean"]
+INPAINTS: tuple[InpaintName, ...] = ("repaint", "clean")
+
+
+@dataclass(frozen=True)
+class Inpainting:
+    """How the pixels outside a mask are kept, and how often the schedule is walked.
+
+    method     "repaint": kept pixels carry the noise of each level; "clean": the network sees them
+               without noise, and the mask is cut at one half, as DeepFloyd IF does
+    resample   walks of each stretch of the schedule, with noise put back in between; 1 = plain
+    jump       steps of such a stretch
+    """
+
+    method: InpaintName = "repaint"
+    resample: int = 1
+    jump: int = 10
+
+    def __post_init__(self):
+        if self.method not in INPAINTS:
+            raise ValueError(f"inpaint must be one of {INPAINTS}, got {self.method!r}")
+        if self.resample < 1 or self.jump < 1:
+            raise ValueError(
+                f"resample and jump must be at least 1, got {self.resample} and {self.jump}"
+            )
+
+    def mask(self, mask: Tensor, known: Tensor) -> Tensor:
+        """The mask at the picture's size and batch: b 1 h w in 0..1.
+
+        mask    b h w or h w, any size, 1 = repaint
+        known   b c h w
+        """
+        mask = fit_mask(mask, known)
+        return (mask >= 0.5).to(mask) if self.method == "clean" else mask
+
+    def denoiser(self, denoise: Denoise, known: Tensor, mask: Tensor, sigmas: Tensor) -> Denoise:
+        """A denoiser that keeps the picture where the mask is 0.
+
+        denoise   (x, i) -> estimate of x0 at sigmas[i]
+        known     b c h w in [-1, 1]
+        mask      b 1 h w in 0..1, 1 = repaint
+        sigmas    the sampling grid
+        """
+        if self.method == "clean":
+            denoise = show_clean(denoise, known, mask, sigmas)
+        return keep_known(denoise, known, mask)
+
+    def sampler(self, sampler: Sampler) -> Sampler:
+        """The sampler, walking as often as is asked.
+
+        sampler   one of SAMPLERS
+        """
+        return sampler if self.resample == 1 else resampled(sampler, self.resample, self.jump)
+
+
+def partial_grid(sigmas: Tensor, strength: float) -> Tensor:
+    """The last part of a sampling grid: at least one step of it.
+
+    sigmas     (num_steps + 1,)
+    strength   part of the steps to keep, rounded down, (0, 1]
+    """
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength must be in (0, 1], got {strength}")
+    num_steps = len(sigmas) - 1
+    return sigmas[num_steps - max(1, int(num_steps * strength)) :]
+
+
+def fit_mask(mask: Tensor, known: Tensor) -> Tensor:
+    """The mask at the picture's size and batch: b 1 h w in 0..1.
+
+    mask    b h w or h w, any size
+    known   b c h w
+    """
+    mask = mask.to(known).reshape(-1, 1, *mask.shape[-2:])
+    if mask.shape[2:] != known.shape[2:]:
+        mask = F.interpolate(mask, size=known.shape[2:], mode="bilinear", align_corners=False)
+    return mask.expand(len(known), -1, -1, -1).clamp(0, 1)
+
+
+def keep_known(denoise: Denoise, known: Tensor, mask: Tensor) -> Denoise:
+    """A denoiser that knows the picture where the mask is 0.
+
+    denoise   (x, i) -> estimate of x0
+    known     b c h w in [-1, 1]
+    mask      b 1 h w in 0..1, 1 = repaint
+    """
+
+    def denoise_unknown(x: Tensor, i: int) -> Denoised:
+        denoised = denoise(x, i)
+        return denoised._replace(x0=torch.lerp(known, denoised.x0, mask))
+
+    return denoise_unknown
+
+
+def show_clean(denoise: Denoise, known: Tensor, mask: Tensor, sigmas: Tensor) -> Denoise:
+    """A denoiser whose network sees the picture itself where the mask is 0, at every level.
+
+    denoise   (x, i) -> estimate of x0 at sigmas[i]
+    known     b c h w in [-1, 1]
+    mask      b 1 h w, 1 = repaint, nothing between 0 and 1
+    sigmas    the sampling grid
+    """
+    scales = (1 + sigmas.square()).sqrt().tolist()  # x = x_t / alpha_t
+
+    def denoise_shown(x: Tensor, i: int) -> Denoised:
+        return denoise(torch.where(mask == 1, x, scales[i] * known), i)
+
+    return denoise_shown
+
+
+def resampled(sampler: Sampler, times: int, jump: int) -> Sampler:
+    """A sampler that walks each stretch of the grid several times, with noise put back in between.
+
+    sampler   one of SAMPLERS
+    times     walks of each stretch
+    jump      steps of a stretch
+
+    RePaint, arXiv:2201.09865, section 4.2.
+    """
+
+    def sample(
+        denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep
+    ) -> Tensor:
+        num_steps, done = len(sigmas) - 1, 0
+        for first in range(0, num_steps, jump):
+            stretch = sigmas[first : first + jump + 1]
+            back = math.sqrt(stretch[0].item() ** 2 - stretch[-1].item() ** 2)
+            for walk in range(times):
+                if walk > 0:
+                    x = x + back * noise()
+                x = sampler(
+                    lambda x, i, first=first: denoise(x, first + i),
+                    x,
+                    stretch,
+                    noise,
+                    lambda i, x0, done=done: on_step(done + i, x0),
+                )
+                done += len(stretch) - 1
+        return x
+
+    return sample
+
+
+def composite(result: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+    """The result where the mask is 1 and the picture, bit for bit, where it is 0.
+
+    result   b h w c
+    image    b h w c
+    mask     b 1 h w in 0..1
+    """
+    mask = rearrange(mask, "b 1 h w -> b h w 1").cpu()
+    image = image[..., :3].to(result)
+    return torch.where(
+        mask == 0, image, torch.where(mask == 1, result, torch.lerp(image, result, mask))
+    )
