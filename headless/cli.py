@@ -268,12 +268,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     options   of the command line
     """
+    from ..nodes import host
     from .core_nodes import Folders, folders
     from .execute import Bar, execute
     from .registry import default_registry
     from .workflow import load_workflow
 
     folders.set(Folders(options.input, options.out, options.out / "temp"))
+    host.temporary.set(options.out / "temp")
     registry = default_registry()
     graph, workflow = load_workflow(options.workflow, registry)
     for change in options.set:

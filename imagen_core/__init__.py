@@ -9,6 +9,7 @@ from .diffusion.editing import Inpainting
 from .diffusion.guidance import Guidance, dynamic_threshold, static_threshold
 from .diffusion.samplers import SAMPLERS
 from .diffusion.schedules import Schedule
+from .diffusion.trace import Trace
 from .stage import SamplingDefaults, Stage, StageConfig
 from .text import EncodedPrompt, TextEmbedding, TextEncoder, load_text_encoder
 from .unet.adm import ADMConfig, ADMUNet
@@ -33,6 +34,7 @@ __all__ = [
     "StageConfig",
     "TextEmbedding",
     "TextEncoder",
+    "Trace",
     "dynamic_threshold",
     "load_cascade",
     "load_stage",

@@ -22,6 +22,7 @@ from .diffusion.noise import ImageNoise
 from .diffusion.respacing import Spacing
 from .diffusion.samplers import SAMPLERS, Sampler
 from .diffusion.tiles import Window, windows
+from .diffusion.trace import Trace
 from .stage import Stage
 from .text.embedding import EncodedPrompt
 from .text.encoder import TextEncoder
@@ -63,6 +64,7 @@ def sample_base(
     strength: float = 1.0,
     inpainting: Inpainting = Inpainting(),
     on_step: OnStep | None = None,
+    trace: Trace | None = None,
 ) -> Tensor:
     """Pictures of the text, from noise or from a given picture: b h w c in 0..1.
 
@@ -81,6 +83,7 @@ def sample_base(
     strength    part of the steps that is run on an image, (0, 1]; 1 = all of them
     inpainting  how the pixels outside the mask are kept; not used without mask
     on_step     called with (step, num_steps, x0) after each step
+    trace       keeps what the threshold did at each step, to be read afterwards
 
     Imagen, arXiv:2205.11487, section 2.
     """
@@ -100,7 +103,7 @@ def sample_base(
     noise = ImageNoise(seed, shape[0], stage.device)
     drawn = noise.randn(*shape[1:])
     x = start(drawn, sigmas) if known is None else known + sigmas[0].item() * drawn
-    denoise = make_denoiser(stage, text, guidance, sigmas, shape[0])
+    denoise = make_denoiser(stage, text, guidance, sigmas, shape[0], trace=trace)
     chosen = choose_sampler(sampler or defaults.sampler)
     if image is None or known is None or mask is None:
         return to_image(run(chosen, denoise, x, sigmas, noise, on_step))
@@ -125,6 +128,7 @@ def super_resolve(
     aug_noise: AugNoise = "once",
     tile: int = 0,
     on_step: OnStep | None = None,
+    trace: Trace | None = None,
 ) -> Tensor:
     """The pictures enlarged by the stage's scale: b (scale h) (scale w) c in 0..1.
 
@@ -140,6 +144,7 @@ def super_resolve(
     aug_noise   "once" draws that noise before the first step; "each step" draws it anew
     tile        side of the tiles of the output in pixels; 0 = the whole picture at once
     on_step     called with (step, num_steps, x0) after each step
+    trace       keeps what the threshold did at each step, to be read afterwards
 
     Imagen, arXiv:2205.11487, sections 2.4 and 2.5.
     """
@@ -157,7 +162,7 @@ def super_resolve(
     x = start(noise.randn(*large.shape[1:]), sigmas)
     lowres = augmentation(stage, large, aug_level, aug_noise, noise)
     tiles = tile_windows(stage, large.shape[2], large.shape[3], tile)
-    denoise = make_denoiser(stage, text, guidance, sigmas, len(small), lowres, tiles)
+    denoise = make_denoiser(stage, text, guidance, sigmas, len(small), lowres, tiles, trace)
     x = run(choose_sampler(sampler or defaults.sampler), denoise, x, sigmas, noise, on_step)
     return to_image(x[..., :height, :width])
 

@@ -4,6 +4,7 @@ from . import host
 from .conditioning import ImagenDynamicThreshold, ImagenMixPrompts, ImagenT5Encode
 from .loaders import ImagenLoadCascade, ImagenLoadStage, ImagenLoadTextEncoder
 from .sampling import ImagenBaseSample, ImagenSR256, ImagenSR1024
+from .view import ImagenCascadeView
 
 NODE_CLASS_MAPPINGS = {
     "ImagenLoadCascade": ImagenLoadCascade,
@@ -15,6 +16,7 @@ NODE_CLASS_MAPPINGS = {
     "ImagenBaseSample": ImagenBaseSample,
     "ImagenSR256": ImagenSR256,
     "ImagenSR1024": ImagenSR1024,
+    "ImagenCascadeView": ImagenCascadeView,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -27,6 +29,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "ImagenBaseSample": "Imagen Base Sample",
     "ImagenSR256": "Imagen SR 256",
     "ImagenSR1024": "Imagen SR 1024",
+    "ImagenCascadeView": "Cascade View",
 }
 
 host.register_folders()

@@ -4,6 +4,7 @@ from typing import Any
 
 from . import host
 from .shortage import in_parts, prompts_of, rows_of, running_bytes, smaller_parts
+from .watch import Watch
 from .widgets import SAMPLER, SEED, integer, number, wire
 
 
@@ -69,7 +70,7 @@ class ImagenBaseSample:
         guidance: Any = None,
         image: Any = None,
         mask: Any = None,
-    ) -> tuple:
+    ) -> Any:
         """The pictures."""
         from ..imagen_core import sample_base
 
@@ -78,6 +79,7 @@ class ImagenBaseSample:
         require_mask(mask, image, "Imagen Base Sample")
         if image is not None:
             batch_size, height, width = image.shape[:3]
+        watch = Watch()
 
         def make(rows: slice, tile: int) -> Any:
             return sample_base(
@@ -93,12 +95,13 @@ class ImagenBaseSample:
                 steps=steps,
                 sampler=sampler,
                 strength=strength,
-                on_step=host.progress(),
+                **watch.part(rows.start),
             )
 
         with host.on_device(stage.unet, running_bytes(stage, batch_size, height, width)):
             ways = smaller_parts(batch_size, 0)
-            return (host.to_results(in_parts(make, batch_size, ways, "Imagen Base Sample")),)
+            made = in_parts(make, batch_size, ways, "Imagen Base Sample")
+        return watch.result(host.to_results(made))
 
 
 def super_resolution_inputs(steps: int) -> dict[str, Any]:
@@ -162,7 +165,7 @@ class ImagenSR256:
         aug_level: float,
         tile: int,
         guidance: Any = None,
-    ) -> tuple:
+    ) -> Any:
         """The enlarged pictures."""
         from ..imagen_core import super_resolve
 
@@ -170,7 +173,7 @@ class ImagenSR256:
         require_image(image, self.NAME)
         require_input_size(stage, image, self.NAME)
         height, width = (stage.config.scale * side for side in image.shape[1:3])
-        batch = len(image)
+        batch, watch = len(image), Watch()
 
         def make(rows: slice, tile: int) -> Any:
             return super_resolve(
@@ -183,14 +186,15 @@ class ImagenSR256:
                 sampler=sampler,
                 aug_level=aug_level,
                 tile=tile,
-                on_step=host.progress(),
+                **watch.part(rows.start),
             )
 
         at_once = [min(tile or side, side) for side in (height, width)]
         with host.on_device(stage.unet, running_bytes(stage, batch, *at_once)):
             least = 4 * stage.unet.size_multiple
             ways = smaller_parts(batch, tile, max(height, width), least)
-            return (host.to_results(in_parts(make, batch, ways, self.NAME)),)
+            made = in_parts(make, batch, ways, self.NAME)
+        return watch.result(host.to_results(made))
 
 
 class ImagenSR1024(ImagenSR256):

@@ -9,6 +9,7 @@ References: v-prediction, arXiv:2202.00512; Imagen, arXiv:2205.11487, section 2.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from .guidance import Guidance
 from .lowres import Lowres
 from .schedules import alpha_sigma
 from .tiles import Window, blend
+from .trace import Trace
 
 if TYPE_CHECKING:
     from ..stage import Stage
@@ -102,6 +104,7 @@ def make_denoiser(
     batch: int,
     lowres: Callable[[], Lowres] | None = None,
     windows: list[Window] | None = None,
+    trace: Trace | None = None,
 ) -> Denoise:
     """The function `denoise(x, i)` that a sampler calls at level i of its grid.
 
@@ -112,6 +115,7 @@ def make_denoiser(
     batch      number of images in x
     lowres     gives each step the up-sampled and augmented conditioning of an SR stage
     windows    evaluate the network window by window and blend; None = the whole image at once
+    trace      keeps what the threshold did at each level; None = nobody asks
     """
     logsnrs = -2 * sigmas[:-1].log()
     alphas = alpha_sigma(logsnrs)[0].tolist()
@@ -146,8 +150,7 @@ def make_denoiser(
             output = blend(lambda window: evaluate(window.crop(x_t), i, shown, window), windows, x)
         prediction, variance = output[:, : x.shape[1]], output[:, x.shape[1] :]
         x0 = x0_from_output(stage.prediction, prediction, x_t, logsnrs[i])
-        return Denoised(
-            guidance.apply_threshold(x0), (variance + 1) / 2 if variance.numel() else None
-        )
+        x0 = guidance.apply_threshold(x0, None if trace is None else partial(trace.record, i))
+        return Denoised(x0, (variance + 1) / 2 if variance.numel() else None)
 
     return denoise

@@ -6,6 +6,7 @@ References: CFG, arXiv:2207.12598; Imagen, arXiv:2205.11487, sections 2.2 and 2.
 guidance, Imagen Video, arXiv:2210.02303; guidance interval, arXiv:2404.07724.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,14 +64,23 @@ class Guidance:
             for i in range(num_steps)
         ]
 
-    def apply_threshold(self, x0: Tensor) -> Tensor:
+    def apply_threshold(
+        self, x0: Tensor, on_bound: Callable[[Tensor, Tensor], None] | None = None
+    ) -> Tensor:
         """x0 after this guidance's threshold.
 
-        x0   b c h w
+        x0         b c h w
+        on_bound   None, or called with x0 and what |x0| may reach in each picture, (b,)
         """
-        if self.threshold == "dynamic":
-            return dynamic_threshold(x0, self.percentile, self.max_value)
-        return static_threshold(x0) if self.threshold == "static" else x0
+        if self.threshold == "none":
+            return x0
+        if self.threshold == "static":
+            bound = x0.new_ones(len(x0))
+        else:
+            bound = dynamic_bound(x0, self.percentile, self.max_value)
+        if on_bound is not None:
+            on_bound(x0, bound)
+        return rescale(x0, bound)
 
 
 def dynamic_threshold(
@@ -85,11 +95,32 @@ def dynamic_threshold(
 
     Imagen, arXiv:2205.11487, section 2.3.
     """
+    return rescale(x0, dynamic_bound(x0, percentile, max_value))
+
+
+def dynamic_bound(x0: Tensor, percentile: float, max_value: float | None) -> Tensor:
+    """The threshold s of each image: (b,), at least 1.
+
+    x0          b c h w, any range, float32 or wider
+    percentile  quantile of |x0| per image, (0, 1]
+    max_value   upper bound on that quantile, >= 1; None = no bound
+
+    Imagen, arXiv:2205.11487, section 2.3.
+    """
     magnitudes = x0.abs().flatten(1)
     s = (torch.quantile if magnitudes.numel() <= QUANTILE_LIMIT else _large_quantile)(
         magnitudes, percentile, dim=1
     )
-    s = s.nan_to_num(nan=torch.inf).clamp(1.0, max_value)[:, None, None, None]  # inf - inf in lerp
+    return s.nan_to_num(nan=torch.inf).clamp(1.0, max_value)  # inf - inf in lerp
+
+
+def rescale(x0: Tensor, bound: Tensor) -> Tensor:
+    """x0 clipped to its bound and divided by it: in [-1, 1].
+
+    x0      b c h w
+    bound   (b,), at least 1
+    """
+    s = bound[:, None, None, None]
     return x0.clamp(-s, s) / s
 
 

@@ -1,7 +1,8 @@
 """The one door to whatever runs the nodes: ComfyUI where it is there, else a plain shell.
 
 Folders of models (files), the device and its memory (memory), progress, previews and interrupts
-(progress). ComfyUI's modules are found through `door` once it has loaded them, and never imported.
+(progress), pictures that are only looked at (pictures). ComfyUI's modules are found through `door`
+once it has loaded them, and never imported.
 """
 
 from .files import (
@@ -22,6 +23,7 @@ from .memory import (
     out_of_memory,
     to_results,
 )
+from .pictures import save_temporary, temporary, watched
 from .progress import OnStep, note, preview, progress, reporter
 
 __all__ = [
@@ -41,7 +43,10 @@ __all__ = [
     "register_folders",
     "reporter",
     "resolve",
+    "save_temporary",
     "stage_names",
+    "temporary",
     "text_encoder_names",
     "to_results",
+    "watched",
 ]

@@ -1,0 +1,56 @@
+"""Looking at a cascade: its stages over each other."""
+
+from typing import Any
+
+from . import host
+from .widgets import wire
+
+STAGES = ("64", "256", "1024")
+
+
+class ImagenCascadeView:
+    """The stages' pictures over each other."""
+
+    DESCRIPTION = (
+        "Lays the pictures of the stages over each other: move the pointer and the loupe shows the same "
+        "place in each of them. Any of the inputs may be left open."
+    )
+    CATEGORY = "imagen"
+    FUNCTION = "show"
+    RETURN_TYPES = ()
+    RETURN_NAMES = ()
+    OUTPUT_TOOLTIPS = ()
+    OUTPUT_NODE = True
+    SEARCH_ALIASES = ["preview image", "compare", "loupe", "magnifier", "imagen view"]
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """ComfyUI's declaration of inputs."""
+        return {
+            "optional": {
+                "image_64": wire("IMAGE", "From Imagen Base Sample, or any other picture."),
+                "image_256": wire("IMAGE", "From Imagen SR 256, or any other picture."),
+                "image_1024": wire("IMAGE", "From Imagen SR 1024, or any other picture."),
+            }
+        }
+
+    def show(self, image_64: Any = None, image_256: Any = None, image_1024: Any = None) -> dict:
+        """The pictures as temporary files: all in `images`, and by stage in `imagen_view`."""
+        given = dict(zip(STAGES, (image_64, image_256, image_1024), strict=True))
+        given = {name: image for name, image in given.items() if image is not None}
+        if not given:
+            raise ValueError(
+                "Cascade View: expected at least one of image_64, image_256 and image_1024, got none; "
+                "connect the result of a stage"
+            )
+        stages = [
+            {
+                "stage": name,
+                "width": image.shape[2],
+                "height": image.shape[1],
+                "images": [host.save_temporary(picture) for picture in image],
+            }
+            for name, image in given.items()
+        ]
+        files = [file for stage in stages for file in stage["images"]]
+        return {"ui": {"images": files, "imagen_view": stages}}
