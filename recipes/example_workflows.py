@@ -1,8 +1,8 @@
 """Writes example_workflows/: each graph in the UI format, in the API format, and its thumbnail.
 
-    python recipes/example_workflows.py [--pictures]
+    python recipes/example_workflows.py [--pictures [NAME ...]]
 
-With --pictures every graph is run and its result becomes the thumbnail.
+With --pictures every graph, or those that are named, is run and its result becomes the thumbnail.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from imagen_nodes.headless.execute import Bar, execute
 from imagen_nodes.headless.graph import Graph, Link, Node, to_api
 from imagen_nodes.headless.registry import declared_inputs, default_registry
 from imagen_nodes.headless.ui_build import to_ui
+from imagen_nodes.nodes import host
 
 OUT = Path(__file__).parent.parent / "example_workflows"
 TITLES = {
@@ -28,6 +29,7 @@ TITLES = {
     "ImagenBaseSample": "Imagen Base Sample",
     "ImagenSR256": "Imagen SR 256",
     "ImagenSR1024": "Imagen SR 1024",
+    "ImagenCascadeView": "Cascade View",
 }
 
 
@@ -68,16 +70,23 @@ class Builder:
             image = Link(stage, 0)
         return image
 
-    def save(self, image: Link) -> Graph:
+    def save(self, image: Link, prefix: str = "imagen") -> Graph:
         """The finished graph."""
-        self.add("SaveImage", "Save Image", images=image, filename_prefix="imagen")
+        self.add("SaveImage", "Save Image", images=image, filename_prefix=prefix)
         return self.graph
+
+    def view(self, **images: Link) -> None:
+        """The stages over each other."""
+        self.add("ImagenCascadeView", **images)
 
 
 def text_to_1024() -> Graph:
     b = Builder()
     loader, text, guidance = b.start("a red apple, noto style")
-    return b.save(b.enlarge(loader, Link(b.base(loader, text, guidance), 0), text))
+    small = Link(b.base(loader, text, guidance), 0)
+    large = b.enlarge(loader, small, text)
+    b.view(image_64=small, image_256=b.graph[large.node].inputs["image"], image_1024=large)
+    return b.save(large)
 
 
 def text_to_64() -> Graph:
@@ -148,6 +157,52 @@ def upscale_a_picture() -> Graph:
     return b.save(b.enlarge(loader, Link(picture, 0), text, tile=256))
 
 
+def guidance_sweep() -> Graph:
+    """Rows of the result: static, then dynamic threshold; columns: weak, medium, strong guidance."""
+    b = Builder()
+    loader, text, first = b.start("a red apple, noto style")
+    del b.graph[first]
+    batch = None
+    for threshold in ("static", "dynamic"):
+        for scale in (1.5, 4.0, 12.0):
+            title = f"{threshold}, scale {scale:g}"
+            guidance = b.add(
+                "ImagenDynamicThreshold", title, guidance_scale=scale, threshold=threshold
+            )
+            image = Link(b.base(loader, text, guidance), 0)
+            b.graph[image.node].title = f"64: {title}"
+            if batch is not None:
+                image = Link(b.add("ImageBatch", "Together", image1=batch, image2=image), 0)
+            batch = image
+    assert batch is not None
+    return b.save(batch, "imagen_sweep")
+
+
+def another_upscaler() -> Graph:
+    b = Builder()
+    loader, text, guidance = b.start("a red apple, noto style")
+    small = Link(b.base(loader, text, guidance), 0)
+    middle = b.add(
+        "ImageScale",
+        "64 to 256: any upscaler",
+        image=small,
+        upscale_method="lanczos",
+        width=256,
+        height=256,
+        crop="disabled",
+    )
+    large = b.add("ImagenSR1024", stage=Link(loader, 3), image=Link(middle, 0), text=Link(text, 0))
+    b.view(image_64=small, image_256=Link(middle, 0), image_1024=Link(large, 0))
+    return b.save(Link(large, 0))
+
+
+def synthetic_data() -> Graph:
+    b = Builder()
+    loader, text, guidance = b.start("a red apple, noto style")
+    small = Link(b.base(loader, text, guidance, batch_size=8), 0)
+    return b.save(b.enlarge(loader, small, text, upto=256), "dataset/red_apple")
+
+
 NOTES = {
     text_to_1024: "## Text to 1024\nThe whole cascade: 64, 256, 1024. Change the prompt, then the seed.",
     text_to_64: "## Text to 64\nThe base alone, four at once: the quickest way to try a prompt.",
@@ -157,22 +212,43 @@ NOTES = {
     inpaint: "## Inpaint\nOnly white of the mask is painted. Copy the two pictures of "
     "`example_workflows/input` to ComfyUI's input folder first.",
     upscale_a_picture: "## Upscale a picture\nThe SR stages take any picture, whole or in tiles.",
+    guidance_sweep: "## Guidance sweep\nThe same seed under three guidance scales and two thresholds: see "
+    "where static clipping burns and what dynamic thresholding does instead. The chart under each sampler "
+    "says how much was clipped.",
+    another_upscaler: "## Another upscaler\nLanczos stands in for the first SR stage. Put *Upscale Image "
+    "(using Model)* there for one that is trained: between two stages runs an ordinary image.",
+    synthetic_data: "## Synthetic data\nEach run adds eight pictures to `output/dataset` and the seeds "
+    "change: choose *Run (instant)* beside the Run button and it goes on until you stop it. In a shell: "
+    "`for s in 0 8 16; do imagen run synthetic_data.json --set ImagenBaseSample.seed=$s; done`",
 }
+LOOPED = {synthetic_data}  # whose seeds change after each run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", action="store_true", help="run each and keep its picture")
+    parser.add_argument("--pictures", nargs="*", help="run each, or these, and keep the picture")
     options = parser.parse_args()
     (OUT / "api").mkdir(parents=True, exist_ok=True)
     registry = default_registry()
     for make, note in NOTES.items():
         graph = make()
         workflow = to_ui(graph, registry, note)
+        if make in LOOPED:
+            move_on(workflow)
         write(OUT / f"{make.__name__}.json", workflow)
         write(OUT / "api" / f"{make.__name__}.json", to_api(graph))
-        if options.pictures:
+        if options.pictures is not None and (
+            make.__name__ in options.pictures or not options.pictures
+        ):
             thumbnail(graph, workflow, OUT / f"{make.__name__}.jpg")
+
+
+def move_on(workflow: dict[str, Any]) -> None:
+    """Seeds that change after each run of the interface."""
+    for node in workflow["nodes"]:
+        if node["type"].startswith("Imagen"):
+            values = node["widgets_values"]
+            node["widgets_values"] = ["randomize" if v == "fixed" else v for v in values]
 
 
 def write(path: Path, data: dict[str, Any]) -> None:
@@ -185,14 +261,16 @@ def thumbnail(graph: Graph, workflow: dict[str, Any], path: Path) -> None:
     from PIL import Image
 
     folder = Path(tempfile.mkdtemp())
-    folders.set(Folders(OUT / "input", folder, folder))
+    folders.set(Folders(OUT / "input", folder, folder / "temp"))
+    host.temporary.set(folder / "temp")
     execute(graph, default_registry(), workflow, Bar)
     pictures = [Image.open(file).convert("RGB") for file in sorted(folder.glob("*.png"))]
-    side = 384 // (2 if len(pictures) > 1 else 1)
-    sheet = Image.new("RGB", (384, 384), "white")
-    for i, picture in enumerate(pictures[:4]):
+    across = {1: 1, 6: 3}.get(len(pictures), 2)
+    side = 384 // across
+    sheet = Image.new("RGB", (384, side * min(2, across)), "white")
+    for i, picture in enumerate(pictures[: across * min(2, across)]):
         method = Image.Resampling.NEAREST if picture.width < side else Image.Resampling.LANCZOS
-        sheet.paste(picture.resize((side, side), method), (i % 2 * side, i // 2 * side))
+        sheet.paste(picture.resize((side, side), method), (i % across * side, i // across * side))
     sheet.save(path, quality=88)
     shutil.rmtree(folder)
 

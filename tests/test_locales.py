@@ -1,0 +1,57 @@
+"""Every node and input has its texts, in English as declared and in Chinese."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HINT = "run python recipes/locales.py, then translate what it added to locales/zh"
+
+
+def recipe():
+    spec = importlib.util.spec_from_file_location("locales", ROOT / "recipes" / "locales.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+MADE = recipe()
+FILES = {"nodeDefs": MADE.node_texts(), "commands": MADE.COMMANDS, "main": MADE.MAIN}
+
+
+def read(language, name):
+    return json.loads((ROOT / "locales" / language / f"{name}.json").read_text("utf-8"))
+
+
+def keys(texts):
+    return {
+        (key, *rest)
+        for key, value in texts.items()
+        for rest in (keys(value) if isinstance(value, dict) else [()])
+    }
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_english_is_what_the_nodes_declare(name):
+    assert read("en", name) == FILES[name], HINT
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_chinese_covers_the_same(name):
+    assert keys(read("zh", name)) == keys(FILES[name]), HINT
+
+
+def test_chinese_is_chinese():
+    texts = read("zh", "nodeDefs")
+    said = [node["display_name"] + node["description"] for node in texts.values()]
+    chinese = [text for text in said if any("\u4e00" <= letter <= "\u9fff" for letter in text)]
+    assert len(chinese) >= 0.7 * len(said), HINT
+
+
+def test_a_new_text_is_added_in_english_and_a_known_one_stays():
+    wanted = {"a": {"name": "one"}, "b": "two"}
+    assert MADE.completed({"a": {"name": "一"}, "c": "gone"}, wanted) == {
+        "a": {"name": "一"}, "b": "two",
+    }  # fmt: skip

@@ -1,0 +1,136 @@
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+
+import { freePlace, NODES } from "../../web/lib/cascade.js";
+import { makeExtension } from "../../web/lib/extension.js";
+import { findNode } from "../../web/lib/nodes.js";
+import { COLOURS } from "../../web/lib/wires.js";
+import { fakeDocument, fakeGraph, find } from "./fakes.js";
+
+const SCHEMA = JSON.parse(readFileSync(new URL("../nodes/schema.json", import.meta.url), "utf8"));
+const NAMES = {
+  ImagenLoadCascade: ["text_encoder", "base", "sr256", "sr1024"],
+  ImagenDynamicThreshold: ["guidance"],
+  ImagenT5Encode: ["text"],
+  ImagenCascadeView: [],
+};
+const TYPES = Object.fromEntries(
+  Object.entries(SCHEMA).map(([type, { inputs }]) => [
+    type,
+    { inputs: inputs.map((input) => input[1]), outputs: NAMES[type] ?? ["image"] },
+  ]),
+);
+TYPES.SaveImage = { inputs: ["images", "filename_prefix"], outputs: [] };
+
+function setUp() {
+  const { graph, LiteGraph } = fakeGraph(TYPES);
+  const done = [];
+  const app = {
+    canvas: { graph, default_connection_color_byType: {} },
+    extensionManager: { command: { execute: (id) => done.push(id) } },
+    rootGraph: { getNodeById: (id) => graph.nodes.find((node) => node.id === id) },
+  };
+  const page = { document: fakeDocument(), LiteGraph, LGraphCanvas: { link_type_colors: {} } };
+  return { app, page, graph, done, extension: makeExtension(app, { apiURL: (path) => path }, page) };
+}
+
+function nodeOf(comfyClass) {
+  return {
+    comfyClass,
+    widgets: [],
+    size: [300, 100],
+    computeSize: () => [300, 250],
+    setSize(size) { this.size = size; },
+    addDOMWidget(name, type, element, options) {
+      const widget = { name, type, element, options };
+      this.widgets.push(widget);
+      return widget;
+    },
+  };
+}
+
+const TRACE = { imagen_trace: [{ threshold: [[1]], clipped: [[0]], frames: 0 }] };
+
+test("panels have no value, in the prompt or in the file", () => {
+  const { extension } = setUp();
+  for (const kind of ["ImagenBaseSample", "ImagenSR256", "ImagenSR1024", "ImagenCascadeView"]) {
+    const node = nodeOf(kind);
+    extension.nodeCreated(node);
+    assert.equal(node.widgets.length, 1, kind);
+    assert.equal(node.widgets[0].serialize, false);
+    assert.equal(node.widgets[0].options.serialize, false);
+  }
+});
+
+test("other nodes are left alone", () => {
+  const node = nodeOf("KSampler");
+  setUp().extension.nodeCreated(node);
+  assert.deepEqual([node.widgets, node.onExecuted, node.hideOutputImages], [[], undefined, undefined]);
+});
+
+test("a result is shown, makes room for itself, and reaches what listened before", () => {
+  const node = nodeOf("ImagenBaseSample");
+  const heard = [];
+  node.onExecuted = (output) => heard.push(output);
+  setUp().extension.nodeCreated(node);
+  node.onExecuted(TRACE);
+  assert.deepEqual(heard, [TRACE]);
+  assert.deepEqual(node.size, [300, 250]);
+  assert.equal(find(node.widgets[0].element, "imagen-line").length, 2);
+});
+
+test("outputs of the past come back to their nodes", () => {
+  const { extension, graph } = setUp();
+  const node = Object.assign(nodeOf("ImagenSR256"), { id: 7 });
+  graph.nodes.push(node);
+  extension.nodeCreated(node);
+  extension.onNodeOutputsUpdated({ 7: TRACE, 99: TRACE });
+  assert.equal(find(node.widgets[0].element, "imagen-line").length, 2);
+});
+
+test("nodes are found in subgraphs, by definition and by instance", () => {
+  const inner = { id: 7 };
+  const subgraph = { getNodeById: (id) => (id === 7 ? inner : null) };
+  const root = {
+    getNodeById: (id) => (id === 12 ? { id, subgraph } : null),
+    subgraphs: new Map([["9f3a", subgraph]]),
+  };
+  assert.equal(findNode(root, "9f3a:7"), inner);
+  assert.equal(findNode(root, "12:7"), inner);
+  assert.equal(findNode(root, "7"), undefined);
+  assert.equal(findNode(root, "none:7"), undefined);
+});
+
+test("every wire of the pack has its own colour, everywhere that colours are read", () => {
+  const { extension, app, page } = setUp();
+  extension.setup();
+  const types = Object.keys(COLOURS);
+  assert.equal(new Set(Object.values(COLOURS)).size, types.length);
+  const declared = Object.values(SCHEMA).flatMap((node) => [...node.outputs, ...node.inputs.map((i) => i[2])]);
+  for (const type of new Set(declared.filter((each) => String(each).startsWith("IMAGEN_"))))
+    assert.ok(types.includes(type), `${type} has no colour`);
+  for (const type of types) {
+    assert.equal(app.canvas.default_connection_color_byType[type], COLOURS[type]);
+    assert.equal(page.LGraphCanvas.link_type_colors[type], COLOURS[type]);
+    assert.equal(page.document.body.style[`--color-datatype-${type}`], COLOURS[type]);
+  }
+});
+
+test("the command drops the whole cascade, wired, and shows it", () => {
+  const { extension, graph, done } = setUp();
+  extension.commands[0].function();
+  assert.equal(graph.nodes.length, Object.keys(NODES).length);
+  assert.deepEqual(done, ["Comfy.Canvas.FitView"]);
+  const view = graph.nodes.find((node) => node.type === "ImagenCascadeView");
+  assert.deepEqual(view.wires.map(([from]) => from.type), ["ImagenBaseSample", "ImagenSR256", "ImagenSR1024"]);
+  const sr256 = graph.nodes.find((node) => node.type === "ImagenSR256");
+  const stage = sr256.wires[sr256.inputs.findIndex((input) => input.name === "stage")];
+  assert.deepEqual([stage[0].type, stage[1]], ["ImagenLoadCascade", 2]);
+  assert.deepEqual(extension.menuCommands[0].commands, [extension.commands[0].id]);
+});
+
+test("a new cascade lands below what is there", () => {
+  assert.deepEqual(freePlace([]), [60, 90]);
+  assert.deepEqual(freePlace([{ pos: [5, 10], size: [100, 40] }, { pos: [-3, 0], size: [9, 9] }]), [-3, 140]);
+});

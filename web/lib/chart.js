@@ -1,0 +1,130 @@
+// The threshold s and the clipped fraction of each step, and x0 through the steps.
+import { element, svg } from "./elements.js";
+
+const EMPTY_HEIGHT = 44; // with ComfyUI's margin of 10 around the element
+const HEIGHT = 160;
+const HINT = "run: threshold and x0 appear here";
+
+// values by step and picture -> mean, least and greatest by step
+export function spread(rows) {
+  return rows.map((row) => ({
+    mean: row.reduce((sum, value) => sum + value, 0) / row.length,
+    least: Math.min(...row),
+    greatest: Math.max(...row),
+  }));
+}
+
+// The upper end of an axis: 1, 2 or 5 times a power of ten that holds the value.
+export function niceTop(value, floor) {
+  const wanted = Math.max(value, floor);
+  const power = 10 ** Math.floor(Math.log10(wanted));
+  return power * ([1, 2, 5, 10].find((factor) => factor * power >= wanted * (1 - 1e-9)) ?? 10);
+}
+
+// Paths in a box of 100 x 100: the line of the means and the band from least to greatest.
+export function paths(points, low, high) {
+  const x = (i) => (points.length === 1 ? 50 : (100 * i) / (points.length - 1));
+  const y = (value) => 100 - (100 * (value - low)) / (high - low);
+  const at = (i, value) => `${round(x(i))} ${round(y(value))}`;
+  const line = points.map((point, i) => at(i, point.mean));
+  const upper = points.map((point, i) => at(i, point.greatest));
+  const lower = points.map((point, i) => at(i, point.least)).reverse();
+  if (points.length === 1) line.unshift(`0 ${round(y(points[0].mean))}`);
+  return { line: `M${line.join("L")}`, band: `M${[...upper, ...lower].join("L")}Z` };
+}
+
+const round = (value) => Math.round(value * 100) / 100;
+
+// What is written above the chart for one step, counted from 0.
+export function readout(threshold, clipped, i) {
+  if (!threshold.length) return { step: "", s: "no threshold", clipped: "" };
+  const percent = 100 * clipped[i].mean;
+  return {
+    step: `step ${i + 1}/${threshold.length}`,
+    s: `s ${threshold[i].mean.toFixed(2)}`,
+    clipped: `clipped ${percent.toFixed(percent < 10 ? 2 : 1)} %`,
+  };
+}
+
+// The index that a place along a row of `count` things means. fraction 0..1
+export function indexAt(fraction, count) {
+  return Math.max(0, Math.min(count - 1, Math.floor(fraction * count)));
+}
+
+export function makeChart(document, urlOf) {
+  const root = element(document, "div", "imagen-panel imagen-chart");
+  const head = element(document, "div", "imagen-head", root);
+  const labels = {
+    s: element(document, "span", "imagen-s", head),
+    clipped: element(document, "span", "imagen-clipped", head),
+    step: element(document, "span", "imagen-step", head),
+  };
+  labels.step.textContent = HINT;
+  const plot = element(document, "div", "imagen-plot", root);
+  const strip = element(document, "div", "imagen-strip", root);
+  let shown = null;
+
+  function point(i) {
+    const text = readout(shown.threshold, shown.clipped, i);
+    for (const key of Object.keys(labels)) labels[key].textContent = text[key];
+    const cursor = plot.querySelector(".imagen-cursor");
+    const x = shown.threshold.length > 1 ? (100 * i) / (shown.threshold.length - 1) : 50;
+    cursor?.setAttribute("d", `M${x} 0V100`);
+  }
+
+  function follow(event) {
+    if (!shown?.threshold.length) return;
+    const box = event.currentTarget.getBoundingClientRect();
+    point(indexAt((event.clientX - box.left) / box.width, shown.threshold.length));
+  }
+
+  const leave = () => shown?.threshold.length && point(shown.threshold.length - 1);
+  for (const part of [plot, strip]) {
+    part.addEventListener("pointermove", follow);
+    part.addEventListener("pointerleave", leave);
+  }
+
+  return {
+    element: root,
+    height: () => (shown ? HEIGHT : EMPTY_HEIGHT),
+    maxHeight: () => (shown ? HEIGHT : EMPTY_HEIGHT),
+    // output   of the node; whether there was something to show
+    show(output) {
+      const trace = output?.imagen_trace?.at(-1);
+      if (!trace) return false;
+      shown = { threshold: spread(trace.threshold), clipped: spread(trace.clipped) };
+      root.classList.add("imagen-filled");
+      plot.replaceChildren(...drawing(document, shown));
+      strip.style.backgroundImage = trace.strip ? `url("${urlOf(trace.strip)}")` : "";
+      strip.style.setProperty("--frames", trace.frames || 1);
+      point(shown.threshold.length - 1);
+      return true;
+    },
+  };
+}
+
+function drawing(document, { threshold, clipped }) {
+  if (!threshold.length) return [];
+  const top = niceTop(Math.max(...threshold.map((point) => point.greatest)), 2);
+  const part = niceTop(Math.max(...clipped.map((point) => point.greatest)), 0.01);
+  const s = paths(threshold, 1, top);
+  const c = paths(clipped, 0, part);
+  const box = svg(document, "svg", { viewBox: "-1 -3 102 106", preserveAspectRatio: "none" });
+  for (const y of [0, 50, 100]) svg(document, "path", { class: "imagen-grid", d: `M0 ${y}H100` }, box);
+  svg(document, "path", { class: "imagen-band imagen-clipped", d: c.band }, box);
+  svg(document, "path", { class: "imagen-band imagen-s", d: s.band }, box);
+  svg(document, "path", { class: "imagen-line imagen-clipped", d: c.line }, box);
+  svg(document, "path", { class: "imagen-line imagen-s", d: s.line }, box);
+  svg(document, "path", { class: "imagen-cursor", d: "M0 0V100" }, box);
+  const ends = [
+    ["imagen-end imagen-s imagen-top", String(top)],
+    ["imagen-end imagen-s imagen-low", "1"],
+    ["imagen-end imagen-clipped imagen-top", `${round(100 * part)} %`],
+    ["imagen-end imagen-clipped imagen-low", "0"],
+  ].map(([name, text]) => {
+    const label = element(document, "span", name);
+    label.textContent = text;
+    return label;
+  });
+  return [box, ...ends];
+}

@@ -1,0 +1,20 @@
+// Colours of the pack's own wires.
+
+export const COLOURS = {
+  IMAGEN_TEXT_ENCODER: "#e8b04b",
+  IMAGEN_TEXT: "#f2d16b",
+  IMAGEN_STAGE: "#b48be4",
+  IMAGEN_GUIDANCE: "#5fc9a8",
+};
+
+// canvas         colours of slots, by type
+// LGraphCanvas   colours of links, by type
+// document       CSS variables, which Nodes 2.0 takes the slots' colours from
+export function paintWires(canvas, LGraphCanvas, document) {
+  for (const [type, colour] of Object.entries(COLOURS)) {
+    if (canvas?.default_connection_color_byType)
+      canvas.default_connection_color_byType[type] = colour;
+    if (LGraphCanvas?.link_type_colors) LGraphCanvas.link_type_colors[type] = colour;
+    document?.body?.style.setProperty(`--color-datatype-${type}`, colour);
+  }
+}
