@@ -59,9 +59,8 @@ def opened(request):
 
 def test_the_command_drops_a_graph_that_runs(opened):
     assert opened.history["status"]["status_str"] == "success"
-    kinds = sorted(node["class_type"] for node in opened.made.values())
-    assert kinds == sorted(json.loads(json.dumps(kinds)))
-    assert {"ImagenBaseSample", "ImagenSR1024", "ImagenCascadeView", "SaveImage"} <= set(kinds)
+    kinds = {node["class_type"] for node in opened.made.values()}
+    assert {"ImagenBaseSample", "ImagenSR1024", "ImagenCascadeView", "SaveImage"} <= kinds
     view = next(n for n in opened.made.values() if n["class_type"] == "ImagenCascadeView")
     assert sorted(view["inputs"]) == ["image_1024", "image_256", "image_64"]
 
@@ -117,6 +116,21 @@ def test_wires_have_their_colours(opened):
     assert colours["IMAGEN_TEXT"] == "#f2d16b"
     variable = "getComputedStyle(document.body).getPropertyValue('--color-datatype-IMAGEN_STAGE')"
     assert opened.evaluate(f"() => {variable}").strip() == "#b48be4"
+
+
+def test_the_blueprint_expands_to_the_cascade(opened):
+    """Last but one: it opens another graph."""
+    file = ROOT / "subgraphs" / "Imagen Cascade.json"
+    blueprint = json.loads(file.read_text("utf-8"))
+    names = [entry["name"] for entry in blueprint["nodes"][0]["inputs"]]
+    blueprint["nodes"][0]["widgets_values"][names.index("prompt")] = "a rocket"
+    tool().load(opened, blueprint)
+    made = opened.evaluate("() => window.app.graphToPrompt().then(made => made.output)")
+    kinds = {node["class_type"]: node["inputs"] for node in made.values()}
+    assert {"ImagenLoadCascade", "ImagenT5Encode", "ImagenBaseSample", "ImagenSR1024"} <= set(kinds)
+    assert kinds["ImagenT5Encode"]["prompt"] == "a rocket"
+    assert kinds["ImagenSR256"]["aug_level"] == 0.1
+    assert kinds["ImagenSR1024"]["stage"][1] == 3
 
 
 def test_nothing_of_the_pack_is_an_error(opened):

@@ -83,6 +83,16 @@ test("the zoom goes round", () => {
   assert.equal(size(), "200% 200%");
 });
 
+test("small pictures keep their pixels, large ones are smoothed", () => {
+  const view = makeView(fakeDocument(), String);
+  const large = { stage: "1024", width: 1024, height: 1024, images: [file("e")] };
+  view.show({ imagen_view: [STAGES[0], large] });
+  assert.deepEqual(
+    find(view.element, "imagen-loupe").map((each) => each.className.includes("imagen-crisp")),
+    [true, false],
+  );
+});
+
 test("other outputs leave the view as it is", () => {
   const view = makeView(fakeDocument(), String);
   assert.equal(view.show({ images: [] }), false);

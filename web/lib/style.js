@@ -48,12 +48,13 @@ export const CSS = `
   position: relative; width: min(100cqw, 100cqh * var(--aspect, 1)); aspect-ratio: var(--aspect, 1);
   cursor: crosshair; overflow: hidden; border-radius: 4px; touch-action: none;
 }
-.imagen-layer { position: absolute; inset: 0; width: 100%; height: 100%; visibility: hidden; image-rendering: pixelated; }
+.imagen-layer { position: absolute; inset: 0; width: 100%; height: 100%; visibility: hidden; }
+.imagen-crisp { image-rendering: pixelated; }
 .imagen-on-top { visibility: visible; }
 .imagen-mark { position: absolute; box-sizing: border-box; border: 1px solid #fff; outline: 1px solid #000a; pointer-events: none; }
 .imagen-loupes { flex: none; display: flex; gap: 4px; justify-content: center; }
 .imagen-frame { position: relative; flex: 1; max-width: 180px; aspect-ratio: 1; }
-.imagen-loupe { width: 100%; height: 100%; border-radius: 4px; background-repeat: no-repeat; image-rendering: pixelated; }
+.imagen-loupe { width: 100%; height: 100%; border-radius: 4px; background-repeat: no-repeat; }
 .imagen-label {
   position: absolute; left: 3px; bottom: 3px; padding: 0 4px; border-radius: 3px; background: #000a;
   font-size: 9px; line-height: 13px; white-space: nowrap;

@@ -3,6 +3,7 @@ import { element } from "./elements.js";
 
 const HEIGHT = 360;
 const ZOOMS = [2, 4, 8];
+const CRISP = 256; // pixels; wider pictures are shown smaller than they are, and would alias
 
 // Where a picture lies behind a square loupe, in CSS percentages of it.
 // fx, fy   place to look at, 0..1 of the picture
@@ -59,7 +60,7 @@ export function makeView(document, urlOf) {
     const stage = state.stages[state.top];
     picture.style.setProperty("--aspect", stage.width / stage.height);
     picture.replaceChildren(
-      ...state.stages.map((each, i) => layer(document, fileOf(each), urlOf, i === state.top)),
+      ...state.stages.map((each, i) => layer(document, each, urlOf(fileOf(each)), i === state.top)),
       element(document, "div", "imagen-mark"),
     );
     loupes.replaceChildren(...state.stages.map((each) => loupe(document, each, urlOf(fileOf(each)))));
@@ -107,16 +108,19 @@ export function makeView(document, urlOf) {
   };
 }
 
-function layer(document, file, urlOf, onTop) {
-  const made = element(document, "img", onTop ? "imagen-layer imagen-on-top" : "imagen-layer");
-  made.src = urlOf(file);
+const crisp = (stage) => (stage.width <= CRISP ? " imagen-crisp" : "");
+
+function layer(document, stage, url, onTop) {
+  const name = onTop ? "imagen-layer imagen-on-top" : "imagen-layer";
+  const made = element(document, "img", name + crisp(stage));
+  made.src = url;
   made.draggable = false;
   return made;
 }
 
 function loupe(document, stage, url) {
   const frame = element(document, "div", "imagen-frame");
-  const pane = element(document, "div", "imagen-loupe", frame);
+  const pane = element(document, "div", `imagen-loupe${crisp(stage)}`, frame);
   pane.style.backgroundImage = `url("${url}")`;
   const label = element(document, "span", "imagen-label", frame);
   label.textContent = `${stage.width} × ${stage.height}`;
