@@ -1,0 +1,56 @@
+"""What the registry and ComfyUI's template browser read."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def project():
+    tomllib = pytest.importorskip("tomllib")
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def test_the_registry_takes_the_name_and_the_requirements(project):
+    assert re.fullmatch(r"[a-z][a-z0-9-]{1,98}", project["project"]["name"])
+    assert "comfyui" not in project["project"]["name"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project["project"]["version"])
+    assert project["project"]["dependencies"] == [], "nothing may replace the host's packages"
+    comfy = project["tool"]["comfy"]
+    assert comfy["DisplayName"] == "Imagen Nodes"
+    assert re.fullmatch(r">=\d+\.\d+\.\d+", comfy["requires-comfyui"])
+    assert "web" not in comfy, (
+        "WEB_DIRECTORY serves the scripts; a second place would load them twice"
+    )
+
+
+def test_icon_and_banner_have_the_registry_s_shapes(project):
+    icon, banner = (ROOT / project["tool"]["comfy"][key] for key in ("Icon", "Banner"))
+    assert max(Image.open(icon).size) <= 400
+    width, height = Image.open(banner).size
+    assert width * 9 == height * 21
+    assert icon.stat().st_size + banner.stat().st_size < 200_000
+
+
+def test_the_ignore_list_is_anchored():
+    """A bare docs/ would take the help pages in web/docs with it."""
+    lines = (ROOT / ".comfyignore").read_text("utf-8").split()
+    assert lines
+    assert all(re.fullmatch(r"/[.\w]+/", line) for line in lines)
+    assert not {"/web/", "/nodes/", "/headless/", "/imagen_core/", "/locales/"} & set(lines)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_every_template_has_a_thumbnail_a_note_and_its_api_twin(path):
+    thumbnail = path.with_suffix(".jpg")
+    assert thumbnail.is_file(), "python recipes/example_workflows.py --pictures " + path.stem
+    assert thumbnail.stat().st_size < 100_000
+    nodes = json.loads(path.read_text("utf-8"))["nodes"]
+    assert any(node["type"] == "MarkdownNote" for node in nodes)
+    assert (path.parent / "api" / path.name).is_file()
