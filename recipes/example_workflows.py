@@ -164,7 +164,7 @@ def guidance_sweep() -> Graph:
     del b.graph[first]
     batch = None
     for threshold in ("static", "dynamic"):
-        for scale in (1.5, 4.0, 12.0):
+        for scale in (1.5, 3.0, 6.0):
             title = f"{threshold}, scale {scale:g}"
             guidance = b.add(
                 "ImagenDynamicThreshold", title, guidance_scale=scale, threshold=threshold
@@ -212,9 +212,9 @@ NOTES = {
     inpaint: "## Inpaint\nOnly white of the mask is painted. Copy the two pictures of "
     "`example_workflows/input` to ComfyUI's input folder first.",
     upscale_a_picture: "## Upscale a picture\nThe SR stages take any picture, whole or in tiles.",
-    guidance_sweep: "## Guidance sweep\nThe same seed under three guidance scales and two thresholds: see "
-    "where static clipping burns and what dynamic thresholding does instead. The chart under each sampler "
-    "says how much was clipped.",
+    guidance_sweep: "## Guidance sweep\nOne seed, three guidance scales, two thresholds. The chart under "
+    "each sampler says how much was clipped. On white backgrounds, as here, dynamic thresholding greys "
+    "and then breaks what static clipping leaves alone; on photographs it is static clipping that burns.",
     another_upscaler: "## Another upscaler\nLanczos stands in for the first SR stage. Put *Upscale Image "
     "(using Model)* there for one that is trained: between two stages runs an ordinary image.",
     synthetic_data: "## Synthetic data\nEach run adds eight pictures to `output/dataset` and the seeds "
@@ -264,7 +264,8 @@ def thumbnail(graph: Graph, workflow: dict[str, Any], path: Path) -> None:
     folders.set(Folders(OUT / "input", folder, folder / "temp"))
     host.temporary.set(folder / "temp")
     execute(graph, default_registry(), workflow, Bar)
-    pictures = [Image.open(file).convert("RGB") for file in sorted(folder.glob("*.png"))]
+    files = sorted(file for file in folder.rglob("*.png") if file.parent != folder / "temp")
+    pictures = [Image.open(file).convert("RGB") for file in files]
     across = {1: 1, 6: 3}.get(len(pictures), 2)
     side = 384 // across
     sheet = Image.new("RGB", (384, side * min(2, across)), "white")
