@@ -19,7 +19,8 @@ from imagen_nodes import NODE_CLASS_MAPPINGS
 
 DOCS = browser.ROOT / "docs"
 PAGES = browser.ROOT / "web" / "docs"
-COLOURS, MARGIN = 128, 12
+KEPT = ("#e8b04b", "#f2d16b", "#b48be4", "#5fc9a8", "#64b5f6", "#f2c14e", "#6db3f2")
+GRAPH_BYTES, NODE_BYTES, MARGIN = 290_000, 55_000, 12
 EMPTY = {"last_node_id": 0, "last_link_id": 0, "nodes": [], "links": [], "groups": []}
 EMPTY |= {"config": {}, "extra": {}, "version": 0.4}
 QUIET = {
@@ -36,7 +37,7 @@ SEEDS = """() => {
 ADD = """type => {
   const node = window.LiteGraph.createNode(type)
   node.pos = [0, 0]
-  node.setSize([310, type.includes('Encode') ? 220 : node.computeSize()[1]])
+  node.setSize([310, type === 'ImagenT5Encode' ? 220 : node.computeSize()[1]])
   window.app.graph.add(node)
 }"""
 BOX = """type => {
@@ -70,8 +71,30 @@ def save(page: Any, type_: str | None, path: Path) -> None:
     clip = {"x": box["x"] - MARGIN, "y": box["y"] - MARGIN}
     clip |= {"width": box["width"] + 2 * MARGIN, "height": box["height"] + 2 * MARGIN}
     picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    path.write_bytes(small(picture, GRAPH_BYTES if type_ is None else NODE_BYTES))
     print(path, picture.size, path.stat().st_size)
+
+
+def small(picture: Image.Image, limit: int) -> bytes:
+    """The picture as a PNG of as many colours as its size allows; the few pixels of wires keep theirs.
+
+    picture   RGB
+    limit     in bytes
+    """
+    weighted = Image.new("RGB", (picture.width, picture.height + 20 * len(KEPT)))
+    weighted.paste(picture)
+    for k, colour in enumerate(KEPT):
+        weighted.paste(Image.new("RGB", (picture.width, 20), colour), (0, picture.height + 20 * k))
+    data = b""
+    for colours in (192, 96, 64, 48, 32):
+        palette = weighted.quantize(colours, Image.Quantize.MEDIANCUT)
+        file = io.BytesIO()
+        few = picture.quantize(palette=palette, dither=Image.Dither.NONE)
+        few.save(file, "PNG", optimize=True)
+        data = file.getvalue()
+        if len(data) <= limit:
+            break
+    return data
 
 
 def cascade(page: Any, server: browser.Server) -> list[str]:

@@ -61,6 +61,24 @@ def test_help_page_names_every_input(node_id):
     assert [name for name in names if name not in page] == []
 
 
+@NODES
+def test_help_page_shows_the_node(node_id):
+    """Made by recipes/node_pictures.py in a real frontend; small, since every page loads its own."""
+    page = (ROOT / "web" / "docs" / f"{node_id}.md").read_text("utf-8")
+    picture = ROOT / "web" / "docs" / f"{node_id}.png"
+    if not picture.is_file():
+        pytest.skip(f"no picture yet: python recipes/node_pictures.py {node_id}, with COMFYUI_DIR")
+    assert f"]({node_id}.png)" in page
+    assert 1_000 < picture.stat().st_size < 60_000
+
+
+@NODES
+def test_a_search_finds_the_node_by_other_words(node_id):
+    aliases = NODE_CLASS_MAPPINGS[node_id].SEARCH_ALIASES
+    assert len(aliases) > 1
+    assert all(alias == alias.lower() for alias in aliases)
+
+
 def test_widgets_offer_the_samplers_of_the_core():
     from imagen_nodes.imagen_core import SAMPLERS
     from imagen_nodes.nodes import widgets
