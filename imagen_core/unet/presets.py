@@ -98,9 +98,11 @@ PRESETS: dict[str, ADMConfig | EfficientConfig] = {
         head_dim=32,
         groups=8,
         self_attention=False,
+        stem_blocks=1,
+        residual=True,
     ),
     "emoji-small-sr1024": EfficientConfig(
-        stem_channels=8,
+        stem_channels=16,
         channels=(16, 32, 48),
         num_res_blocks=(1, 1, 2),
         attention=(False, False, True),
@@ -110,6 +112,8 @@ PRESETS: dict[str, ADMConfig | EfficientConfig] = {
         head_dim=16,
         groups=8,
         self_attention=False,
+        stem_blocks=1,
+        residual=True,
     ),
     "tiny-base": ADMConfig(
         channels=(16, 32),

@@ -168,3 +168,24 @@ def test_levels_of_unequal_length_are_refused():
         replace(PRESETS["tiny-base"], num_res_blocks=(1,))
     with pytest.raises(ValueError, match="one entry a level"):
         replace(PRESETS["tiny-sr"], attention=(True,))
+
+
+def test_a_residual_network_starts_from_the_enlarged_picture():
+    plain, residual = (
+        build_unet(replace(PRESETS["tiny-sr"], residual=flag)) for flag in (False, True)
+    )
+    inputs, (lowres, aug) = arguments("tiny-sr", 2)
+    context = plain.prepare(text_of(plain.config, 2))
+    residual.load_state_dict(nonzero(plain).state_dict())
+    difference = residual(*inputs, context, lowres, aug) - plain(*inputs, context, lowres, aug)
+    torch.testing.assert_close(difference, lowres)
+
+
+@pytest.mark.parametrize("stem_blocks", [0, 2])
+def test_only_stem_blocks_let_the_noise_level_act_at_full_resolution(stem_blocks):
+    unet = nonzero(build_unet(replace(PRESETS["tiny-sr"], stem_blocks=stem_blocks)))
+    torch.nn.init.zeros_(unet.upsample[-1].conv.weight)  # nothing comes from lower resolutions
+    (x, _), (lowres, aug) = arguments("tiny-sr", 1)
+    context = unet.prepare(text_of(unet.config, 1))
+    low, high = (unet(x, torch.full((1,), t), context, lowres, aug) for t in (10.0, 900.0))
+    assert torch.equal(low, high) == (stem_blocks == 0)
