@@ -66,6 +66,13 @@ class StageConfig:
     defaults: SamplingDefaults = SamplingDefaults()
     align_corners: bool = False
 
+    def __post_init__(self):
+        if getattr(self.unet, "residual", False) and self.prediction != "x0":
+            raise ValueError(
+                f"prediction: expected 'x0', as the network adds its output to a picture, "
+                f"got {self.prediction!r}"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON-able data; `from_dict` reads it back."""
         kind = next(name for name, (config, _) in UNets.items() if isinstance(self.unet, config))

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -196,3 +197,10 @@ def test_the_bundled_cascade_fits_its_limit():
     assert sum(path.stat().st_size for path in folder.rglob("*")) < 64 * 2**20
     for name in ("base", "sr256", "sr1024"):
         assert load_stage(folder / f"{name}.safetensors").dtype == torch.float16
+
+
+def test_a_residual_network_is_refused_for_anything_but_x0():
+    unet = replace(PRESETS["tiny-sr"], residual=True)
+    assert StageConfig("sr", 64, 4, unet, prediction="x0").unet.residual
+    with pytest.raises(ValueError, match="prediction: expected 'x0'"):
+        StageConfig("sr", 64, 4, unet, prediction="v")
