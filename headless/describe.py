@@ -46,7 +46,7 @@ def _describe_workflow(path: Path) -> dict[str, Any]:
         validate(graph, registry)
         problems = []
     except WorkflowError as error:
-        problems = error.problems
+        problems = [problem.line for problem in error.problems]
     return {
         "kind": "workflow",
         "format": "API" if ui is None else "UI",

@@ -44,12 +44,43 @@ class Node:
 Graph = dict[str, Node]
 
 
+@dataclass(frozen=True)
+class Problem:
+    """One fault of a workflow: a line for a person, and ComfyUI's name and data for a program.
+
+    line         says where, what was expected and what was given
+    type         ComfyUI's error type where it has one, such as "value_not_in_list"
+    node         id of the node at fault; "" = the workflow as a whole
+    details      in short, without the node
+    extra_info   input_name, input_config, received_value and so on, as ComfyUI sends them
+    """
+
+    line: str
+    type: str = "invalid_workflow"
+    node: str = ""
+    details: str = ""
+    extra_info: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.line
+
+    def to_dict(self) -> dict[str, Any]:
+        """The problem as ComfyUI's servers write one, and whose it is."""
+        return {
+            "type": self.type,
+            "message": self.line,
+            "details": self.details or self.line,
+            "extra_info": self.extra_info,
+            "node_id": self.node,
+        }
+
+
 class WorkflowError(ValueError):
     """A workflow that cannot run: every problem that was found, a line each."""
 
-    def __init__(self, problems: Iterable[str]):
-        self.problems = list(problems)
-        super().__init__("\n".join(self.problems))
+    def __init__(self, problems: Iterable[Problem | str]):
+        self.problems = [p if isinstance(p, Problem) else Problem(p) for p in problems]
+        super().__init__("\n".join(problem.line for problem in self.problems))
 
 
 def to_api(graph: Graph) -> dict[str, Any]:
@@ -60,11 +91,18 @@ def to_api(graph: Graph) -> dict[str, Any]:
     return {
         node.id: {
             "class_type": node.class_type,
-            "inputs": {
-                name: [value.node, value.slot] if isinstance(value, Link) else value
-                for name, value in node.inputs.items()
-            },
+            "inputs": {name: to_api_value(value) for name, value in node.inputs.items()},
             "_meta": {"title": node.title},
         }
         for node in graph.values()
     }
+
+
+def to_api_value(value: Any) -> Any:
+    """An input in API format: a link is a pair, and a constant list is wrapped so as not to be one.
+
+    value   a constant or a Link
+    """
+    if isinstance(value, Link):
+        return [value.node, value.slot]
+    return {"__value__": value} if isinstance(value, list) else value

@@ -3,9 +3,7 @@
 from typing import Any
 
 Registry = dict[str, type]
-
-WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
-CONTROLS = ("fixed", "increment", "decrement", "randomize", "increment-wrap")
+Spec = tuple[Any, dict[str, Any]]  # type, a combo's being a list; options
 
 
 def default_registry() -> Registry:
@@ -16,52 +14,27 @@ def default_registry() -> Registry:
     return {**CORE_NODES, **NODE_CLASS_MAPPINGS}
 
 
-def declared_inputs(cls: type) -> dict[str, tuple[Any, dict[str, Any], bool]]:
+def declared_inputs(cls: Any) -> dict[str, tuple[Any, dict[str, Any], bool]]:
     """Inputs of a class in order: type, options, whether required. A combo's type is a list.
 
     cls   a node class
     """
     types = cls.INPUT_TYPES()
-    declared = {}
-    for group in ("required", "optional"):
-        for name, spec in types.get(group, {}).items():
-            kind, options = spec[0], spec[1] if len(spec) > 1 else {}
-            if kind == "COMBO":
-                kind = list(options.get("options", []))
-            declared[name] = (kind, options, group == "required")
-    return declared
+    return {
+        name: (*parse_spec(spec), group == "required")
+        for group in ("required", "optional")
+        for name, spec in types.get(group, {}).items()
+    }
 
 
-def is_widget(kind: Any, options: dict[str, Any]) -> bool:
-    """Whether an input shows as a widget, and so has a place among a node's widget values.
+def parse_spec(spec: Any) -> Spec:
+    """Type and options of a declared input, from either spelling of a combo.
 
-    kind, options   as declared
+    spec   as INPUT_TYPES gives it
     """
-    return (isinstance(kind, list) or kind in WIDGET_TYPES) and not options.get("forceInput")
-
-
-def extra_values(name: str, kind: Any, options: dict[str, Any]) -> int:
-    """How many saved values follow a widget's own: its control after generate, its upload button.
-
-    name, kind, options   as declared
-    """
-    control = options.get("control_after_generate", name in ("seed", "noise_seed"))
-    if isinstance(kind, list):
-        return (2 if options.get("control_after_generate") else 0) + bool(
-            options.get("image_upload")
-        )
-    if kind == "INT":
-        return int(bool(control))
-    return int(kind == "FLOAT" and bool(options.get("control_after_generate")))
-
-
-def default_value(kind: Any, options: dict[str, Any]) -> Any:
-    """A widget's value where a file gives none.
-
-    kind, options   as declared
-    """
-    if "default" in options:
-        return options["default"]
-    if isinstance(kind, list):
-        return kind[0] if kind else ""
-    return {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False}[kind]
+    if isinstance(spec, str):
+        return spec, {}
+    kind, options = spec[0], spec[1] if len(spec) > 1 else {}
+    if kind == "COMBO":
+        kind = list(options.get("options") or [])
+    return kind, options

@@ -1,9 +1,12 @@
 """A graph -> the UI format: what the frontend would save, laid out from left to right."""
 
+import json
+import uuid
 from typing import Any
 
-from .graph import Graph, Link, Node
-from .registry import Registry, declared_inputs, extra_values, is_widget
+from .graph import Graph, Link, Node, to_api
+from .registry import Registry, declared_inputs
+from .widgets import is_widget, saved_positions
 
 COLUMN, ROW, WIDTH = 340, 60, 300
 SLOT, WIDGET, HEAD = 22, 28, 60
@@ -34,7 +37,7 @@ def to_ui(graph: Graph, registry: Registry, note: str = "") -> dict[str, Any]:
     if note:
         listed.append(ui_note(note, max(int(node_id) for node_id in graph) + 1))
     return {
-        "id": "",
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(to_api(graph)))),
         "revision": 0,
         "last_node_id": max(node["id"] for node in listed),
         "last_link_id": len(links),
@@ -55,16 +58,16 @@ def ui_node(node: Node, registry: Registry) -> dict[str, Any]:
     """
     cls: Any = registry[node.class_type]
     names = getattr(cls, "RETURN_NAMES", cls.RETURN_TYPES)
-    inputs, values = [], []
+    constants = {k: v for k, v in node.inputs.items() if not isinstance(v, Link)}
+    values = saved_positions(cls, constants)
+    inputs: list[dict[str, Any]] = []
+    widgets = 0
     for name, (kind, options, required) in declared_inputs(cls).items():
         widget = is_widget(kind, options)
-        value = node.inputs.get(name)
         shown = "COMBO" if isinstance(kind, list) else kind
         if widget:
             inputs.append({"name": name, "type": shown, "widget": {"name": name}, "link": None})
-            constant = options.get("default") if isinstance(value, Link) else value
-            extra = extra_values(name, kind, options)
-            values += [constant, *(["image"] if isinstance(kind, list) else ["fixed"]) * extra]
+            widgets += 1
         else:
             slot = {"name": name, "type": shown, "link": None}
             inputs.append(slot if required else {**slot, "shape": 7})
@@ -72,7 +75,7 @@ def ui_node(node: Node, registry: Registry) -> dict[str, Any]:
         {"name": name, "type": kind, "links": []}
         for name, kind in zip(names, cls.RETURN_TYPES, strict=True)
     ]
-    height = HEAD + SLOT * max(len(inputs) - len(values), len(outputs)) + WIDGET * len(values)
+    height = HEAD + SLOT * max(len(inputs) - widgets, len(outputs)) + WIDGET * len(values)
     tall = sum(bool(o.get("multiline")) for _, o, _ in declared_inputs(cls).values())
     return {
         "id": int(node.id),

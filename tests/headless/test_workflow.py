@@ -79,7 +79,7 @@ def ui(*nodes, links=(), **more):
     return {"nodes": list(nodes), "links": [list(link) for link in links], "version": 0.4, **more}
 
 
-SOURCE_VALUES = [7, "randomize", 30, "b", "image", "a cat"]
+SOURCE_VALUES = [7, "randomize", 30, "b", "a cat", "image"]  # the button stands last
 
 
 def test_widget_values_skip_controls_and_upload_buttons():
@@ -93,7 +93,11 @@ def test_widget_values_skip_controls_and_upload_buttons():
         ({"widgets_values": {"seed": 1, "steps": 2, "name": "a", "text": "t"}}, (1, 2, "a", "t")),
         (
             {"widgets_values": SOURCE_VALUES, "widgets_values_named": {"steps": 9}},
-            (7, 9, "b", "a cat"),
+            (7, 30, "b", "a cat"),
+        ),
+        (
+            {"widgets_values": [5, "fixed"], "widgets_values_named": {"steps": 9, "gone": 1}},
+            (5, 9, "a", "hello"),
         ),
         ({"widgets_values": [5, "fixed"]}, (5, 20, "a", "hello")),
         ({"widgets_values": [5, True, 6]}, (5, 6, "a", "hello")),

@@ -1,0 +1,115 @@
+"""The converter against what the real frontend (1.58.1) queues, and on ComfyUI's own templates.
+
+A golden is a workflow of ComfyUI's own nodes and the API JSON that app.graphToPrompt() made of it.
+"""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from imagen_nodes.headless.core_nodes import CORE_NODES
+from imagen_nodes.headless.graph import WorkflowError, to_api
+from imagen_nodes.headless.object_info import read_object_info, registry_of
+from imagen_nodes.headless.ui_format import convert
+
+GOLDEN = Path(__file__).parent / "golden"
+WHOLE = ["INT", {"default": 1}]
+
+
+def declared(output, **inputs):
+    return {"input": {"required": inputs}, "output": output}
+
+
+SIZES = [
+    {"key": "scale by", "inputs": {"required": {"multiplier": ["FLOAT", {"default": 1.0}]}}},
+    {
+        "key": "scale dimensions",
+        "inputs": {
+            "required": {
+                "width": WHOLE,
+                "height": WHOLE,
+                "crop": ["COMBO", {"options": ["disabled", "center"]}],
+            }
+        },
+    },
+]
+OTHERS = registry_of(
+    {
+        "EmptyImage": declared(
+            ["IMAGE"], width=WHOLE, height=WHOLE, batch_size=WHOLE, color=["INT", {"default": 0}]
+        ),
+        "EmptyLatentImage": declared(["LATENT"], width=WHOLE, height=WHOLE, batch_size=WHOLE),
+        "ImageToMask": declared(["MASK"], image=["IMAGE"], channel=[["red", "green"]]),
+        "MaskToImage": declared(["IMAGE"], mask=["MASK"]),
+        "VAEDecode": declared(["IMAGE"], samples=["LATENT"], vae=["VAE"]),
+        "KSampler": declared(
+            ["LATENT"],
+            model=["MODEL"],
+            seed=["INT", {"control_after_generate": True}],
+            steps=WHOLE,
+            cfg=["FLOAT", {}],
+            sampler_name=[["euler"]],
+            scheduler=[["normal"]],
+            positive=["CONDITIONING"],
+            negative=["CONDITIONING"],
+            latent_image=["LATENT"],
+            denoise=["FLOAT", {}],
+        ),
+        "ResizeImageMaskNode": declared(
+            ["IMAGE"],
+            input=["COMFY_MATCHTYPE_V3", {}],
+            resize_type=["COMFY_DYNAMICCOMBO_V3", {"options": SIZES}],
+            scale_method=["COMBO", {"options": ["area"]}],
+        ),
+        "BatchImagesNode": declared(["IMAGE"], images=["COMFY_AUTOGROW_V3", {}]),
+    }
+)
+
+
+def inputs_of(api):
+    return {key: (node["class_type"], node["inputs"]) for key, node in api.items()}
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
+def test_the_frontend_queues_the_same_inputs(path):
+    golden = json.loads(path.read_text("utf-8"))
+    graph = convert(golden["workflow"], {**OTHERS, **CORE_NODES})
+    assert inputs_of(to_api(graph)) == inputs_of(golden["api"])
+
+
+def templates():
+    """The workflows of the wheel comfyui-workflow-templates-json, where it is installed."""
+    spec = importlib.util.find_spec("comfyui_workflow_templates_json")
+    if spec is None or not spec.submodule_search_locations:
+        return []
+    return sorted(Path(next(iter(spec.submodule_search_locations))).rglob("*.json"))
+
+
+def read(data, registry):
+    """The graph and no problems, or no graph and what was wrong."""
+    try:
+        return convert(data, registry), []
+    except WorkflowError as error:
+        return {}, error.problems
+
+
+@pytest.mark.skipif(not templates(), reason="needs comfyui-workflow-templates-json")
+def test_every_template_of_comfyui_converts_or_ends_in_an_error_that_names_the_node():
+    """COMFYUI_OBJECT_INFO names a saved /object_info; without one only named values can be read."""
+    info = os.environ.get("COMFYUI_OBJECT_INFO")
+    registry = {**CORE_NODES, **(read_object_info(Path(info)) if info else {})}
+    counts = {"converted": 0, "missing_node_type": 0}
+    for path in templates():
+        data = json.loads(path.read_text("utf-8"))
+        if not isinstance(data, dict) or not isinstance(data.get("nodes"), list):
+            continue
+        graph, problems = read(data, registry)
+        counts["missing_node_type" if problems else "converted"] += 1
+        assert {problem.type for problem in problems} <= {"missing_node_type"}, path
+        assert all(problem.node and problem.node in problem.line for problem in problems)
+        assert all(link.node in graph for node in graph.values() for link in node.links().values())
+    print(counts)
+    assert counts["converted"] > (400 if info else 200)
