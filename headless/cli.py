@@ -111,6 +111,7 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
     from .. import imagen_core as core
     from ..nodes import host
     from .images import save_png
+    from .progress import StageBars
     from .registry import default_registry
     from .ui_build import to_ui
 
@@ -151,31 +152,6 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
         "seed": options.seed,
         "seconds": {"load": round(loaded - started, 2), "sample": round(sampled - loaded, 2)},
     }
-
-
-class StageBars:
-    """A progress bar on standard error for each stage of a cascade."""
-
-    def __init__(self, stages: int):
-        self.names = ["base 64", "SR 256", "SR 1024"][:stages]
-        self.bar: Any = None
-
-    def __enter__(self) -> "StageBars":
-        return self
-
-    def __exit__(self, *fault: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def on_step(self, step: int, num_steps: int, x0: Any) -> None:
-        """Move the current stage's bar; a first step starts the next one."""
-        from tqdm import tqdm
-
-        if step == 1:
-            if self.bar is not None:
-                self.bar.close()
-            self.bar = tqdm(total=num_steps, desc=self.names.pop(0), file=sys.stderr)
-        self.bar.update(step - self.bar.n)
 
 
 def numbered(path: Path, count: int) -> list[Path]:
@@ -270,7 +246,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     from ..nodes import host
     from .core_nodes import Folders, folders
-    from .execute import Bar, execute
+    from .execute import execute
+    from .progress import Bar
     from .registry import default_registry
     from .workflow import load_workflow
 

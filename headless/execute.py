@@ -1,32 +1,132 @@
-"""Runs a checked graph: only what its outputs need, each distinct node once, a progress bar a node."""
+"""Runs a checked graph by ComfyUI's rules: only what its outputs need, each distinct node once.
 
-import hashlib
-import json
-import sys
+A node may ask for lazy inputs, put other nodes in its place, block what follows it, or be a coroutine,
+which runs while others do.
+"""
+
+import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..nodes import host
-from .graph import Graph, Link, Node, to_api
-from .registry import Registry, declared_inputs
+from .calls import (
+    Outputs,
+    Returned,
+    Shown,
+    gather,
+    is_pending,
+    make_calls,
+    merge,
+    merge_ui,
+    read_returned,
+    settle,
+)
+from .dynamic import DynamicPrompt
+from .graph import Graph, Link, Node
+from .progress import Bar
+from .registry import Registry, declared_inputs, hidden_inputs
+from .signatures import CycleError, Signatures, constants
 from .validate import validate
+from .workflow import parse_value
 
-Outputs = list[list[Any]]  # by output, then by call of a mapped list
+Progress = Callable[[Node], Bar]
+# What the executor itself gives to hidden inputs; it has no accounts, so those are None.
+SPECIAL = ("PROMPT", "DYNPROMPT", "EXTRA_PNGINFO", "UNIQUE_ID")
+ACCOUNTS = ("AUTH_TOKEN_COMFY_ORG", "API_KEY_COMFY_ORG")
 
 
 class NodeError(RuntimeError):
-    """A node that failed while it ran; the message names it."""
+    """A node that failed while it ran; the message names it.
+
+    node   of the workflow: where an expanded one failed, the one that it stands for
+    """
+
+    def __init__(self, node: Node, message: object):
+        super().__init__(f"{node}: {message}")
+        self.node = node
+
+
+@dataclass
+class Cached:
+    """What a node gave, to be given again to an equal one; whether it is an output node."""
+
+    outputs: Outputs
+    shown: Shown
+    is_output: bool
+
+
+@dataclass
+class Report:
+    """What a run did.
+
+    shown     what its output nodes show, by node id
+    ran       ids of the nodes that were called
+    cached    ids of the nodes whose results were there
+    blocked   messages of the blockers that were met
+    """
+
+    shown: dict[str, Shown] = field(default_factory=dict)
+    ran: list[str] = field(default_factory=list)
+    cached: list[str] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)
+
+
+class Session:
+    """Runs of one process, which share results and node instances: what did not change is not run again.
+
+    registry   node classes
+    """
+
+    def __init__(self, registry: Registry):
+        self.registry = registry
+        self.results: dict[str, Cached] = {}
+        self.instances: dict[tuple[str, str], Any] = {}
+
+    def run(
+        self,
+        graph: Graph,
+        outputs: list[str],
+        workflow: dict[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> Report:
+        """Run a graph that validate() has passed; of its results, those of this graph are kept.
+
+        graph      nodes by id
+        outputs    ids of the output nodes to run
+        workflow   UI format of the same graph, for the metadata of saved pictures
+        progress   makes the bar of a node; None = none
+        """
+        run = Run(self, graph, workflow, progress or (lambda node: Bar(node, None)))
+        with torch.inference_mode():
+            run.until_done(outputs)
+        kept = set(run.signatures.known.values())
+        self.results = {key: value for key, value in self.results.items() if key in kept}
+        return run.report
+
+    def forget_outputs(self) -> None:
+        """Let output nodes run again though nothing changed, so that they save again."""
+        self.results = {key: value for key, value in self.results.items() if not value.is_output}
+
+    def instance_of(self, node: Node) -> Any:
+        """The object whose method a node calls.
+
+        node   of a graph
+        """
+        key = node.id, node.class_type
+        if key not in self.instances:
+            self.instances[key] = self.registry[node.class_type]()
+        return self.instances[key]
 
 
 def execute(
     graph: Graph,
     registry: Registry,
     workflow: dict[str, Any] | None = None,
-    progress: Callable[[Node], "Bar"] | None = None,
-) -> dict[str, dict[str, list[Any]]]:
+    progress: Progress | None = None,
+) -> dict[str, Shown]:
     """What the output nodes show, by node id; WorkflowError before anything runs if the graph is bad.
 
     graph      constants are converted to their declared types in place
@@ -35,183 +135,271 @@ def execute(
     progress   makes the bar of a node; None = none
     """
     outputs = validate(graph, registry)
-    run = Run(graph, registry, workflow, progress or (lambda node: Bar(node, None)))
-    with torch.inference_mode():
-        for node_id in outputs:
-            run.results_of(node_id)
-    return run.shown
-
-
-class Bar:
-    """The progress of one node on standard error."""
-
-    def __init__(self, node: Node, stream: Any = sys.stderr):
-        self.node, self.stream, self.bar = node, stream, None
-
-    def on_step(self, step: int, num_steps: int, x0: Tensor) -> None:
-        """Move the bar; it appears with the first step."""
-        if self.stream is None:
-            return
-        if self.bar is None:
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=num_steps, desc=self.node.title, file=self.stream)
-        self.bar.update(step - self.bar.n)
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        if self.bar is not None:
-            self.bar.close()
+    return Session(registry).run(graph, outputs, workflow, progress).shown
 
 
 class Run:
-    """One run of a graph: results by node, shared between nodes of equal inputs."""
+    """One run of a graph, which grows where nodes expand."""
 
     def __init__(
         self,
+        session: Session,
         graph: Graph,
-        registry: Registry,
         workflow: dict[str, Any] | None,
-        progress: Callable[[Node], Bar],
+        progress: Progress,
     ):
-        self.graph, self.registry, self.progress = graph, registry, progress
+        self.session, self.registry, self.progress = session, session.registry, progress
+        self.prompt = DynamicPrompt(graph)
+        self.graph = self.prompt.graph
+        self.signatures = Signatures(
+            self.graph, self.registry, lambda node: self._constants_and_hidden(node)
+        )
         self.hidden = {
-            "PROMPT": to_api(graph),
+            "PROMPT": self.prompt.get_original_prompt(),
             "EXTRA_PNGINFO": {} if workflow is None else {"workflow": workflow},
-            "DYNPROMPT": None,
+            "DYNPROMPT": self.prompt,
         }
-        self.signatures: dict[str, str] = {}
-        self.results: dict[str, Outputs] = {}
-        self.shown: dict[str, dict[str, list[Any]]] = {}
+        self.report = Report()
+        self.done: dict[str, Outputs] = {}
+        self.waiting: dict[str, set[str]] = {}
+        self.expanded: dict[str, list[Returned]] = {}
+        self.tasks: dict[str, asyncio.Future[list[Any]]] = {}
+        self.loop: asyncio.AbstractEventLoop | None = None
 
-    def results_of(self, node_id: str) -> Outputs:
-        """A node's outputs, computed if need be, with all that it needs; sources come first."""
+    def until_done(self, outputs: list[str]) -> None:
+        """Run the outputs and all that they need.
+
+        outputs   ids
+        """
+        try:
+            for node_id in outputs:
+                self._stage(node_id)
+            while self.waiting:
+                self._step()
+        finally:
+            self._close()
+
+    # --- the order -------------------------------------------------------------------------------
+
+    def _stage(self, node_id: str) -> None:
+        """Put a node, and what it needs strictly, among those that wait."""
         stack = [node_id]
         while stack:
-            node = self.graph[stack[-1]]
-            lazy = self._lazy_names(node)
-            missing = [
-                link.node
-                for name, link in node.links().items()
-                if name not in lazy and link.node not in self.signatures
-            ]
-            if missing:
-                stack += missing
+            current = stack.pop()
+            if current in self.waiting or current in self.done:
                 continue
-            stack.pop()
-            if node.id not in self.signatures:
-                self._complete(node, lazy)
-        return self.results[self.signatures[node_id]]
+            node = self.graph[current]
+            lazy = self._lazy_names(node)
+            sources = {link.node for name, link in node.links().items() if name not in lazy}
+            self.waiting[current] = {source for source in sources if source not in self.done}
+            stack += sorted(self.waiting[current])
 
-    def _complete(self, node: Node, lazy: set[str]) -> None:
-        """Run a node whose strict inputs are there, unless an equal one has run."""
-        wanted = self._needed_lazy(node, lazy)
-        signature = self._signature(node, lazy - wanted)
-        if signature not in self.results:
-            self.results[signature] = self._call(node, lazy - wanted)
-        self.signatures[node.id] = signature
+    def _step(self) -> None:
+        """Run one node that waits for nothing, or let the coroutines go on."""
+        ready = [key for key, needs in self.waiting.items() if not needs and key not in self.tasks]
+        if ready:
+            node = self.graph[min(ready, key=self._rank)]
+            self._guarded(node, self._attempt)
+        elif self.tasks:
+            self._wait_for_a_task()
+        else:
+            raise NodeError(self.prompt.real_node(self._on_circle()), "links run in a circle")
+
+    def _on_circle(self) -> str:
+        """A node that waits for itself, where no node is ready."""
+        seen: set[str] = set()
+        node_id = next(iter(self.waiting))
+        while node_id not in seen:
+            seen.add(node_id)
+            node_id = min(self.waiting[node_id])
+        return node_id
+
+    def _rank(self, node_id: str) -> int:
+        """Coroutines start first, so that they run while others do."""
+        cls: Any = self.registry[self.graph[node_id].class_type]
+        return 0 if asyncio.iscoroutinefunction(getattr(cls, cls.FUNCTION, None)) else 1
+
+    def _finish(self, node: Node, cached: Cached) -> None:
+        self.done[node.id] = cached.outputs
+        if cached.shown:
+            self.report.shown[node.id] = cached.shown
+        del self.waiting[node.id]
+        for needs in self.waiting.values():
+            needs.discard(node.id)
+
+    def _guarded(self, node: Node, action: Callable[..., None], *arguments: Any) -> None:
+        """An action for a node; what it raises names the node."""
+        try:
+            action(node, *arguments)
+        except NodeError:
+            raise
+        except Exception as error:
+            real = self.prompt.real_node(node.id)
+            raise NodeError(real, error if str(error) else type(error).__name__) from error
+
+    # --- one node --------------------------------------------------------------------------------
+
+    def _attempt(self, node: Node) -> None:
+        """Take a node's results from the cache, or call it, or find what it still needs."""
+        if node.id in self.expanded:
+            self._complete(node, self.expanded.pop(node.id))
+            return
+        cached = self.session.results.get(self._signature(node))
+        if cached is not None:
+            self.report.cached.append(node.id)
+            self._finish(node, cached)
+            return
+        needed = self._needed_lazy(node)
+        if needed:
+            for source in needed:
+                self._stage(source)
+            self.waiting[node.id] |= {source for source in needed if source not in self.done}
+            return
+        self._call(node)
+
+    def _signature(self, node: Node) -> str:
+        try:
+            return self.signatures.of(node.id)
+        except CycleError as error:
+            raise NodeError(self.prompt.real_node(node.id), error) from error
 
     def _lazy_names(self, node: Node) -> set[str]:
         declared = declared_inputs(self.registry[node.class_type])
         return {name for name, (_, options, _) in declared.items() if options.get("lazy")}
 
-    def _needed_lazy(self, node: Node, lazy: set[str]) -> set[str]:
-        """The lazy inputs that the node asks for, their sources run."""
-        instance = self.registry[node.class_type]()
-        wanted: set[str] = set()
-        if not lazy or not hasattr(instance, "check_lazy_status"):
-            return wanted
-        while True:
-            asked = instance.check_lazy_status(**self._first(node, lazy - wanted)) or []
-            fresh = {name for name in asked if name in lazy} - wanted
-            if not fresh:
-                return wanted
-            for name in fresh:
-                link = node.inputs[name]
-                if isinstance(link, Link):
-                    self.results_of(link.node)
-            wanted |= fresh
+    def _needed_lazy(self, node: Node) -> list[str]:
+        """The sources of lazy inputs that the node asks for and that have not run."""
+        check = getattr(self.session.instance_of(node), "check_lazy_status", None)
+        if check is None:
+            return []
+        arguments = self._arguments(node)
+        is_list = getattr(self.registry[node.class_type], "INPUT_IS_LIST", False)
+        answers = [settle(answer) for answer in make_calls(check, arguments, is_list)]
+        names = [name for answer in answers if isinstance(answer, list) for name in answer]
+        links = node.links()
+        return [links[n].node for n in names if n in links and links[n].node not in self.done]
 
-    def _signature(self, node: Node, absent: set[str]) -> str:
-        """What a node's outputs depend on: class, constants, and the signatures of its sources."""
-        cls = self.registry[node.class_type]
-        parts: dict[str, Any] = {"class": node.class_type}
-        for name, value in sorted(node.inputs.items()):
-            if name in absent:
-                continue
-            linked = isinstance(value, Link)
-            parts[f"input {name}"] = [self.signatures[value.node], value.slot] if linked else value
-        if hasattr(cls, "IS_CHANGED"):
-            parts["changed"] = cls.IS_CHANGED(**self._constants(node))
-        if "UNIQUE_ID" in self._hidden_types(cls).values() or getattr(cls, "OUTPUT_NODE", False):
-            parts["id"] = node.id
-        text = json.dumps(parts, sort_keys=True, default=repr)
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    def _constants(self, node: Node) -> dict[str, Any]:
-        names = declared_inputs(self.registry[node.class_type])
+    def _hidden(self, node: Node) -> dict[str, list[Any]]:
+        kinds = hidden_inputs(self.registry[node.class_type])
         return {
-            name: None if isinstance(value, Link) else value
-            for name, value in node.inputs.items()
-            if name in names
+            name: [node.id if kind == "UNIQUE_ID" else self.hidden.get(kind)]
+            for name, kind in kinds.items()
+            if kind in (*SPECIAL, *ACCOUNTS)
         }
 
-    def _hidden_types(self, cls: Any) -> dict[str, str]:
-        return cls.INPUT_TYPES().get("hidden", {})
+    def _constants_and_hidden(self, node: Node) -> dict[str, list[Any]]:
+        return {**constants(node, self.registry[node.class_type]), **self._hidden(node)}
 
-    def _arguments(self, node: Node, absent: set[str]) -> dict[str, list[Any]]:
+    def _arguments(self, node: Node) -> dict[str, list[Any]]:
         """Every argument as a list, as ComfyUI passes them inside."""
-        declared = declared_inputs(self.registry[node.class_type])
+        cls = self.registry[node.class_type]
+        declared, hidden = declared_inputs(cls), hidden_inputs(cls)
         arguments: dict[str, list[Any]] = {}
         for name, value in node.inputs.items():
-            if isinstance(value, Link):
-                known = None if name in absent else self.results[self.signatures[value.node]]
-                arguments[name] = [None] if known is None else known[value.slot]
-            elif name in declared:
-                arguments[name] = [value]
-        for name, kind in self._hidden_types(self.registry[node.class_type]).items():
-            arguments[name] = [node.id if kind == "UNIQUE_ID" else self.hidden.get(kind)]
-        return arguments
+            if not isinstance(value, Link):
+                if name in declared or name in hidden:
+                    arguments[name] = [value]
+                continue
+            options = declared[name][1] if name in declared else {}
+            known = self.done.get(value.node)
+            if options.get("rawLink"):
+                arguments[name] = [[value.node, value.slot]]
+            elif known is None or value.slot >= len(known):
+                arguments[name] = [None]
+            else:
+                arguments[name] = known[value.slot]
+        return {**arguments, **self._hidden(node)}
 
-    def _first(self, node: Node, absent: set[str]) -> dict[str, Any]:
-        return {name: values[0] for name, values in self._arguments(node, absent).items()}
-
-    def _call(self, node: Node, absent: set[str]) -> Outputs:
-        """Call a node, once for each element of its longest list input."""
-        cls = self.registry[node.class_type]
-        instance = cls()
-        function = getattr(instance, cls.FUNCTION)
-        arguments = self._arguments(node, absent)
-        if getattr(cls, "INPUT_IS_LIST", False):
-            calls = [arguments]
-        else:
-            longest = max((len(values) for values in arguments.values()), default=1)
-            calls = [
-                {name: values[min(i, len(values) - 1)] for name, values in arguments.items()}
-                for i in range(longest)
-            ]
+    def _call(self, node: Node) -> None:
+        """Call a node; a coroutine goes on while other nodes run."""
+        cls: Any = self.registry[node.class_type]
+        function = getattr(self.session.instance_of(node), cls.FUNCTION)
+        self.report.ran.append(node.id)
         bar = self.progress(node)
         token = host.reporter.set(bar.on_step)
         try:
-            returned = [function(**call) for call in calls]
-        except (ValueError, TypeError, RuntimeError, OSError, ArithmeticError) as error:
-            raise NodeError(f"{node}: {error}") from error
+            is_list = getattr(cls, "INPUT_IS_LIST", False)
+            returned = make_calls(function, self._arguments(node), is_list, self._on_block(node))
+            if is_pending(returned):
+                self._start(node, returned)
+                return
         finally:
             host.reporter.reset(token)
             bar.close()
-        return self._merge(node, cls, returned)
+        self._receive(node, returned)
 
-    def _merge(self, node: Node, cls: Any, returned: list[Any]) -> Outputs:
-        """Outputs of all calls: lists are joined, single values collected; ui goes to `shown`."""
-        results = []
-        for value in returned:
-            if isinstance(value, dict):
-                for key, items in value.get("ui", {}).items():
-                    self.shown.setdefault(node.id, {}).setdefault(key, []).extend(items)
-                value = value.get("result", ())
-            results.append(value)
-        is_list = getattr(cls, "OUTPUT_IS_LIST", (False,) * len(cls.RETURN_TYPES))
-        return [
-            [item for result in results for item in (result[i] if is_list[i] else [result[i]])]
-            for i in range(len(cls.RETURN_TYPES))
+    def _on_block(self, node: Node) -> Callable[[Any], None]:
+        def told(blocker: Any) -> None:
+            if blocker.message is not None:
+                self.report.blocked.append(f"{node}: {blocker.message}")
+
+        return told
+
+    def _receive(self, node: Node, returned: list[Any]) -> None:
+        """Take what the calls of a node returned; where it expands, wait for what it put in its place."""
+        cls: Any = self.registry[node.class_type]
+        read = [read_returned(value, len(cls.RETURN_TYPES)) for value in returned]
+        needs = set()
+        for call in read:
+            if call.expand is None:
+                continue
+            added = self.prompt.add(node.id, call.expand)
+            links = [parse_value(value) for value in call.result]
+            needs |= {link.node for link in links if isinstance(link, Link)}
+            needs |= {n.id for n in added if getattr(self.registry[n.class_type], "OUTPUT_NODE", 0)}
+        if not any(call.expand is not None for call in read):
+            self._complete(node, read)
+            return
+        for source in sorted(needs):
+            self._stage(source)
+        self.expanded[node.id] = read
+        self.waiting[node.id] = {source for source in needs if source not in self.done}
+
+    def _complete(self, node: Node, read: list[Returned]) -> None:
+        """Make a node's outputs of its calls' results, and keep them."""
+        cls: Any = self.registry[node.class_type]
+        results = [
+            call.result if call.expand is None else self._resolved(call.result) for call in read
         ]
+        flags = tuple(getattr(cls, "OUTPUT_IS_LIST", ()))
+        outputs = merge(results, flags, len(cls.RETURN_TYPES))
+        shown = merge_ui([call.ui for call in read])
+        cached = Cached(outputs, shown, bool(getattr(cls, "OUTPUT_NODE", False)))
+        self.session.results[self._signature(node)] = cached
+        self._finish(node, cached)
+
+    def _resolved(self, result: Any) -> tuple[Any, ...]:
+        """An expanded node's result, its links replaced by what they brought."""
+        values: list[Any] = []
+        for value in result:
+            link = parse_value(value)
+            values += self.done[link.node][link.slot] if isinstance(link, Link) else [value]
+        return tuple(values)
+
+    # --- coroutines ------------------------------------------------------------------------------
+
+    def _start(self, node: Node, returned: list[Any]) -> None:
+        if self.loop is None:
+            self.loop = asyncio.new_event_loop()
+        self.tasks[node.id] = self.loop.create_task(gather(returned))
+        self.loop.run_until_complete(asyncio.sleep(0))
+
+    def _wait_for_a_task(self) -> None:
+        assert self.loop is not None
+        tasks = self.tasks.values()
+        self.loop.run_until_complete(asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED))
+        for node_id in [key for key, task in self.tasks.items() if task.done()]:
+            task = self.tasks.pop(node_id)
+            self._guarded(
+                self.graph[node_id], lambda node, t: self._receive(node, t.result()), task
+            )
+
+    def _close(self) -> None:
+        if self.loop is None:
+            return
+        for task in self.tasks.values():
+            task.cancel()
+        if self.tasks:
+            waited, _ = self.loop.run_until_complete(asyncio.wait(self.tasks.values()))
+            _ = [task.exception() for task in waited if not task.cancelled()]
+        self.loop.close()

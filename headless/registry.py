@@ -38,3 +38,14 @@ def parse_spec(spec: Any) -> Spec:
     if kind == "COMBO":
         kind = list(options.get("options") or [])
     return kind, options
+
+
+def hidden_inputs(cls: Any) -> dict[str, str]:
+    """What a class asks the executor for: the name of the argument -> PROMPT, UNIQUE_ID and so on.
+
+    cls   a node class
+    """
+    hidden = cls.INPUT_TYPES().get("hidden", {})
+    return {
+        name: spec[0] if isinstance(spec, (list, tuple)) else spec for name, spec in hidden.items()
+    }

@@ -1,10 +1,13 @@
 """Validation and execution of graphs: every fault at once, every node once."""
 
+import asyncio
+
 import pytest
 
-from imagen_nodes.headless.execute import NodeError, execute
+from imagen_nodes.headless.calls import ExecutionBlocker
+from imagen_nodes.headless.execute import NodeError, Session, execute
 from imagen_nodes.headless.graph import Link, Node, WorkflowError
-from imagen_nodes.headless.validate import validate
+from imagen_nodes.headless.validate import check, validate
 
 CALLS = []
 
@@ -237,3 +240,169 @@ def test_nodes_that_no_output_needs_are_not_checked():
 def test_constants_are_converted_to_their_declared_types():
     graph = graph_of(n=("Number", {"value": "4"}), o=("Show", {"value": "n:0"}))
     assert execute(graph, REGISTRY)["o"]["shown"] == [4]
+
+
+def test_a_session_runs_again_only_what_changed_and_keeps_only_what_is_in_use():
+    session = Session(REGISTRY)
+
+    def go(**nodes):
+        CALLS.clear()
+        graph = graph_of(**nodes)
+        report = session.run(graph, validate(graph, REGISTRY))
+        assert sorted(report.ran) == sorted(set(nodes) - set(report.cached))
+        return ran()
+
+    first = {"a": ("Number", {"value": 1}), "s": ("Add", {"a": "a:0", "b": 2})}
+    shows = {"o": ("Show", {"value": "s:0"})}
+    assert go(**first, **shows) == ["Number", "Add", "Show"]
+    assert go(**first, **shows) == []
+    changed = {"a": ("Number", {"value": 1}), "s": ("Add", {"a": "a:0", "b": 3})}
+    assert go(**changed, **shows) == ["Add", "Show"]
+    assert go(**first, **shows) == ["Add", "Show"]
+    session.forget_outputs()
+    assert go(**first, **shows) == ["Show"]
+
+
+def test_nan_and_objects_are_never_taken_for_unchanged():
+    kind = make("Clock", {"required": {}}, body=lambda: (1,))
+    kind.IS_CHANGED = classmethod(lambda cls: float("nan"))
+    registry = {**REGISTRY, "Clock": kind}
+    graph = graph_of(a=("Clock", {}), o=("Show", {"value": "a:0"}))
+    session = Session(registry)
+    session.run(graph, ["o"])
+    session.run(graph, ["o"])
+    assert ran() == ["Clock", "Show"] * 2
+
+
+def block(message):
+    return make("Block", {"required": {"v": INT}}, body=lambda v: (blocked(v, message),))
+
+
+def blocked(value, message):
+    return ExecutionBlocker(message) if value == 2 else value
+
+
+@pytest.mark.parametrize("message", [None, "not this one"])
+def test_a_blocker_stops_what_it_reaches_and_nothing_else(message):
+    registry = {**REGISTRY, "Block": block(message)}
+    graph = graph_of(
+        l=("List", {}),
+        b=("Block", {"v": "l:0"}),
+        s=("Add", {"a": "b:0", "b": 0}),
+        o=("Show", {"value": "s:0"}),
+    )
+    report = Session(registry).run(graph, ["o"])
+    assert report.shown["o"]["shown"] == [1, 3]
+    assert report.blocked == ([] if message is None else ['node s "my Add" (Add): not this one'])
+    whole = graph_of(
+        l=("List", {}),
+        b=("Block", {"v": "l:0"}),
+        w=("Whole", {"v": "b:0"}),
+        o=("Show", {"value": "w:0"}),
+    )
+    assert Session(registry).run(whole, ["o"]).shown == {}
+
+
+def expand(count):
+    """A chain of Add nodes that stands for count + 1 ones."""
+    if count == 0:
+        return {"result": (1,)}
+    nodes = {
+        "more": {"class_type": "Chain", "inputs": {"count": count - 1}},
+        f"sum{count}": {"class_type": "Add", "inputs": {"a": [f"more{count}", 0], "b": 1}},
+    }
+    nodes[f"more{count}"] = nodes.pop("more")
+    return {"result": ([f"sum{count}", 0],), "expand": nodes}
+
+
+CHAIN = make("Chain", {"required": {"count": ("INT", {})}}, body=expand)
+
+
+def test_a_node_may_put_others_in_its_place():
+    graph = graph_of(c=("Chain", {"count": 3}), o=("Show", {"value": "c:0"}))
+    report = Session({**REGISTRY, "Chain": CHAIN}).run(graph, ["o"])
+    assert report.shown["o"]["shown"] == [4]
+    assert ran().count("Add") == 3
+    assert set(graph) == {"c", "o"}
+
+
+def test_a_fault_inside_an_expansion_names_the_node_of_the_workflow():
+    faults = {"x": {"class_type": "Fails", "inputs": {}}}
+    circle = {"x": {"class_type": "Add", "inputs": {"a": ["x", 0], "b": 1}}}
+    taken = {"o": {"class_type": "Number", "inputs": {"value": 1}}}
+    for nodes, message in ((faults, "division"), (circle, "circle"), (taken, "ids are taken: o")):
+        kind = make(
+            "Grow", {"required": {}}, body=lambda n=nodes: {"result": (["x", 0],), "expand": n}
+        )
+        graph = graph_of(g=("Grow", {}), o=("Show", {"value": "g:0"}))
+        with pytest.raises(NodeError, match=rf'node g "my Grow" \(Grow\): .*{message}'):
+            Session({**REGISTRY, "Grow": kind}).run(graph, ["o"])
+
+
+def sleeper(log):
+    async def go(self, value):
+        log.append(f"start {value}")
+        await asyncio.sleep(0.01)
+        log.append(f"end {value}")
+        return (value,)
+
+    return make("Sleep", {"required": {"value": INT}}, go=go)
+
+
+def test_coroutines_run_side_by_side():
+    log = []
+    graph = graph_of(
+        a=("Sleep", {"value": 1}),
+        b=("Sleep", {"value": 2}),
+        s=("Add", {"a": "a:0", "b": "b:0"}),
+        o=("Show", {"value": "s:0"}),
+    )
+    report = Session({**REGISTRY, "Sleep": sleeper(log)}).run(graph, ["o"])
+    assert report.shown["o"]["shown"] == [3]
+    assert [entry.split()[0] for entry in log] == ["start", "start", "end", "end"]
+
+
+def test_problems_carry_comfyuis_types_and_data():
+    with pytest.raises(WorkflowError) as caught:
+        validate(
+            graph_of(
+                a=("Add", {"a": 11, "b": "x"}),
+                w=("Words", {"mode": "z"}),
+                i=("Image", {"image": "w:0"}),
+                c=("Checked", {"value": 7}),
+                o1=("Show", {"value": "a:0"}),
+                o2=("Show", {"value": "i:0"}),
+                o3=("Show", {"value": "c:0"}),
+                o4=("Show", {}),
+            ),
+            REGISTRY,
+        )
+    found = {(p.node, p.type): p.extra_info for p in caught.value.problems}
+    assert set(found) == {
+        ("a", "value_bigger_than_max"),
+        ("a", "invalid_input_type"),
+        ("w", "value_not_in_list"),
+        ("i", "return_type_mismatch"),
+        ("c", "custom_validation_failed"),
+        ("o4", "required_input_missing"),
+    }
+    assert found["a", "value_bigger_than_max"] == {
+        "input_name": "a",
+        "input_config": ["INT", {"default": 0, "min": 0, "max": 10}],
+        "received_value": 11,
+    }
+    assert found["i", "return_type_mismatch"]["linked_node"] == ["w", 0]
+
+
+def test_outputs_whose_nodes_are_sound_can_run_beside_a_bad_one():
+    graph = graph_of(
+        n=("Number", {"value": 1}),
+        a=("Add", {"a": "gone:0", "b": 1}),
+        good=("Show", {"value": "n:0"}),
+        bad=("Show", {"value": "a:0"}),
+    )
+    verdict = check(graph, REGISTRY)
+    assert verdict.outputs == ["good"]
+    assert [problem.node for problem in verdict.problems] == ["a"]
+    assert check(graph, REGISTRY, ["bad"]).outputs == []
+    assert check(graph, REGISTRY, []).problems[0].type == "prompt_no_outputs"
