@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagen_nodes.headless.cli import InputError, main, numbered, set_input
+from imagen_nodes.headless.cli import main
+from imagen_nodes.headless.generate import numbered
 from imagen_nodes.headless.graph import Node
+from imagen_nodes.headless.run import InputError, set_input
 
 EXAMPLES = Path(__file__).parent.parent.parent / "example_workflows"
 

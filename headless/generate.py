@@ -1,0 +1,181 @@
+"""`imagen generate`: pictures of a prompt, each with the workflow that makes the same one."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from .graph import Graph, Link, Node, to_api
+from .run import InputError
+
+
+def add_generate_options(sub: argparse.ArgumentParser) -> None:
+    """The options of `imagen generate`.
+
+    sub   receives them
+    """
+    sub.add_argument("prompt")
+    sub.add_argument("-o", "--out", type=Path, default=Path("imagen.png"))
+    sub.add_argument("--cascade", default="emoji", help="a bundled cascade or a folder")
+    sub.add_argument("--upto", type=int, default=1024, choices=(64, 256, 1024))
+    sub.add_argument("--negative", default="", metavar="TEXT")
+    sub.add_argument("--guidance", type=float)
+    sub.add_argument("--threshold", choices=("dynamic", "static", "none"))
+    sub.add_argument("--percentile", type=float, default=0.995)
+    sub.add_argument("--steps", type=numbers(int), metavar="N[,N[,N]]")
+    sub.add_argument("--sampler")
+    sub.add_argument("--aug-level", type=numbers(float), metavar="F[,F]")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--batch", type=int, default=1)
+    sub.add_argument("--tile", type=int, default=0, help="side of the SR stages' tiles; 0 = whole")
+    sub.add_argument("--device", default="auto")
+    sub.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+
+
+def numbers(kind: type) -> Any:
+    """A parser of comma-separated numbers.
+
+    kind   int or float
+    """
+
+    def parse(text: str) -> list:
+        return [kind(part) for part in text.split(",")]
+
+    return parse
+
+
+def generate(options: argparse.Namespace) -> dict[str, Any]:
+    """Make pictures of a prompt and save them with the graph that makes the same ones.
+
+    options   of the command line
+    """
+    import torch
+
+    from .. import imagen_core as core
+    from ..nodes import host
+    from .images import save_png
+    from .progress import StageBars
+    from .registry import default_registry
+    from .ui_build import to_ui
+
+    if options.batch < 1:
+        raise InputError(f"--batch: expected at least 1, got {options.batch}")
+    started = time.monotonic()
+    device = host.compute_device() if options.device == "auto" else torch.device(options.device)
+    cascade = core.load_cascade(options.cascade, device, host.dtype(options.dtype))
+    defaults = [stage.config.defaults for stage in cascade.stages_upto(options.upto)]
+    scale = defaults[0].guidance_scale if options.guidance is None else options.guidance
+    guidance = core.Guidance(scale, options.threshold or defaults[0].threshold, options.percentile)
+    loaded = time.monotonic()
+    with StageBars(len(defaults)) as bars:
+        images = cascade.generate(
+            options.prompt,
+            batch_size=options.batch,
+            negative_prompt=options.negative,
+            guidance=guidance,
+            upto=options.upto,
+            seed=options.seed,
+            steps=options.steps,
+            sampler=options.sampler,
+            aug_level=options.aug_level,
+            tile=options.tile,
+            on_step=bars.on_step,
+        )
+    sampled = time.monotonic()
+    graph = generate_graph(options, guidance, defaults)
+    metadata = {"prompt": to_api(graph), "workflow": to_ui(graph, default_registry())}
+    paths = numbered(options.out, options.batch)
+    for path, image in zip(paths, images, strict=True):
+        save_png(path, image, metadata)
+        print(path, file=sys.stderr)
+    return {
+        "files": [str(path) for path in paths],
+        "seed": options.seed,
+        "seconds": {"load": round(loaded - started, 2), "sample": round(sampled - loaded, 2)},
+    }
+
+
+def numbered(path: Path, count: int) -> list[Path]:
+    """The path itself for one picture; name_1.png, name_2.png, … for several.
+
+    path    given by the user; ".png" is added where there is no ending
+    count   pictures
+    """
+    path = path if path.suffix else path.with_suffix(".png")
+    if path.suffix.lower() != ".png":
+        raise InputError(f"--out: expected a .png file, got {path}")
+    if count == 1:
+        return [path]
+    return [path.with_name(f"{path.stem}_{i + 1}{path.suffix}") for i in range(count)]
+
+
+def generate_graph(options: argparse.Namespace, guidance: Any, defaults: list[Any]) -> Graph:
+    """The workflow that makes the pictures of a `generate` command.
+
+    options    of the command line
+    guidance   of the base
+    defaults   of each stage that runs
+    """
+    from ..imagen_core.cascade import per_stage
+
+    steps = per_stage("--steps", options.steps, len(defaults))
+    levels = per_stage("--aug-level", options.aug_level, len(defaults) - 1)
+    graph: Graph = {}
+
+    def add(class_type: str, title: str, **inputs: Any) -> str:
+        node_id = str(len(graph) + 1)
+        graph[node_id] = Node(node_id, class_type, title, inputs)
+        return node_id
+
+    def chosen(i: int) -> dict[str, Any]:
+        sampler = options.sampler or defaults[i].sampler
+        count = defaults[i].steps if steps[i] is None else steps[i]
+        return {"seed": options.seed, "steps": count, "sampler": sampler}
+
+    loader = add(
+        "ImagenLoadCascade", "Load Imagen Cascade", cascade=options.cascade, dtype=options.dtype
+    )
+    text = add(
+        "ImagenT5Encode",
+        "T5 Encode",
+        text_encoder=Link(loader, 0),
+        prompt=options.prompt,
+        negative_prompt=options.negative,
+    )
+    guide = add(
+        "ImagenDynamicThreshold",
+        "Dynamic-Threshold Guidance",
+        guidance_scale=guidance.guidance_scale,
+        threshold=guidance.threshold,
+        percentile=guidance.percentile,
+        max_value=100.0,
+        start=0.0,
+        end=1.0,
+    )
+    image = add(
+        "ImagenBaseSample",
+        "Imagen Base Sample",
+        stage=Link(loader, 1),
+        text=Link(text, 0),
+        width=64,
+        height=64,
+        batch_size=options.batch,
+        strength=1.0,
+        guidance=Link(guide, 0),
+        **chosen(0),
+    )
+    for i, name in enumerate(("ImagenSR256", "ImagenSR1024")[: len(defaults) - 1], start=1):
+        level = defaults[i].aug_level if levels[i - 1] is None else levels[i - 1]
+        image = add(
+            name,
+            f"Imagen SR {name[8:]}",
+            stage=Link(loader, i + 1),
+            image=Link(image, 0),
+            text=Link(text, 0),
+            aug_level=level,
+            tile=options.tile,
+            **chosen(i),
+        )
+    add("SaveImage", "Save Image", images=Link(image, 0), filename_prefix="imagen")
+    return graph

@@ -1,0 +1,261 @@
+"""A workflow on a running ComfyUI server: queued over HTTP, watched by websocket, its pictures fetched.
+
+Needs nothing beyond the standard library; with `websockets` (imagen-nodes[comfy]) there is progress.
+"""
+
+import contextlib
+import json
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..imagen_core.checkpoints.files import replacing
+from .core_nodes import inside
+from .graph import Graph, Node, Problem, WorkflowError, to_api
+from .object_info import registry_of
+from .progress import Bar
+from .registry import Registry
+
+TIMEOUT = 60.0  # seconds without an answer
+POLL = 0.5  # seconds between two looks at the history
+
+
+class Server:
+    """A ComfyUI server.
+
+    url   such as http://127.0.0.1:8188
+    """
+
+    def __init__(self, url: str):
+        url = url if "://" in url else f"http://{url}"
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ValueError(f"--comfy: expected a URL such as http://127.0.0.1:8188, got {url}")
+        self.url = url.rstrip("/")
+        self.client_id = uuid.uuid4().hex
+
+    def registry(self) -> Registry:
+        """The server's node classes, as far as they are declared."""
+        return registry_of(json.loads(self._get("/object_info")))
+
+    def upload_inputs(self, graph: Graph, folder: Path) -> None:
+        """Give the server the pictures that LoadImage nodes name, where `folder` has them.
+
+        graph    an uploaded picture's name becomes the server's
+        folder   of pictures; one that is not in it is left to the server
+        """
+        for node in graph.values():
+            name = node.inputs.get("image")
+            if node.class_type not in ("LoadImage", "LoadImageMask") or not isinstance(name, str):
+                continue
+            path = folder / name
+            if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+                node.inputs["image"] = self._upload(path)
+
+    def run(
+        self,
+        graph: Graph,
+        workflow: dict[str, Any] | None,
+        out: Path,
+        progress: Callable[[Node], Bar],
+    ) -> list[Path]:
+        """Run a graph there; its pictures here, in the order of the output nodes.
+
+        graph      nodes by id
+        workflow   UI format of the same graph, for the metadata of saved pictures
+        out        folder of pictures
+        progress   makes the bar of a node
+        """
+        with self._listener() as messages:
+            prompt_id = self.submit(graph, workflow)
+            try:
+                self._watch(prompt_id, graph, messages, progress)
+                history = self._finished(prompt_id)
+            except KeyboardInterrupt:
+                self._post("/interrupt", {"prompt_id": prompt_id})
+                raise
+        entries = [
+            entry for shown in history["outputs"].values() for entry in shown.get("images") or []
+        ]
+        return [self.fetch(entry, out) for entry in entries]
+
+    def submit(self, graph: Graph, workflow: dict[str, Any] | None) -> str:
+        """Queue a graph; the id of its run. WorkflowError with what the server finds wrong with it.
+
+        graph      nodes by id
+        workflow   UI format of the same graph
+        """
+        extra = {} if workflow is None else {"extra_pnginfo": {"workflow": workflow}}
+        body = {"prompt": to_api(graph), "client_id": self.client_id, "extra_data": extra}
+        status, answer = self._post("/prompt", body)
+        if status == 200 and not answer.get("node_errors"):
+            return answer["prompt_id"]
+        raise WorkflowError(problems_of(answer, graph))
+
+    def fetch(self, entry: dict[str, Any], out: Path) -> Path:
+        """Bring one picture back; the file appears whole or not at all.
+
+        entry   filename, subfolder and type, as the server tells them
+        out     folder of pictures
+        """
+        folder = out / "temp" if entry.get("type") == "temp" else out
+        path = inside(folder, f"{entry.get('subfolder') or '.'}/{entry['filename']}")
+        data = self._get("/view?" + urllib.parse.urlencode(entry))
+        with replacing(path) as temporary:
+            Path(temporary).write_bytes(data)
+        return path
+
+    # --- watching --------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _listener(self) -> Any:
+        """The server's websocket; None where the library is missing or the server has none."""
+        try:
+            from websockets.exceptions import WebSocketException
+            from websockets.sync.client import connect
+        except ImportError:
+            yield None
+            return
+        address = f"{self.url.replace('http', 'ws', 1)}/ws?clientId={self.client_id}"
+        try:
+            socket = connect(address, open_timeout=TIMEOUT, max_size=None)
+        except (OSError, WebSocketException):
+            yield None
+            return
+        with socket:
+            yield socket
+
+    def _watch(
+        self, prompt_id: str, graph: Graph, socket: Any, progress: Callable[[Node], Bar]
+    ) -> None:
+        """Move the bars until the run is over; without a websocket, do nothing."""
+        if socket is None:
+            return
+        from websockets.exceptions import ConnectionClosed
+
+        bars: dict[str, Bar] = {}
+        try:
+            while True:
+                try:
+                    message = socket.recv(timeout=5)
+                except TimeoutError:
+                    if self._history(prompt_id) is not None:
+                        return
+                    continue
+                event = json.loads(message) if isinstance(message, str) else {}
+                data = event.get("data") or {}
+                if data.get("prompt_id") not in (prompt_id, None):
+                    continue
+                node = graph.get(str(data.get("display_node") or data.get("node")))
+                if event.get("type") == "progress" and node is not None:
+                    bar = bars.setdefault(node.id, progress(node))
+                    bar.on_step(data["value"], data["max"])
+                elif event.get("type") in ENDS and data.get("prompt_id") == prompt_id:
+                    return
+        except ConnectionClosed:
+            return  # the history is polled instead
+        finally:
+            for bar in bars.values():
+                bar.close()
+
+    def _finished(self, prompt_id: str) -> dict[str, Any]:
+        """The history of a run, waited for; RuntimeError if it failed."""
+        while (history := self._history(prompt_id)) is None:
+            time.sleep(POLL)
+        status = history.get("status") or {}
+        if status.get("status_str", "success") != "success":
+            raise RuntimeError(failure_of(status))
+        return history
+
+    def _history(self, prompt_id: str) -> dict[str, Any] | None:
+        return json.loads(self._get(f"/history/{prompt_id}")).get(prompt_id)
+
+    # --- HTTP ------------------------------------------------------------------------------------
+
+    def _get(self, path: str) -> bytes:
+        return self._request(urllib.request.Request(self.url + path))[1]
+
+    def _post(self, path: str, data: Any) -> tuple[int, dict[str, Any]]:
+        request = urllib.request.Request(
+            self.url + path, json.dumps(data).encode(), {"Content-Type": "application/json"}
+        )
+        status, answer = self._request(request, may_fail=True)
+        try:
+            return status, json.loads(answer) if answer else {}
+        except ValueError as error:
+            raise RuntimeError(f"{self.url}{path}: answered {status}: {answer[:200]!r}") from error
+
+    def _upload(self, path: Path) -> str:
+        """The name under which the server keeps a picture; a different one of that name is spared."""
+        boundary = uuid.uuid4().hex
+        head = (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{path.name}"'
+        )
+        body = f"{head}\r\nContent-Type: application/octet-stream\r\n\r\n".encode()
+        body += path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+        kind = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        request = urllib.request.Request(f"{self.url}/upload/image", body, kind)
+        answer = json.loads(self._request(request)[1])
+        return "/".join(part for part in (answer.get("subfolder"), answer["name"]) if part)
+
+    def _request(
+        self, request: urllib.request.Request, may_fail: bool = False
+    ) -> tuple[int, bytes]:
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+                return response.status, response.read()
+        except urllib.error.HTTPError as error:
+            if may_fail:
+                return error.code, error.read()
+            raise RuntimeError(
+                f"{request.full_url}: answered {error.code} {error.reason}"
+            ) from error
+        except urllib.error.URLError as error:
+            text = f"{self.url}: no ComfyUI server answers there: {error.reason}"
+            raise ConnectionError(text) from error
+
+
+ENDS = ("execution_success", "execution_error", "execution_interrupted")
+
+
+def problems_of(answer: dict[str, Any], graph: Graph) -> list[Problem]:
+    """The problems in a server's answer, each with its node's title and input.
+
+    answer   of POST /prompt
+    graph    that was sent
+    """
+    problems = []
+    for node_id, entry in (answer.get("node_errors") or {}).items():
+        name = graph.get(node_id, f"node {node_id}")
+        for error in entry["errors"]:
+            info = error.get("extra_info") or {}
+            where = f", input {info['input_name']}" if "input_name" in info else ""
+            details = f" ({error['details']})" if error.get("details") else ""
+            line = f"{name}{where}: {error['message']}{details}"
+            problems.append(Problem(line, error["type"], node_id, error.get("details") or "", info))
+    general = answer.get("error")
+    if general and not problems:
+        message = general.get("message") if isinstance(general, dict) else general
+        details = general.get("details") if isinstance(general, dict) else ""
+        kind = general.get("type", "invalid_workflow") if isinstance(general, dict) else ""
+        problems.append(Problem(f"workflow: {message} {details or ''}".strip(), kind))
+    return problems or [Problem(f"workflow: the server refused it: {answer!r:.200}")]
+
+
+def failure_of(status: dict[str, Any]) -> str:
+    """What went wrong in a run that failed.
+
+    status   of its history
+    """
+    for kind, data in status.get("messages") or []:
+        if kind == "execution_error":
+            text = str(data.get("exception_message", "")).strip()
+            return f"node {data.get('node_id')} ({data.get('node_type')}): {text}"
+        if kind == "execution_interrupted":
+            return "the run was interrupted on the server"
+    return f"the run failed on the server: {status.get('status_str')}"

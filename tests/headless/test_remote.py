@@ -1,0 +1,229 @@
+"""`imagen run --comfy` against a server in this process that speaks as much of ComfyUI as it needs."""
+
+import base64
+import hashlib
+import io
+import json
+import threading
+import urllib.parse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from imagen_nodes.headless.cli import main
+from imagen_nodes.headless.progress import Bar
+
+INFO = {
+    "LoadImage": {
+        "input": {"required": {"image": [["x.png"], {"image_upload": True}]}},
+        "output": ["IMAGE", "MASK"],
+    },
+    "SaveImage": {
+        "input": {"required": {"images": ["IMAGE"], "filename_prefix": ["STRING", {}]}},
+        "output": [],
+        "output_node": True,
+    },
+}
+WORKFLOW = {
+    "nodes": [
+        {
+            "id": 1,
+            "type": "LoadImage",
+            "mode": 0,
+            "inputs": [],
+            "widgets_values": ["x.png", "image"],
+        },
+        {
+            "id": 2,
+            "type": "SaveImage",
+            "title": "Keep",
+            "mode": 0,
+            "inputs": [{"name": "images", "type": "IMAGE", "link": 1}],
+            "widgets_values": ["p"],
+        },
+    ],
+    "links": [[1, 1, 0, 2, 0, "IMAGE"]],
+}
+MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # of the websocket handshake, RFC 6455
+
+
+def picture(colour="red"):
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 3), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments):
+        pass
+
+    def answer(self, data, status=200):
+        body = data if isinstance(data, bytes) else json.dumps(data).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        state = self.server.state
+        path = urllib.parse.urlsplit(self.path)
+        if path.path == "/ws" and state["websocket"]:
+            self.talk(state)
+        elif path.path == "/object_info":
+            self.answer(INFO)
+        elif path.path == "/history/7":
+            self.answer({"7": state["history"]} if state["submitted"].is_set() else {})
+        elif path.path == "/view":
+            state["viewed"].append(dict(urllib.parse.parse_qsl(path.query)))
+            self.answer(picture())
+        else:
+            self.answer({}, 404)
+
+    def talk(self, state):
+        key = self.headers["Sec-WebSocket-Key"] + MAGIC
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
+        self.send_header("Sec-WebSocket-Accept", accept)
+        self.end_headers()
+        state["submitted"].wait(10)
+        for step in (1, 2):
+            data = {"value": step, "max": 2, "node": "1", "prompt_id": "7"}
+            self.frame({"type": "progress", "data": data})
+        self.frame({"type": "execution_success", "data": {"prompt_id": "7"}})
+        self.rfile.read(2)
+        self.close_connection = True
+
+    def frame(self, data):
+        body = json.dumps(data).encode()
+        self.wfile.write(bytes([0x81, len(body)]) + body)
+
+    def do_POST(self):
+        state = self.server.state
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/upload/image":
+            state["uploaded"] = body
+            self.answer({"name": "x (1).png", "subfolder": ""})
+        elif self.path == "/prompt":
+            state["queued"] = json.loads(body)
+            status, data = state["reply"]
+            state["submitted"].set()
+            self.answer(data, status)
+        else:
+            self.answer({})
+
+
+@pytest.fixture
+def server():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    entry = {"filename": "p_00001_.png", "subfolder": "sub", "type": "output"}
+    server.state = {
+        "websocket": False,
+        "submitted": threading.Event(),
+        "viewed": [],
+        "reply": (200, {"prompt_id": "7", "node_errors": {}}),
+        "history": {"outputs": {"2": {"images": [entry]}}, "status": {"status_str": "success"}},
+    }
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def run(server, tmp_path):
+    (tmp_path / "w.json").write_text(json.dumps(WORKFLOW))
+
+    def run(*more):
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        given = ["run", str(tmp_path / "w.json"), "--comfy", url, "-o", str(tmp_path / "out")]
+        return main([*given, "--input", str(tmp_path / "in"), *more])
+
+    return run
+
+
+def test_the_file_goes_there_and_its_pictures_come_back(server, run, tmp_path, capsys):
+    assert run("--json") == 0
+    path = tmp_path / "out" / "sub" / "p_00001_.png"
+    assert json.loads(capsys.readouterr().out)["files"] == [str(path)]
+    assert path.read_bytes() == picture()
+    queued = server.state["queued"]
+    assert queued["prompt"]["2"]["inputs"] == {"filename_prefix": "p", "images": ["1", 0]}
+    assert queued["extra_data"]["extra_pnginfo"]["workflow"] == WORKFLOW
+    assert server.state["viewed"] == [
+        {"filename": "p_00001_.png", "subfolder": "sub", "type": "output"}
+    ]
+
+
+def test_a_changed_input_is_sent_without_the_workflow_that_has_the_old_one(server, run):
+    assert run("--set", "Keep.filename_prefix=q") == 0
+    assert server.state["queued"]["prompt"]["2"]["inputs"]["filename_prefix"] == "q"
+    assert server.state["queued"]["extra_data"] == {}
+
+
+def test_local_pictures_are_uploaded_under_the_name_the_server_gives(server, run, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "x.png").write_bytes(picture("blue"))
+    assert run() == 0
+    assert picture("blue") in server.state["uploaded"]
+    assert server.state["queued"]["prompt"]["1"]["inputs"]["image"] == "x (1).png"
+
+
+def test_progress_comes_over_the_websocket(server, run, monkeypatch):
+    pytest.importorskip("websockets")
+    server.state["websocket"] = True
+    steps = []
+    monkeypatch.setattr(Bar, "on_step", lambda bar, *step: steps.append((bar.node.id, *step)))
+    assert run() == 0
+    assert steps == [("1", 1, 2), ("1", 2, 2)]
+
+
+def test_what_the_server_refuses_names_node_title_and_input(server, run, tmp_path, capsys):
+    error = {
+        "type": "value_not_in_list",
+        "message": "Value not in list",
+        "details": "filename_prefix: 'p' not in []",
+        "extra_info": {"input_name": "filename_prefix"},
+    }
+    nodes = {"2": {"errors": [error], "dependent_outputs": ["2"], "class_type": "SaveImage"}}
+    server.state["reply"] = (400, {"error": {"type": "x", "message": "y"}, "node_errors": nodes})
+    assert run() == 2
+    said = capsys.readouterr().err
+    assert 'node 2 "Keep" (SaveImage), input filename_prefix: Value not in list' in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_fails_there_fails_here(server, run, capsys):
+    error = {"node_id": "1", "node_type": "LoadImage", "exception_message": "broken file\n"}
+    status = {"status_str": "error", "messages": [["execution_error", error]]}
+    server.state["history"] = {"outputs": {}, "status": status}
+    assert run() == 1
+    assert "node 1 (LoadImage): broken file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "entry", [{"filename": "../../x.png"}, {"filename": "x.png", "subfolder": "../.."}]
+)
+def test_a_server_cannot_write_outside_the_folder(server, run, tmp_path, capsys, entry):
+    server.state["history"]["outputs"] = {"2": {"images": [{"type": "output", **entry}]}}
+    assert run() == 2
+    assert "expected a name inside" in capsys.readouterr().err
+    assert not list(Path(tmp_path).rglob("x.png"))
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "message"),
+    [
+        ("http://127.0.0.1:9", 1, "no ComfyUI server answers there"),
+        ("file:///etc/passwd", 2, "expected a URL such as"),
+    ],
+)
+def test_a_wrong_url_is_explained(tmp_path, capsys, url, code, message):
+    assert main(["run", str(tmp_path / "w.json"), "--comfy", url]) == code
+    assert message in capsys.readouterr().err
