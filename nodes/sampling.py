@@ -3,7 +3,7 @@
 from typing import Any
 
 from . import host
-from .shortage import in_parts, prompts_of, rows_of, running_bytes, smaller_parts
+from .shortage import in_parts, rows_of, running_bytes, smaller_parts
 from .watch import Watch
 from .widgets import SAMPLER, SEED, integer, number, wire
 
@@ -84,7 +84,7 @@ class ImagenBaseSample:
         def make(rows: slice, tile: int) -> Any:
             return sample_base(
                 stage,
-                prompts_of(text, rows),
+                text.take(rows),
                 guidance=guidance,
                 image=None if image is None else image[rows],
                 mask=rows_of(mask, rows),
@@ -179,7 +179,7 @@ class ImagenSR256:
             return super_resolve(
                 stage,
                 image[rows],
-                prompts_of(text, rows),
+                text.take(rows),
                 guidance=guidance,
                 seed=(seed + rows.start) % 2**64,
                 steps=steps,

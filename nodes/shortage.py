@@ -91,18 +91,3 @@ def rows_of(tensor: Tensor | None, rows: slice) -> Tensor | None:
     rows     to take
     """
     return tensor if tensor is None or len(tensor) == 1 else tensor[rows]
-
-
-def prompts_of(text: Any, rows: slice) -> Any:
-    """An encoded prompt for some pictures of a batch.
-
-    text   EncodedPrompt of one row, which stands for every picture, or of one a picture
-    rows   to take
-    """
-    from ..imagen_core import EncodedPrompt, TextEmbedding
-
-    if len(text.text) == 1:
-        return text
-    return EncodedPrompt(
-        *(TextEmbedding(t.embeds[rows], t.mask[rows]) for t in (text.text, text.null_text))
-    )

@@ -1,6 +1,6 @@
 """What a text encoder hands on: token states and their mask, and the pair that guidance needs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,6 +39,13 @@ class TextEmbedding:
         if len(self) != 1:
             raise ValueError(f"text: {len(self)} prompts do not fit {batch} images")
         return TextEmbedding(self.embeds.expand(batch, -1, -1), self.mask.expand(batch, -1))
+
+    def take(self, rows: slice) -> "TextEmbedding":
+        """Some rows (views); of a single one, which stands for every picture, that one.
+
+        rows   to take
+        """
+        return self if len(self) == 1 else TextEmbedding(self.embeds[rows], self.mask[rows])
 
     @staticmethod
     def cat(embeddings: "list[TextEmbedding]") -> "TextEmbedding":
@@ -83,6 +90,18 @@ class EncodedPrompt:
                     f"{name}: expected {shape[0]} tokens of width {shape[1]} as in text, got "
                     f"{tuple(other.embeds.shape[1:])}; encode both with the same T5"
                 )
+
+    def take(self, rows: slice) -> "EncodedPrompt":
+        """The prompts of some pictures of a batch.
+
+        rows   to take
+        """
+        parts = {
+            name: part.take(rows)
+            for name in ("text", "null_text", "second", "style")
+            if (part := getattr(self, name)) is not None
+        }
+        return replace(self, **parts)
 
     @property
     def positives(self) -> list[tuple[TextEmbedding, TextEmbedding]]:

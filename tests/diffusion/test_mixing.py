@@ -76,6 +76,18 @@ def test_one_style_serves_many_prompts(stage):
     assert torch.allclose(estimate(stage, many), estimate(stage, single), atol=1e-6)
 
 
+def test_some_rows_keep_the_second_prompt_and_the_style(stage):
+    """What is done where memory is short: the batch in parts."""
+    prompt = EncodedPrompt(states(5, 2), NULL, states(6, 2), 0.3, STYLE)
+    whole = estimate(stage, prompt)
+    for k in range(2):
+        sigmas = torch.tensor([2.0, 1.0, 0.0], dtype=torch.float64)
+        part = prompt.take(slice(k, k + 1))
+        with torch.no_grad():
+            made = make_denoiser(stage, part, Guidance(W, "none"), sigmas, 1)(X[k : k + 1], 1).x0
+        assert torch.allclose(made, whole[k : k + 1], atol=1e-4)
+
+
 def test_a_learned_variance_is_the_prompts_own():
     rows = [torch.full((1, 2, 1, 1), value) for value in (1.0, 2.0, 5.0)]
     assert guide(rows, 0.5, 3.0, 1).flatten().tolist() == [5.0 + 3.0 * (1.5 - 5.0), 1.0]
