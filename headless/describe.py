@@ -80,7 +80,7 @@ def _product(shape: list[int]) -> int:
 
 def examine() -> dict[str, Any]:
     """Versions, devices, bundled weights and model folders; each check says whether it is well."""
-    checks = [_version("torch", "2.4"), _version("transformers", "4.50")]
+    checks = [_version("torch", "2.4"), _version("tokenizers", "0.20")]
     checks += [_version(name, "0") for name in ("einops", "safetensors", "numpy", "pillow", "tqdm")]
     checks.append(
         _line("python", platform.python_version(), platform.python_version_tuple() >= ("3", "1"))

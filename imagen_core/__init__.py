@@ -4,14 +4,22 @@ The one door: everything public is named in `__all__`. Imagen, arXiv:2205.11487.
 """
 
 from .cascade import Cascade, sample_base, super_resolve
-from .checkpoints import CheckpointError, load_cascade, load_stage, save_stage
+from .checkpoints import (
+    CheckpointError,
+    load_cascade,
+    load_stage,
+    load_text,
+    load_text_encoder,
+    save_stage,
+    save_text,
+)
 from .diffusion.editing import Inpainting
 from .diffusion.guidance import Guidance, dynamic_threshold, static_threshold
 from .diffusion.samplers import SAMPLERS
 from .diffusion.schedules import Schedule
 from .diffusion.trace import Trace
 from .stage import SamplingDefaults, Stage, StageConfig
-from .text import EncodedPrompt, TextEmbedding, TextEncoder, load_text_encoder
+from .text import EncodedPrompt, Reading, TextEmbedding, TextEncoder
 from .unet.adm import ADMConfig, ADMUNet
 from .unet.efficient import EfficientConfig, EfficientUNet
 from .unet.presets import PRESETS
@@ -28,6 +36,7 @@ __all__ = [
     "EncodedPrompt",
     "Guidance",
     "Inpainting",
+    "Reading",
     "SamplingDefaults",
     "Schedule",
     "Stage",
@@ -38,9 +47,11 @@ __all__ = [
     "dynamic_threshold",
     "load_cascade",
     "load_stage",
+    "load_text",
     "load_text_encoder",
     "sample_base",
     "save_stage",
+    "save_text",
     "static_threshold",
     "super_resolve",
 ]

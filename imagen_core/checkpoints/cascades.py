@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from ..cascade import Cascade
-from ..text.encoder import load_text_encoder
 from .errors import CheckpointError
 from .files import inside
 from .stages import load_stage
+from .text_encoders import load_text_encoder
 
 BUNDLED = Path(__file__).parent.parent / "pretrained"
 STAGES = ("base", "sr256", "sr1024")

@@ -6,27 +6,44 @@ T5, arXiv:1910.10683; Imagen, arXiv:2205.11487, section 2.1.
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .caption import clean_caption as cleaned
 from .embedding import EncodedPrompt, TextEmbedding
+from .t5 import T5Encoder
+from .tokenizer import Tokenizer
 
 CACHE_SIZE = 256  # prompts
-DEFAULT_LENGTH = 77  # tokens, DeepFloyd IF's
-LONGEST = 4096  # a tokenizer that claims more has no limit of its own
+
+
+class Reading(NamedTuple):
+    """How an encoder reads a prompt.
+
+    text     after lower-casing, stripping and, where asked for, caption cleaning
+    tokens   pieces that are encoded, a space as ▁, the last of them </s>
+    cut      text of the pieces that are left out; "" = none
+    """
+
+    text: str
+    tokens: list[str]
+    cut: str
 
 
 class TextEncoder:
     """A tokenizer and a T5 encoder; the states of the last prompts are kept."""
 
-    def __init__(self, tokenizer: Any, model: Any, max_length: int):
+    def __init__(self, tokenizer: Tokenizer, model: T5Encoder):
         self.tokenizer = tokenizer
         self.model = model
-        self.max_length = max_length
         self.cache: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a prompt; shorter ones are padded to it."""
+        return self.tokenizer.max_length
 
     @property
     def device(self) -> torch.device:
@@ -35,23 +52,24 @@ class TextEncoder:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the model computes in."""
+        """What the products with the model's weights are computed in."""
         return self.model.dtype
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None):
-        """This encoder, its model moved and converted in place.
+    def to(self, device: torch.device | str) -> "TextEncoder":
+        """This encoder, its model moved in place.
 
-        device, dtype   None = as they are
+        device   target
         """
-        self.model.to(device=device, dtype=dtype)
+        self.model.to(device)
         return self
 
-    def encode(self, prompts: Sequence[str]) -> TextEmbedding:
+    def encode(self, prompts: Sequence[str], clean_caption: bool = False) -> TextEmbedding:
         """States of the prompts, padded to max_length: b n d, float32 on the CPU.
 
-        prompts   lower-cased and stripped first; a longer one is cut, with a warning
+        prompts         lower-cased and stripped first; a longer one is cut, with a warning
+        clean_caption   whether they go through DeepFloyd IF's caption cleaning
         """
-        prompts = [prompt.lower().strip() for prompt in prompts]
+        prompts = [normalised(prompt, clean_caption) for prompt in prompts]
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.cache]
         states = dict(zip(missing, self._evaluate(missing), strict=True)) if missing else {}
         for prompt in prompts:
@@ -65,67 +83,60 @@ class TextEncoder:
         return TextEmbedding(torch.stack(embeds), torch.stack(masks))
 
     def encode_prompt(
-        self, prompt: str | Sequence[str], negative_prompt: str = ""
+        self, prompt: str | Sequence[str], negative_prompt: str = "", clean_caption: bool = False
     ) -> EncodedPrompt:
         """A prompt, or one a picture, with its null text.
 
         prompt            one text or several
         negative_prompt   what guidance leads away from; "" = the empty prompt
+        clean_caption     whether all go through DeepFloyd IF's caption cleaning
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        text, null_text = self.encode(prompts), self.encode([negative_prompt])
+        text = self.encode(prompts, clean_caption)
+        null_text = self.encode([negative_prompt], clean_caption)
         return EncodedPrompt(text, null_text.expand(len(prompts)))
+
+    def describe(self, prompt: str, clean_caption: bool = False) -> Reading:
+        """How this encoder reads a prompt; nothing is encoded.
+
+        prompt          one text
+        clean_caption   whether it goes through DeepFloyd IF's caption cleaning
+        """
+        text = normalised(prompt, clean_caption)
+        numbers = self.tokenizer.encode(text)
+        kept = self.tokenizer.cut(numbers)
+        left_out = numbers[len(kept) - 1 :] if len(kept) < len(numbers) else []
+        return Reading(text, self.tokenizer.names(kept), self.tokenizer.decode(left_out))
 
     @torch.inference_mode()
     def _evaluate(self, prompts: list[str]) -> list[tuple[Tensor, Tensor]]:
-        for prompt in prompts:
-            self._warn_if_cut(prompt)
-        tokens = self.tokenizer(
-            prompts,
-            padding="max_length",
-            max_length=self.max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        mask = tokens.attention_mask.to(self.device)
-        states = self.model(input_ids=tokens.input_ids.to(self.device), attention_mask=mask)
-        embeds = states.last_hidden_state.float().cpu()
-        return list(zip(embeds, mask.bool().cpu(), strict=True))
+        shape = len(prompts), self.max_length
+        numbers = torch.full(shape, self.tokenizer.pad)
+        mask = torch.zeros(shape, dtype=torch.bool)
+        for row, prompt in enumerate(prompts):
+            found = self.tokenizer.encode(prompt)
+            self._warn_if_cut(found)
+            kept = self.tokenizer.cut(found)
+            numbers[row, : len(kept)] = torch.tensor(kept)
+            mask[row, : len(kept)] = True
+        states = self.model(input_ids=numbers.to(self.device), attention_mask=mask.to(self.device))
+        return list(zip(states.cpu(), mask, strict=True))
 
-    def _warn_if_cut(self, prompt: str) -> None:
-        ids = self.tokenizer(prompt, verbose=False).input_ids
-        if len(ids) <= self.max_length:
+    def _warn_if_cut(self, numbers: list[int]) -> None:
+        if len(numbers) <= self.max_length:
             return
-        kept = self.tokenizer.decode(ids[: self.max_length - 1], skip_special_tokens=True)
+        kept = self.tokenizer.decode(numbers[: self.max_length - 1])
         warnings.warn(
-            f"prompt: has {len(ids)} tokens, the encoder takes {self.max_length}; "
+            f"prompt: has {len(numbers)} tokens, the encoder takes {self.max_length}; "
             f"everything after {kept[-40:]!r} is cut",
             stacklevel=4,
         )
 
 
-def load_text_encoder(
-    path: str | Path,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> TextEncoder:
-    """A T5 encoder from a folder in the Hugging Face layout.
+def normalised(prompt: str, clean_caption: bool = False) -> str:
+    """A prompt as it is tokenized.
 
-    path            holds config.json, the weights as safetensors, and the tokenizer's files
-    device, dtype   of the model
+    prompt          any text
+    clean_caption   whether it goes through DeepFloyd IF's caption cleaning
     """
-    from transformers import AutoTokenizer, T5EncoderModel
-
-    path = Path(path)
-    if not (path / "config.json").is_file():
-        raise FileNotFoundError(
-            f"text_encoder: expected a folder with config.json, model.safetensors and a tokenizer, "
-            f"got {path}"
-        )
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    model: Any = T5EncoderModel.from_pretrained(
-        path, local_files_only=True, use_safetensors=True, torch_dtype=dtype
-    )
-    length = tokenizer.model_max_length
-    max_length = length if length <= LONGEST else DEFAULT_LENGTH
-    return TextEncoder(tokenizer, model.to(device).eval().requires_grad_(False), max_length)
+    return cleaned(prompt) if clean_caption else prompt.lower().strip()

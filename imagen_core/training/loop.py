@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import load_stage, save_stage
+from ..checkpoints import load_stage, load_text_encoder, save_stage
 from ..stage import Stage
-from ..text import load_text_encoder
 from ..text.embedding import TextEmbedding
 from .checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from .data import Batch, draw_batch, load_pairs

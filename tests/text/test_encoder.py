@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from imagen_nodes.imagen_core.text import TextEmbedding, load_text_encoder
+from imagen_nodes.imagen_core import CheckpointError, TextEmbedding, load_text_encoder
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_null_text_is_the_empty_or_the_negative_prompt(encoder):
 
 
 def test_a_folder_without_an_encoder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="text_encoder: expected a folder with config.json"):
+    with pytest.raises(CheckpointError, match="text_encoder: expected a folder with config.json"):
         load_text_encoder(tmp_path)
 
 

@@ -1,0 +1,63 @@
+"""Encoded prompts on disk: the same tensors come back, and other files are refused."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from imagen_nodes.imagen_core import (
+    CheckpointError,
+    EncodedPrompt,
+    TextEmbedding,
+    load_text,
+    save_text,
+)
+
+
+def states(seed, rows=1):
+    embeds = torch.randn(rows, 5, 16, generator=torch.Generator().manual_seed(seed))
+    return TextEmbedding(embeds, torch.arange(5).expand(rows, 5) < 3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        EncodedPrompt(states(0), states(1)),
+        EncodedPrompt(states(0, 2).to(dtype=torch.float16), states(1).to(dtype=torch.float16)),
+        EncodedPrompt(states(0), states(1), states(2), 0.25, states(3)),
+    ],
+    ids=["plain", "two rows in halves", "mixed"],
+)
+def test_what_is_saved_comes_back(tmp_path, text):
+    path = tmp_path / "deeper" / "text.safetensors"
+    save_text(path, text)
+    found = load_text(path)
+    assert found.mixer == text.mixer
+    for name in ("text", "null_text", "second", "style"):
+        ours, theirs = getattr(text, name), getattr(found, name)
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            assert torch.equal(ours.embeds, theirs.embeds)
+            assert torch.equal(ours.mask, theirs.mask)
+    assert [entry.name for entry in path.parent.iterdir()] == ["text.safetensors"]
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_text(path)
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(
+        CheckpointError, match="not an encoded prompt as Imagen Save Text writes it"
+    ):
+        load_text(path)
+    save_file({"text.embeds": torch.zeros(1, 5, 2)}, path, {"imagen": '{"kind": "imagen text"}'})
+    with pytest.raises(CheckpointError, match="not an encoded prompt"):
+        load_text(path)
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    tensors = {"text.embeds": torch.zeros(1, 5, 2), "text.mask": mask}
+    save_file(tensors, path, {"imagen": '{"kind": "imagen text", "mixer": 0}'})
+    with pytest.raises(CheckpointError, match="text: the mask does not fit the states"):
+        load_text(path)
+    path.write_bytes(b"junk")
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        load_text(path)
