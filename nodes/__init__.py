@@ -4,6 +4,7 @@ from . import host
 from .conditioning import ImagenDynamicThreshold, ImagenMixPrompts, ImagenT5Encode
 from .loaders import ImagenLoadCascade, ImagenLoadStage, ImagenLoadTextEncoder
 from .sampling import ImagenBaseSample, ImagenSR256, ImagenSR1024
+from .texts import ImagenLoadText, ImagenSaveText
 from .view import ImagenCascadeView
 
 NODE_CLASS_MAPPINGS = {
@@ -12,6 +13,8 @@ NODE_CLASS_MAPPINGS = {
     "ImagenLoadStage": ImagenLoadStage,
     "ImagenT5Encode": ImagenT5Encode,
     "ImagenMixPrompts": ImagenMixPrompts,
+    "ImagenSaveText": ImagenSaveText,
+    "ImagenLoadText": ImagenLoadText,
     "ImagenDynamicThreshold": ImagenDynamicThreshold,
     "ImagenBaseSample": ImagenBaseSample,
     "ImagenSR256": ImagenSR256,
@@ -25,6 +28,8 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "ImagenLoadStage": "Load Imagen Stage",
     "ImagenT5Encode": "T5 Encode",
     "ImagenMixPrompts": "Imagen Mix Prompts",
+    "ImagenSaveText": "Imagen Save Text",
+    "ImagenLoadText": "Imagen Load Text",
     "ImagenDynamicThreshold": "Dynamic-Threshold Guidance",
     "ImagenBaseSample": "Imagen Base Sample",
     "ImagenSR256": "Imagen SR 256",

@@ -45,13 +45,31 @@ class ImagenT5Encode:
                         "tooltip": "What guidance leads away from; empty is the usual choice.",
                     },
                 ),
-            }
+            },
+            "optional": {
+                "clean_caption": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "DeepFloyd IF's caption cleaning: drops links, brackets, sizes and more.",
+                    },
+                ),
+            },
         }
 
-    def encode(self, text_encoder: Any, prompt: str, negative_prompt: str) -> tuple:
-        """The encoded prompt and its null text."""
+    def encode(
+        self, text_encoder: Any, prompt: str, negative_prompt: str, clean_caption: bool = False
+    ) -> dict[str, Any]:
+        """The encoded prompt and its null text; the interface is told how the prompt was read."""
         with host.on_device(text_encoder.model, role="text_encoder"):
-            return (text_encoder.encode_prompt(prompt, negative_prompt),)
+            text = text_encoder.encode_prompt(prompt, negative_prompt, clean_caption)
+        reading = text_encoder.describe(prompt, clean_caption)
+        lines = [
+            f"reads: {reading.text}",
+            f"{len(reading.tokens)} of {text_encoder.max_length} tokens: {' '.join(reading.tokens)}",
+            *([f"cut: {reading.cut}"] if reading.cut else []),
+        ]
+        return {"ui": {"text": ["\n".join(lines)]}, "result": (text,)}
 
 
 class ImagenMixPrompts:

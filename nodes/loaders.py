@@ -54,15 +54,15 @@ class ImagenLoadTextEncoder:
     """A T5 encoder by itself."""
 
     DESCRIPTION = (
-        "Loads a T5 encoder from a folder in models/text_encoders: config.json, safetensors and the "
-        "tokenizer's files."
+        "Loads a T5 encoder from models/text_encoders: a Hugging Face folder, a lone safetensors file "
+        "such as t5xxl_fp8_e4m3fn_scaled, or GGUF. float8 and GGUF stay compressed in memory."
     )
     CATEGORY = "imagen"
     FUNCTION = "load"
     RETURN_TYPES = ("IMAGEN_TEXT_ENCODER",)
     RETURN_NAMES = ("text_encoder",)
     OUTPUT_TOOLTIPS = ("For T5 Encode.",)
-    SEARCH_ALIASES = ["t5", "clip loader", "text encoder"]
+    SEARCH_ALIASES = ["t5", "t5xxl", "gguf", "clip loader", "text encoder"]
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -81,7 +81,8 @@ class ImagenLoadTextEncoder:
         from ..imagen_core import load_text_encoder
 
         path = host.resolve(("text_encoders", "imagen"), text_encoder, "text_encoder")
-        return (load_text_encoder(path, dtype=host.dtype(dtype)),)
+        kind, places = host.dtype(dtype), host.tokenizer_folders()
+        return (load_text_encoder(path, dtype=kind, tokenizers=places),)
 
 
 class ImagenLoadStage:

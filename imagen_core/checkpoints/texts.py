@@ -21,7 +21,8 @@ def save_text(path: str | Path, text: EncodedPrompt) -> None:
     for name in PARTS:
         part = getattr(text, name)
         if part is not None:
-            tensors |= {f"{name}.embeds": part.embeds, f"{name}.mask": part.mask}
+            # Copies: null text and prompt may share memory, which safetensors refuses.
+            tensors |= {f"{name}.embeds": part.embeds.clone(), f"{name}.mask": part.mask.clone()}
     write_tensors(Path(path), tensors, {"imagen": json.dumps({"kind": KIND, "mixer": text.mixer})})
 
 

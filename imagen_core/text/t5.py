@@ -125,6 +125,19 @@ class Norm(nn.Module):
         return self.weight * (x * (x.square().mean(-1, keepdim=True) + self.epsilon).rsqrt())
 
 
+class PositionBias(nn.Module):
+    """What is added to the scores of attention for each distance, shared by all blocks."""
+
+    def __init__(self, weight: Tensor, max_distance: int):
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)  # buckets heads
+        self.max_distance = max_distance
+
+    def forward(self, length: int) -> Tensor:  # 1 heads length length
+        buckets = relative_buckets(length, len(self.weight), self.max_distance)
+        return rearrange(self.weight[buckets.to(self.weight.device)], "n m h -> 1 h n m")
+
+
 class Block(nn.Module):
     """Self-attention and a feed-forward, each behind a norm and added to what came in."""
 
@@ -179,7 +192,7 @@ class T5Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.table = table
-        self.position_bias = nn.Parameter(vector(BIAS), requires_grad=False)
+        self.position_bias = PositionBias(vector(BIAS), config.max_distance)
         self.blocks = nn.ModuleList(
             Block(config, matrix, vector, BLOCK.format(k)) for k in range(config.layers)
         )
@@ -193,7 +206,7 @@ class T5Encoder(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.position_bias.device
+        return self.position_bias.weight.device
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """States of the tokens; padding is not attended to, but has states of its own.
@@ -201,10 +214,7 @@ class T5Encoder(nn.Module):
         input_ids        b n, token numbers
         attention_mask   b n, 0 = padding
         """
-        buckets = relative_buckets(
-            input_ids.shape[1], self.config.buckets, self.config.max_distance
-        ).to(self.device)
-        bias = rearrange(self.position_bias[buckets], "n m h -> 1 h n m")
+        bias = self.position_bias(input_ids.shape[1])
         padding = attention_mask[:, None, None, :] == 0
         bias = bias.masked_fill(padding, torch.finfo(bias.dtype).min)
         x = self.table(input_ids)

@@ -13,6 +13,9 @@ from .files import (
     resolve,
     stage_names,
     text_encoder_names,
+    text_names,
+    text_path,
+    tokenizer_folders,
 )
 from .memory import (
     DTYPES,
@@ -47,6 +50,9 @@ __all__ = [
     "stage_names",
     "temporary",
     "text_encoder_names",
+    "text_names",
+    "text_path",
     "to_results",
+    "tokenizer_folders",
     "watched",
 ]

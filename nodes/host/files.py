@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .door import comfy
 
+TEXTS = "texts"
 BUNDLED = Path(__file__).parents[2] / "imagen_core" / "pretrained"
 
 
@@ -44,13 +45,43 @@ def stage_names() -> list[str]:
     """Stage files to choose from, in models/diffusion_models and models/imagen."""
     names = _names("diffusion_models", "**/*.safetensors", lambda path: path)
     names += _names("imagen", "**/*.safetensors", lambda path: path)
-    return _unique(name for name in names if "text_encoder" not in name)
+    return _unique(
+        name for name in names if "text_encoder" not in name and not name.startswith(f"{TEXTS}/")
+    )
 
 
 def text_encoder_names() -> list[str]:
-    """Text encoders to choose from: folders in models/text_encoders, and those of cascades."""
+    """Text encoders to choose from: folders and lone files in models/text_encoders, and cascades' own."""
     names = _names("text_encoders", "**/config.json", lambda path: path.parent)
+    for ending in ("safetensors", "gguf", "bin", "pt"):
+        files = _names("text_encoders", f"**/*.{ending}", lambda path: path)
+        names += [name for name in files if not name.startswith(tuple(f"{n}/" for n in names))]
     return _unique(names + _names("imagen", "*/*/config.json", lambda path: path.parent))
+
+
+def tokenizer_folders() -> list[Path]:
+    """Where a T5's tokenizer may lie besides the text encoder's surroundings: ComfyUI brings one."""
+    package = comfy("comfy")
+    roots = [] if package is None else [Path(root) for root in package.__path__]
+    return [root / "text_encoders" / "t5_tokenizer" for root in roots]
+
+
+def text_names() -> list[str]:
+    """Saved texts to choose from, in models/imagen/texts."""
+    return _unique(_names("imagen", f"{TEXTS}/**/*.safetensors", lambda path: path))
+
+
+def text_path(name: str, input_name: str) -> Path:
+    """Where a text of that name is saved: in models/imagen/texts, which it never leaves.
+
+    name         without ending; may have folders
+    input_name   names the input in the error
+    """
+    root = (folders("imagen")[0] / TEXTS).resolve()
+    path = (root / f"{name.strip()}.safetensors").resolve()
+    if not name.strip() or not path.is_relative_to(root) or path.name.startswith("."):
+        raise ValueError(f"{input_name}: expected a name inside {root}, got {name!r}")
+    return path
 
 
 def resolve(kinds: tuple[str, ...], name: str, input_name: str) -> Path:

@@ -265,3 +265,75 @@ def test_one_prompt_a_picture_stays_with_its_picture(base, monkeypatch):
     Shortage(monkeypatch, base, 16 * 16)
     (made,) = node("ImagenBaseSample", stage=base, text=text, guidance=SCALE_ONE, **chosen)
     assert torch.allclose(made, expected, atol=1e-5)
+
+
+def test_how_a_prompt_is_read_is_told(t5_folder):
+    from imagen_nodes.imagen_core import load_text_encoder
+
+    encoder = load_text_encoder(t5_folder)
+    told = node("ImagenT5Encode", text_encoder=encoder, prompt=" A Red Apple", negative_prompt="")
+    assert told["ui"] == {"text": ["reads: a red apple\n4 of 8 tokens: ▁a ▁red ▁apple </s>"]}
+    expected = encoder.encode_prompt("a red apple")
+    assert torch.equal(told["result"][0].text.embeds, expected.text.embeds)
+    with pytest.warns(UserWarning, match="is cut"):
+        told = node(
+            "ImagenT5Encode", text_encoder=encoder, prompt="a red dog sat on the hill of blue",
+            negative_prompt="",
+        )  # fmt: skip
+    assert told["ui"]["text"][0].endswith("cut: of blue")
+
+
+def test_clean_caption_reaches_both_prompts(t5_folder):
+    pytest.importorskip("ftfy")
+    pytest.importorskip("bs4")
+    from imagen_nodes.imagen_core import load_text_encoder
+
+    encoder = load_text_encoder(t5_folder)
+    told = node(
+        "ImagenT5Encode", text_encoder=encoder, prompt="(A) [Red] Apple", negative_prompt="{cat}",
+        clean_caption=True,
+    )  # fmt: skip
+    expected = encoder.encode_prompt("a red apple", "cat")
+    assert torch.equal(told["result"][0].text.embeds, expected.text.embeds)
+    assert torch.equal(told["result"][0].null_text.embeds, expected.null_text.embeds)
+    assert told["ui"]["text"][0].startswith("reads: a red apple\n")
+
+
+def test_a_saved_text_is_offered_and_loads(monkeypatch, tmp_path, text):
+    monkeypatch.setenv("IMAGEN_MODELS", str(tmp_path))
+    told = node("ImagenSaveText", text=text, name="fruit/apple")
+    path = tmp_path / "imagen" / "texts" / "fruit" / "apple.safetensors"
+    assert told == {"ui": {"text": [str(path.resolve())]}, "result": (text,)}
+    assert host.text_names() == ["texts/fruit/apple.safetensors"]
+    assert host.stage_names() == [name for name in host.stage_names() if "apple" not in name]
+    (loaded,) = node("ImagenLoadText", saved_text="texts/fruit/apple.safetensors")
+    assert torch.equal(loaded.text.embeds, text.text.embeds)
+    changed = NODE_CLASS_MAPPINGS["ImagenLoadText"].IS_CHANGED
+    before = changed("texts/fruit/apple.safetensors")
+    path.touch()
+    assert changed("texts/fruit/apple.safetensors") > before
+    for name in ("../stage", "/etc/x", "", "a/../../b", "..", " "):
+        with pytest.raises(ValueError, match="Imagen Save Text: name: expected a name inside"):
+            node("ImagenSaveText", text=text, name=name)
+    for name in ("../x.safetensors", "texts/none.safetensors"):
+        with pytest.raises(ValueError, match="saved_text: expected a name inside"):
+            node("ImagenLoadText", saved_text=name)
+
+
+def test_lone_text_encoders_are_offered_and_comfyui_lends_its_tokenizer(monkeypatch, tmp_path):
+    import sys
+    import types
+
+    folder = tmp_path / "text_encoders"
+    (folder / "t5").mkdir(parents=True)
+    for name in ("t5/config.json", "t5/model.safetensors", "t5xxl_fp8.safetensors", "t5-q4.gguf"):
+        (folder / name).touch()
+    monkeypatch.setenv("IMAGEN_MODELS", str(tmp_path))
+    names = host.text_encoder_names()
+    assert names[:3] == ["t5", "t5xxl_fp8.safetensors", "t5-q4.gguf"]
+    assert "t5/model.safetensors" not in names
+    assert host.tokenizer_folders() == []
+    package = types.ModuleType("comfy")
+    package.__path__ = [str(tmp_path / "comfy")]
+    monkeypatch.setitem(sys.modules, "comfy", package)
+    assert host.tokenizer_folders() == [tmp_path / "comfy" / "text_encoders" / "t5_tokenizer"]

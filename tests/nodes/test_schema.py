@@ -10,7 +10,12 @@ from imagen_nodes.nodes import host
 
 ROOT = Path(__file__).parent.parent.parent
 SNAPSHOT = Path(__file__).with_name("schema.json")
-LISTED = {"cascade", "stage", "text_encoder"}  # combos that depend on the models folder
+LISTED = {
+    "cascade",
+    "stage",
+    "text_encoder",
+    "saved_text",
+}  # combos that depend on the models folder
 NODES = pytest.mark.parametrize("node_id", NODE_CLASS_MAPPINGS)
 
 

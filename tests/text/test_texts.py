@@ -18,14 +18,18 @@ def states(seed, rows=1):
     return TextEmbedding(embeds, torch.arange(5).expand(rows, 5) < 3)
 
 
+SAME = states(4)
+
+
 @pytest.mark.parametrize(
     "text",
     [
         EncodedPrompt(states(0), states(1)),
         EncodedPrompt(states(0, 2).to(dtype=torch.float16), states(1).to(dtype=torch.float16)),
         EncodedPrompt(states(0), states(1), states(2), 0.25, states(3)),
+        EncodedPrompt(SAME, SAME, SAME, 0.5, SAME),
     ],
-    ids=["plain", "two rows in halves", "mixed"],
+    ids=["plain", "two rows in halves", "mixed", "shared memory"],
 )
 def test_what_is_saved_comes_back(tmp_path, text):
     path = tmp_path / "deeper" / "text.safetensors"

@@ -1,0 +1,79 @@
+"""Encoded prompts on disk: T5 runs once, sampling often."""
+
+from typing import Any
+
+from . import host
+from .widgets import choice, wire
+
+
+class ImagenSaveText:
+    """An encoded prompt to a file."""
+
+    DESCRIPTION = (
+        "Saves an encoded prompt in models/imagen/texts, with its negative prompt and whatever is mixed in. "
+        "Imagen Load Text brings it back without T5, on this machine or on one where T5 does not fit."
+    )
+    CATEGORY = "imagen"
+    FUNCTION = "save"
+    RETURN_TYPES = ("IMAGEN_TEXT",)
+    RETURN_NAMES = ("text",)
+    OUTPUT_TOOLTIPS = ("The same text, for the sampling nodes.",)
+    OUTPUT_NODE = True
+    SEARCH_ALIASES = ["save embedding", "save conditioning", "cache prompt"]
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """ComfyUI's declaration of inputs."""
+        return {
+            "required": {
+                "text": wire("IMAGEN_TEXT", "From T5 Encode or Imagen Mix Prompts."),
+                "name": (
+                    "STRING",
+                    {
+                        "default": "prompt",
+                        "tooltip": "Of the file, without ending; folders/are/made. A file of that name is "
+                        "replaced.",
+                    },
+                ),
+            }
+        }
+
+    def save(self, text: Any, name: str) -> dict[str, Any]:
+        """The same text."""
+        from ..imagen_core import save_text
+
+        path = host.text_path(name, "Imagen Save Text: name")
+        save_text(path, text)
+        return {"ui": {"text": [str(path)]}, "result": (text,)}
+
+
+class ImagenLoadText:
+    """An encoded prompt from a file."""
+
+    DESCRIPTION = "Loads an encoded prompt that Imagen Save Text has written; no T5 is needed."
+    CATEGORY = "imagen"
+    FUNCTION = "load"
+    RETURN_TYPES = ("IMAGEN_TEXT",)
+    RETURN_NAMES = ("text",)
+    OUTPUT_TOOLTIPS = ("For the sampling nodes whose stages know the T5 that it was encoded with.",)
+    SEARCH_ALIASES = ["load embedding", "load conditioning", "cached prompt"]
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """ComfyUI's declaration of inputs."""
+        return {
+            "required": {
+                "saved_text": choice(host.text_names(), "", "A file in models/imagen/texts."),
+            }
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, saved_text: str) -> int:
+        """When the file was written: a text that is saved anew is loaded anew."""
+        return host.resolve(("imagen",), saved_text, "saved_text").stat().st_mtime_ns
+
+    def load(self, saved_text: str) -> tuple:
+        """The encoded prompt."""
+        from ..imagen_core import load_text
+
+        return (load_text(host.resolve(("imagen",), saved_text, "saved_text")),)
