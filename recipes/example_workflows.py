@@ -43,8 +43,8 @@ class Builder:
     def add(self, class_type: str, title: str = "", **inputs: Any) -> str:
         """A new node's id."""
         node_id = str(len(self.graph) + 1)
-        for name, (_, options, required) in declared_inputs(self.registry[class_type]).items():
-            if required and name not in inputs and "default" in options:
+        for name, (_, options, _) in declared_inputs(self.registry[class_type]).items():
+            if name not in inputs and "default" in options:
                 inputs[name] = options["default"]
         title = title or TITLES.get(class_type, class_type)
         self.graph[node_id] = Node(node_id, class_type, title, inputs)
