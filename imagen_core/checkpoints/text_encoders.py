@@ -234,18 +234,18 @@ def read_config(path: Path, weights: Mapping[str, Weight]) -> T5Config:
         if path.is_dir():
             return from_hugging_face(json.loads((path / "config.json").read_text("utf-8")))
         return T5Config.infer({name: weight.shape for name, weight in weights.items()})
-    except (
-        KeyError,
-        ValueError,
-        TypeError,
-        IndexError,
-        AttributeError,
-        ZeroDivisionError,
-    ) as error:
+    except KeyError as error:
+        if path.is_dir():
+            raise CheckpointError(f"{path}: not a T5 encoder: config.json lacks {error}") from error
+        part = any("SelfAttention" in name for name in weights)
         what = (
-            guess(list(weights)) if isinstance(error, KeyError) and path.is_file() else repr(error)
+            "a part of one, choose the folder of all its shards" if part else guess(list(weights))
         )
-        raise CheckpointError(f"{path}: not a T5 encoder: {what}") from error
+        raise CheckpointError(
+            f"{path}: not a whole T5 encoder, it lacks {error}: {what}"
+        ) from error
+    except (ValueError, TypeError, IndexError, AttributeError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{path}: not a T5 encoder: {error!r}") from error
 
 
 def from_hugging_face(config: dict[str, Any]) -> T5Config:

@@ -402,9 +402,11 @@ def test_damaged_foreign_and_malicious_files_end_in_one_clear_error(t5_folder, p
     save_file(wrong, path)
     refused(r"SelfAttention.k.weight: expected \[64, 64\], found \[3, 3\]")
     save_file({"down_blocks.0.weight": torch.zeros(2)}, path)
-    refused("not a T5 encoder: a diffusers U-Net")
+    refused("not a whole T5 encoder, it lacks .*: a diffusers U-Net")
     save_file({"text_model.embeddings.token_embedding.weight": torch.zeros(2)}, path)
-    refused("not a T5 encoder: something else, with tensors such as text_model")
+    refused("it lacks .*: something else, with tensors such as text_model")
+    save_file({name: v for name, v in state.items() if name != "shared.weight"}, path)
+    refused("it lacks 'shared.weight': a part of one, choose the folder of all its shards")
 
     marker = place / "executed"
     folder = place / "t5"
@@ -422,7 +424,7 @@ def test_damaged_foreign_and_malicious_files_end_in_one_clear_error(t5_folder, p
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors.index.json").unlink()
     save_file(state, folder / "model.safetensors")
-    refused("not a T5 encoder: KeyError", folder)
+    refused("config.json lacks 'vocab_size'", folder)
     (folder / "config.json").write_text('{"model_type": "bert"}')
     refused("model_type: expected 't5', got 'bert'", folder)
     (folder / "config.json").write_text("{")
