@@ -296,6 +296,10 @@ def build(
     def matrix(name: str, kind: type[Matrix] = Matrix) -> Any:
         weight = weights[name]
         scale = None if weight.scale is None else weight.scale().to(device)
+        if scale is not None and scale.numel() not in (1, weight.shape[0]):
+            raise CheckpointError(
+                f"{name}: expected one scale, or {weight.shape[0]}, one a row; got {list(scale.shape)}"
+            )
         return kind(stored(weight), compute, scale, weight.blocks)
 
     def vector(name: str) -> Tensor:

@@ -215,6 +215,23 @@ def test_a_quantisation_that_is_not_read_is_named(t5_folder, place):
         load_text_encoder(place / "t5.safetensors")
 
 
+def test_one_scale_a_row_is_read_and_another_number_is_refused(t5_folder, place):
+    config = config_of(t5_folder)
+    stored, meant = fp8_state(random_state(config), "comfy_quant")
+    layer = "encoder.block.1.layer.1.DenseReluDense.wo."
+    rows = torch.linspace(0.5, 2, 64)
+    stored[layer + "weight_scale"] = rows
+    meant[layer + "weight"] = stored[layer + "weight"].float() * rows[:, None]
+    save_file(stored, place / "t5.safetensors")
+    check(place / "t5.safetensors", config, meant, t5_folder)
+    stored[layer + "weight_scale"] = rows[:7]
+    save_file(stored, place / "t5.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"wo.weight: expected one scale, or 64, .* got \[7\]"
+    ):
+        load_text_encoder(place / "t5.safetensors")
+
+
 def random_blocks(rows, width, kind, generator):
     """Bytes of valid blocks: anything, with factors that keep the values small."""
     import gguf
