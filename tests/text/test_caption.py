@@ -68,7 +68,7 @@ def test_cleaning_is_that_of_diffusers_but_for_one_strip(diffusers_clean, monkey
         compared += 1
         assert clean_caption(text) == theirs, text
         differing += ours != theirs
-    assert compared > 1400
+    assert compared > 1300
     assert 0 < differing < 0.06 * compared
 
 
