@@ -1,4 +1,4 @@
-# Four commands, each of which sets up what it needs in .venv: demo, test, lint, bench.
+# Commands, each of which sets up what it needs in .venv: demo, test, lint, bench; and comfy, in a ComfyUI of yours.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := $(if $(shell command -v nvidia-smi 2>/dev/null),torch>=2.4,torch==2.13.0)
 PROMPT ?= a red apple, noto style
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench comfy clean
 
 demo: $(VENV)/.headless
 	$(BIN)/imagen generate "$(PROMPT)" -o demo.png
@@ -22,6 +22,11 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py
+
+comfy: $(VENV)/.dev
+	@test -n "$(COMFYUI_DIR)" \
+	  || { echo "COMFYUI_DIR must name a checkout of ComfyUI, and COMFYUI_PYTHON its interpreter"; exit 1; }
+	$(BIN)/python -m pytest -m slow tests/comfy
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

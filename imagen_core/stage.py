@@ -18,6 +18,8 @@ SCHEDULES = {
     "linear": Schedule,
     "squaredcos_cap_v2": DiscreteSchedule,
 }
+# Values live at the peak for each channel at full resolution, measured on the bundled stages: 18 and 6.5.
+ADM_VALUES, EFFICIENT_VALUES = 18, 7
 UNets = {"adm": (ADMConfig, ADMUNet), "efficient": (EfficientConfig, EfficientUNet)}
 
 
@@ -124,6 +126,31 @@ class Stage:
     def dtype(self) -> torch.dtype:
         """The dtype that the network computes in."""
         return next(self.unet.parameters()).dtype
+
+    def check_text(self, embeds: torch.Tensor) -> None:
+        """Raise ValueError unless the network can read these states of a text encoder.
+
+        embeds   b n d
+        """
+        expected, got = self.config.unet.text_dim, embeds.shape[-1]
+        if got != expected:
+            raise ValueError(
+                f"text: expected text states of width {expected}, got {got}; encode the prompt with "
+                f"the T5 that this stage was trained with"
+            )
+
+    def running_bytes(self, rows: int, height: int, width: int) -> float:
+        """About what one evaluation of the network takes beside its weights.
+
+        rows            pictures in it; two for each where guidance acts
+        height, width   pixels, of the output or of a tile of it
+        """
+        unet = self.config.unet
+        if isinstance(unet, EfficientConfig):
+            values = (unet.stem_channels + unet.channels[0] / 4) * EFFICIENT_VALUES
+        else:
+            values = unet.channels[0] / unet.patch**2 * ADM_VALUES
+        return rows * height * width * values * self.dtype.itemsize
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None

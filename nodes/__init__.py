@@ -1,6 +1,13 @@
 """The nodes: one class each, named to ComfyUI by id and display name."""
 
 from . import host
+from .bridge import (
+    ImagenConditioningToText,
+    ImagenPatchModel,
+    ImagenSRConditioning,
+    ImagenStageToModel,
+    ImagenTextToConditioning,
+)
 from .conditioning import ImagenDynamicThreshold, ImagenMixPrompts, ImagenT5Encode
 from .loaders import ImagenLoadCascade, ImagenLoadStage, ImagenLoadTextEncoder
 from .sampling import ImagenBaseSample, ImagenSR256, ImagenSR1024
@@ -20,6 +27,11 @@ NODE_CLASS_MAPPINGS = {
     "ImagenSR256": ImagenSR256,
     "ImagenSR1024": ImagenSR1024,
     "ImagenCascadeView": ImagenCascadeView,
+    "ImagenPatchModel": ImagenPatchModel,
+    "ImagenTextToConditioning": ImagenTextToConditioning,
+    "ImagenConditioningToText": ImagenConditioningToText,
+    "ImagenStageToModel": ImagenStageToModel,
+    "ImagenSRConditioning": ImagenSRConditioning,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -35,6 +47,11 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "ImagenSR256": "Imagen SR 256",
     "ImagenSR1024": "Imagen SR 1024",
     "ImagenCascadeView": "Cascade View",
+    "ImagenPatchModel": "Dynamic Thresholding (any model)",
+    "ImagenTextToConditioning": "Imagen Text to Conditioning",
+    "ImagenConditioningToText": "Conditioning to Imagen Text",
+    "ImagenStageToModel": "Imagen Stage to Model",
+    "ImagenSRConditioning": "Imagen SR Conditioning",
 }
 
 host.register_folders()

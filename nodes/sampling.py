@@ -3,7 +3,7 @@
 from typing import Any
 
 from . import host
-from .shortage import in_parts, rows_of, running_bytes, smaller_parts
+from .shortage import in_parts, rows_of, smaller_parts
 from .watch import Watch
 from .widgets import SAMPLER, SEED, integer, number, wire
 
@@ -75,6 +75,7 @@ class ImagenBaseSample:
         from ..imagen_core import sample_base
 
         require_stage(stage, "base", "Imagen Base Sample")
+        require_text(stage, text, "Imagen Base Sample")
         require_image(image, "Imagen Base Sample")
         require_mask(mask, image, "Imagen Base Sample")
         if image is not None:
@@ -98,7 +99,9 @@ class ImagenBaseSample:
                 **watch.part(rows.start),
             )
 
-        with host.on_device(stage.unet, running_bytes(stage, batch_size, height, width)):
+        with host.on_device(
+            stage.unet, stage.running_bytes(rows_a_step(text, batch_size), height, width)
+        ):
             ways = smaller_parts(batch_size, 0)
             made = in_parts(make, batch_size, ways, "Imagen Base Sample")
         return watch.result(host.to_results(made))
@@ -170,6 +173,7 @@ class ImagenSR256:
         from ..imagen_core import super_resolve
 
         require_stage(stage, "sr", self.NAME)
+        require_text(stage, text, self.NAME)
         require_image(image, self.NAME)
         require_input_size(stage, image, self.NAME)
         height, width = (stage.config.scale * side for side in image.shape[1:3])
@@ -190,7 +194,7 @@ class ImagenSR256:
             )
 
         at_once = [min(tile or side, side) for side in (height, width)]
-        with host.on_device(stage.unet, running_bytes(stage, batch, *at_once)):
+        with host.on_device(stage.unet, stage.running_bytes(rows_a_step(text, batch), *at_once)):
             least = 4 * stage.unet.size_multiple
             ways = smaller_parts(batch, tile, max(height, width), least)
             made = in_parts(make, batch, ways, self.NAME)
@@ -209,21 +213,43 @@ class ImagenSR1024(ImagenSR256):
     STEPS = 8
 
 
-def require_stage(stage: Any, kind: str, node: str) -> None:
+def rows_a_step(text: Any, batch: int) -> int:
+    """Pictures that the network sees at once, each with every prompt and with the null text.
+
+    text    EncodedPrompt
+    batch   pictures
+    """
+    return batch * (len(text.positives) + 1)
+
+
+def require_stage(stage: Any, kind: str | None, node: str) -> None:
     """Raise ValueError unless the wire carries a stage of the kind.
 
     stage   the input
-    kind    "base" or "sr"
+    kind    "base" or "sr"; None = either
     node    display name, for the error
     """
     if stage is None:
         raise ValueError(f"{node}: stage: the loaded cascade has no such stage")
-    if stage.config.kind != kind:
+    if kind is not None and stage.config.kind != kind:
         wanted = {"base": "a base stage", "sr": "a super-resolution stage"}
         raise ValueError(
             f"{node}: stage: expected {wanted[kind]}, got {wanted[stage.config.kind]} "
             f"({stage.config.resolution}); connect another output of the loader"
         )
+
+
+def require_text(stage: Any, text: Any, node: str) -> None:
+    """Raise ValueError unless the stage can read the text.
+
+    stage   of any kind
+    text    EncodedPrompt
+    node    display name, for the error
+    """
+    try:
+        stage.check_text(text.text.embeds)
+    except ValueError as error:
+        raise ValueError(f"{node}: {error}") from None
 
 
 def require_image(image: Any, node: str) -> None:

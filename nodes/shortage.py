@@ -1,4 +1,4 @@
-"""Memory: what running a stage takes, and what is done where there is too little of it.
+"""What is done where there is too little memory.
 
 The same work in smaller batches first (the pictures stay the same), then in tiles, then a clear message.
 """
@@ -6,7 +6,7 @@ The same work in smaller batches first (the pictures stay the same), then in til
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import host
 
@@ -14,23 +14,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TILES = (1024, 512, 256)
-# Values live at the peak for each channel at full resolution, measured on the bundled stages: 18 and 6.5.
-ADM_VALUES, EFFICIENT_VALUES = 18, 7
-
-
-def running_bytes(stage: Any, batch: int, height: int, width: int) -> float:
-    """About what one evaluation of a stage takes beside its weights.
-
-    stage           its configuration gives the channels
-    batch           pictures; counted twice, for guidance
-    height, width   of the output, or of a tile of it
-    """
-    unet = stage.config.unet
-    if hasattr(unet, "stem_channels"):
-        values = (unet.stem_channels + unet.channels[0] / 4) * EFFICIENT_VALUES
-    else:
-        values = unet.channels[0] / unet.patch**2 * ADM_VALUES
-    return 2 * batch * height * width * values * stage.dtype.itemsize
 
 
 def smaller_parts(batch: int, tile: int, side: int = 0, least: int = 0) -> list[tuple[int, int]]:

@@ -1,8 +1,8 @@
 """The one door to whatever runs the nodes: ComfyUI where it is there, else a plain shell.
 
 Folders of models (files), the device and its memory (memory), progress, previews and interrupts
-(progress), pictures that are only looked at (pictures). ComfyUI's modules are found through `door`
-once it has loaded them, and never imported.
+(progress), pictures that are only looked at (pictures), and a stage as ComfyUI's MODEL (native).
+ComfyUI's modules are found through `door` once it has loaded them, and never imported.
 """
 
 from .files import (
@@ -26,21 +26,27 @@ from .memory import (
     out_of_memory,
     to_results,
 )
+from .native import AUG, LOWRES, STYLE, native_model, pixel_vae, text_mask
 from .pictures import save_temporary, temporary, watched
 from .progress import OnStep, note, preview, progress, reporter
 
 __all__ = [
+    "AUG",
     "BUNDLED",
     "DTYPES",
+    "LOWRES",
+    "STYLE",
     "OnStep",
     "cascade_names",
     "compute_device",
     "dtype",
     "folders",
     "forget_unused",
+    "native_model",
     "note",
     "on_device",
     "out_of_memory",
+    "pixel_vae",
     "preview",
     "progress",
     "register_folders",
@@ -50,6 +56,7 @@ __all__ = [
     "stage_names",
     "temporary",
     "text_encoder_names",
+    "text_mask",
     "text_names",
     "text_path",
     "to_results",

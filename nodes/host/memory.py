@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from .door import comfy
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 Role = Literal["unet", "text_encoder"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-WHOLE = 1e32  # bytes; more than any network has
 
 
 def compute_device() -> torch.device:
@@ -81,11 +81,7 @@ def on_device(module: nn.Module, memory_required: float = 0, role: Role = "unet"
             if device.type != "cpu":
                 module.to("cpu")
         return
-    patcher = patcher_of(module, role)
-    # A partial load would leave these layers where they are: they do not cast as ComfyUI's own do.
-    management.load_models_gpu([patcher], memory_required=memory_required, force_full_load=True)
-    if patcher.loaded_size() < patcher.model_size():  # --novram loads partly all the same
-        patcher.partially_load(patcher.load_device, WHOLE)
+    management.load_models_gpu([patcher_of(module, role)], memory_required=memory_required)
     yield
 
 
@@ -117,9 +113,20 @@ def keep_patcher(module: nn.Module, outer: nn.Module, role: Role) -> Any:
         devices = management.get_torch_device(), management.unet_offload_device()
     else:
         devices = management.text_encoder_device(), management.text_encoder_offload_device()
-    patcher = comfy("comfy.model_patcher").ModelPatcher(outer, *devices)
+    patcher = _whole_patcher(comfy("comfy.model_patcher").ModelPatcher)(outer, *devices)
     module.__dict__["comfy_patcher"] = patcher
     return patcher
+
+
+@lru_cache(maxsize=1)
+def _whole_patcher(base: Any) -> type:
+    class WholePatcher(base):
+        """Loads a network whole: its layers do not cast as ComfyUI's own do when left on the CPU."""
+
+        def load(self, *args: Any, full_load: bool = False, **kwargs: Any) -> None:
+            super().load(*args, full_load=True, **kwargs)
+
+    return WholePatcher
 
 
 def out_of_memory(error: BaseException) -> bool:

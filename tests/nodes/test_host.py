@@ -60,7 +60,7 @@ class FakeComfy:
     """The modules of ComfyUI that the host may touch, and what it did with them."""
 
     def __init__(self, monkeypatch, folder):
-        self.loaded, self.updates, self.interrupted, self.no_vram = [], [], False, False
+        self.loaded, self.updates, self.interrupted = [], [], False
         outer = self
 
         class ProgressBar:
@@ -90,15 +90,15 @@ class FakeComfy:
             def loaded_size(self):
                 return self.loaded
 
-            def partially_load(self, device, extra_memory):
-                self.loaded = min(100, self.loaded + extra_memory)
+            def load(self, device_to=None, lowvram_model_memory=0, full_load=False):
+                self.loaded = 100 if full_load else lowvram_model_memory
+                self.model.to(device_to)
+                self.model.device = device_to
 
-        def load(patchers, memory_required=0, force_full_load=False):
+        def load(patchers, memory_required=0):
             for patcher in patchers:
-                outer.loaded.append((patcher, force_full_load, memory_required))
-                patcher.model.to(patcher.load_device)
-                patcher.model.device = patcher.load_device
-                patcher.loaded = 1 if outer.no_vram else 100
+                outer.loaded.append((patcher, memory_required))
+                patcher.load(patcher.load_device, lowvram_model_memory=10)
 
         management = types.SimpleNamespace(
             get_torch_device=lambda: torch.device("cpu"),
@@ -144,19 +144,11 @@ def test_comfy_manages_the_memory_of_a_network_by_one_patcher(comfy):
     assert network in first.model.modules()
 
 
-def test_comfy_loads_a_network_whole(comfy):
+def test_comfy_loads_a_network_whole_however_little_memory_it_means_to_use(comfy):
     """A partial load leaves plain layers where they are, and a network on two devices."""
     with host.on_device(torch.nn.Linear(2, 2)):
         pass
-    assert [whole for _, whole, _ in comfy.loaded] == [True]
-
-
-def test_a_part_that_comfy_left_behind_is_loaded_too(comfy):
-    """With --novram ComfyUI loads partly whatever is asked for."""
-    comfy.no_vram = True
-    with host.on_device(torch.nn.Linear(2, 2)):
-        pass
-    ((patcher, *_),) = comfy.loaded
+    ((patcher, _),) = comfy.loaded
     assert patcher.loaded_size() == patcher.model_size()
 
 

@@ -337,3 +337,14 @@ def test_lone_text_encoders_are_offered_and_comfyui_lends_its_tokenizer(monkeypa
     package.__path__ = [str(tmp_path / "comfy")]
     monkeypatch.setitem(sys.modules, "comfy", package)
     assert host.tokenizer_folders() == [tmp_path / "comfy" / "text_encoders" / "t5_tokenizer"]
+
+
+def test_text_of_another_encoder_is_refused(base, sr, picture):
+    states, mask = torch.randn(1, 5, 24), torch.ones(1, 5, dtype=torch.bool)
+    text = EncodedPrompt(TextEmbedding(states, mask), TextEmbedding(states, mask))
+    with pytest.raises(
+        ValueError, match="Base Sample: text: expected text states of width 16, got 24"
+    ):
+        node("ImagenBaseSample", stage=base, text=text, **BASE)
+    with pytest.raises(ValueError, match="SR 256: text: expected text states of width 16, got 24"):
+        node("ImagenSR256", stage=sr, text=text, image=picture, **SR)

@@ -1,0 +1,293 @@
+"""Bridges to the rest of ComfyUI: guidance on any MODEL, text as CONDITIONING, a stage as a MODEL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import host
+from .sampling import require_image, require_input_size, require_stage
+from .widgets import SEED, number, wire
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CATEGORY = "imagen/bridges"
+
+
+class ImagenPatchModel:
+    """Imagen's guidance and dynamic thresholding on any MODEL."""
+
+    DESCRIPTION = (
+        "Puts guidance on any model: the scale, the part of the schedule where it acts, and the threshold, "
+        "per picture, on each step's clean estimate (Imagen, section 2.3). It works after the sampler's own "
+        "guidance and beside other patches; the guidance's scale replaces the sampler's cfg."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "patch"
+    RETURN_TYPES = ("MODEL",)
+    RETURN_NAMES = ("model",)
+    OUTPUT_TOOLTIPS = ("A patched copy, for any sampler; the model itself stays as it is.",)
+    SEARCH_ALIASES = ["dynamic thresholding", "cfg", "rescale cfg", "guidance interval"]
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """ComfyUI's declaration of inputs."""
+        return {
+            "required": {
+                "model": wire("MODEL", "Any diffusion model of ComfyUI."),
+                "guidance": wire("IMAGEN_GUIDANCE", "From Dynamic-Threshold Guidance."),
+                "data_range": number(
+                    1.0,
+                    0.1,
+                    100.0,
+                    0.1,
+                    "The largest value of clean data: 1 for pixels; about 4 for latents of "
+                    "Stable Diffusion, whose values go that far.",
+                ),
+            }
+        }
+
+    def patch(self, model: Any, guidance: Any, data_range: float) -> tuple:
+        """A copy of the model with the guidance as a post-CFG hook."""
+        patched = model.clone()
+        patched.set_model_sampler_post_cfg_function(
+            post_cfg(guidance, data_range),
+            disable_cfg1_optimization=guidance.guidance_scale != 1.0,
+        )
+        return (patched,)
+
+
+def post_cfg(guidance: Any, data_range: float = 1.0) -> Any:
+    """ComfyUI's post-CFG hook of a guidance.
+
+    guidance     scale, interval and threshold
+    data_range   what stands for the 1 of pixels in [-1, 1]
+
+    The scale enters as a correction to what came before, so that hooks before this one keep their say.
+    """
+
+    def guide(args: dict[str, Any]) -> Tensor:
+        x0 = args["denoised"].float()
+        scale = scale_at(guidance, args["sigma"], sample_sigmas(args["model_options"]))
+        if args["uncond"] is not None and scale != args["cond_scale"]:
+            pull = args["cond_denoised"].float() - args["uncond_denoised"].float()
+            x0 = x0 + (scale - args["cond_scale"]) * pull
+        flat = x0.reshape(len(x0), -1, 1, 1)  # latents of video have a fifth axis
+        x0 = (guidance.apply_threshold(flat / data_range) * data_range).reshape(x0.shape)
+        return x0.to(args["denoised"].dtype)
+
+    return guide
+
+
+def sample_sigmas(model_options: dict[str, Any]) -> Tensor | None:
+    """The noise levels of the run; None where the sampler does not say.
+
+    model_options   as a hook gets them
+    """
+    return model_options.get("transformer_options", {}).get("sample_sigmas")
+
+
+def scale_at(guidance: Any, sigma: Tensor, sigmas: Tensor | None) -> float:
+    """The guidance scale at a noise level of a run.
+
+    guidance   scale and interval
+    sigma      (b,), of the evaluation
+    sigmas     (num_steps + 1,), falling; None = unknown, and the interval does not act
+    """
+    if sigmas is None or len(sigmas) < 2:
+        return guidance.guidance_scale
+    num_steps = len(sigmas) - 1
+    passed = int((sigmas.to(sigma.device) > sigma.max() * 1.0001).sum())
+    return guidance.scales(num_steps)[min(passed, num_steps - 1)]
+
+
+class ImagenTextToConditioning:
+    """T5 states as ComfyUI's CONDITIONING."""
+
+    DESCRIPTION = (
+        "Turns encoded text into two conditionings, prompt and negative prompt, for KSampler and other nodes "
+        "of ComfyUI that take them."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "convert"
+    RETURN_TYPES = ("CONDITIONING", "CONDITIONING")
+    RETURN_NAMES = ("positive", "negative")
+    OUTPUT_TOOLTIPS = ("The prompt.", "The negative prompt; the empty one where there is none.")
+    SEARCH_ALIASES = ["conditioning", "t5 to conditioning"]
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """ComfyUI's declaration of inputs."""
+        return {"required": {"text": wire("IMAGEN_TEXT", "From T5 Encode.")}}
+
+    def convert(self, text: Any) -> tuple:
+        """Positive and negative."""
+        weights = [1.0] if len(text.positives) == 1 else [1 - text.mixer, text.mixer]
+        positive = [
+            entry(attended, pooled, weight)
+            for (attended, pooled), weight in zip(text.positives, weights, strict=True)
+        ]
+        return positive, [entry(text.null_text, text.null_text, 1.0)]
+
+
+class ImagenConditioningToText:
+    """ComfyUI's CONDITIONING as T5 states."""
+
+    DESCRIPTION = (
+        "Turns conditionings back into encoded text, after nodes of ComfyUI have mixed or joined them. They "
+        "must come from the T5 that the stage was trained with."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "convert"
+    RETURN_TYPES = ("IMAGEN_TEXT",)
+    RETURN_NAMES = ("text",)
+    OUTPUT_TOOLTIPS = ("For the sampling nodes.",)
+    SEARCH_ALIASES = ["conditioning", "conditioning to t5"]
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """ComfyUI's declaration of inputs."""
+        return {
+            "required": {
+                "positive": wire("CONDITIONING", "The prompt."),
+                "negative": wire("CONDITIONING", "What guidance leads away from."),
+            }
+        }
+
+    def convert(self, positive: Any, negative: Any) -> tuple:
+        """The encoded prompt."""
+        from ..imagen_core import EncodedPrompt
+
+        text, null_text = embedding_of(positive, "positive"), embedding_of(negative, "negative")
+        lengths = [part.embeds.shape[1] for part in (text, null_text)]
+        if lengths[0] != lengths[1]:
+            raise ValueError(
+                f"Conditioning to Imagen Text: negative: expected {lengths[0]} states as in positive, "
+                f"got {lengths[1]}; join as much to the one as to the other"
+            )
+        return (EncodedPrompt(text, null_text.expand(len(text))),)
+
+
+def entry(text: Any, pooled: Any, weight: float) -> list:
+    """An entry of a CONDITIONING; ComfyUI averages a list of them by their strength.
+
+    text     TextEmbedding that is attended to
+    pooled   TextEmbedding that is pooled
+    weight   of the prediction that it leads to
+    """
+    given = {"attention_mask": text.mask, "pooled_output": None, "strength": weight}
+    return [text.embeds, given if pooled is text else {**given, host.STYLE: pooled.embeds}]
+
+
+def embedding_of(conditioning: Any, name: str) -> Any:
+    """The states of a CONDITIONING as a TextEmbedding.
+
+    conditioning   of one entry
+    name           of the input, for the error
+    """
+    from ..imagen_core import TextEmbedding
+
+    if len(conditioning) != 1:
+        raise ValueError(
+            f"Conditioning to Imagen Text: {name}: expected one entry, got {len(conditioning)}; join "
+            f"them with Conditioning (Concat) or (Average) in place of (Combine)"
+        )
+    ((embeds, given),) = conditioning
+    return TextEmbedding(embeds, host.text_mask(embeds, given.get("attention_mask")))
+
+
+class ImagenStageToModel:
+    """A stage as ComfyUI's MODEL, with the VAE of pixels."""
+
+    DESCRIPTION = (
+        "Hands a stage to ComfyUI's own samplers, schedulers and LoRA loaders. Its latents are the pixels: "
+        "start from an empty latent of 3 channels or from VAE Encode with this VAE, and decode with it."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "convert"
+    RETURN_TYPES = ("MODEL", "VAE")
+    RETURN_NAMES = ("model", "vae")
+    OUTPUT_TOOLTIPS = (
+        "For KSampler and the other samplers.",
+        "Pixels to latents and back, unchanged.",
+    )
+    SEARCH_ALIASES = ["model", "ksampler", "native"]
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """ComfyUI's declaration of inputs."""
+        return {"required": {"stage": wire("IMAGEN_STAGE", "From a loader.")}}
+
+    def convert(self, stage: Any) -> tuple:
+        """The model and its VAE."""
+        require_stage(stage, None, "Imagen Stage to Model")
+        return host.native_model(stage), host.pixel_vae()
+
+
+class ImagenSRConditioning:
+    """What an SR stage needs when ComfyUI's sampler drives it."""
+
+    DESCRIPTION = (
+        "Puts the picture to enlarge, with its noise conditioning augmentation, into the conditionings, and "
+        "makes the empty latent of the enlarged size: for a sampler after Imagen Stage to Model."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "convert"
+    RETURN_TYPES = ("CONDITIONING", "CONDITIONING", "LATENT")
+    RETURN_NAMES = ("positive", "negative", "latent")
+    OUTPUT_TOOLTIPS = ("For the sampler.", "For the sampler.", "Empty, four times the picture.")
+    SEARCH_ALIASES = ["upscale conditioning", "super resolution conditioning"]
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """ComfyUI's declaration of inputs."""
+        return {
+            "required": {
+                "stage": wire("IMAGEN_STAGE", "The SR stage that the model was made of."),
+                "image": wire("IMAGE", "The picture to enlarge."),
+                "positive": wire("CONDITIONING", "From Imagen Text to Conditioning."),
+                "negative": wire("CONDITIONING", "From Imagen Text to Conditioning."),
+                "seed": SEED,
+                "aug_level": number(
+                    0.1, 0.0, 1.0, 0.01, "Noise put on the picture first: 0 keeps it."
+                ),
+            }
+        }
+
+    def convert(
+        self, stage: Any, image: Any, positive: Any, negative: Any, seed: int, aug_level: float
+    ) -> tuple:
+        """Both conditionings with the picture, and the latent."""
+        import torch
+
+        require_stage(stage, "sr", "Imagen SR Conditioning")
+        require_image(image, "Imagen SR Conditioning")
+        require_input_size(stage, image, "Imagen SR Conditioning")
+        lowres = lowres_of(stage, image, seed, aug_level)
+        extra = {host.LOWRES: lowres.image, host.AUG: lowres.timestep}
+        both = [[[e, {**given, **extra}] for e, given in cond] for cond in (positive, negative)]
+        return (*both, {"samples": torch.zeros_like(lowres.image)})
+
+
+def lowres_of(stage: Any, image: Any, seed: int, aug_level: float) -> Any:
+    """What an SR stage sees of a picture: the same as in the SR nodes at this seed and level.
+
+    stage       an SR stage
+    image       b h w c in 0..1
+    seed        picture i draws from seed + i
+    aug_level   0..1
+    """
+    import torch
+
+    from ..imagen_core.cascade import check_size, to_network
+    from ..imagen_core.diffusion.lowres import augment, upsample
+    from ..imagen_core.diffusion.noise import ImageNoise
+
+    small = to_network(image, torch.device("cpu"))
+    large = upsample(small, stage.config.scale, stage.config.align_corners)
+    check_size(stage, *large.shape[2:])
+    noise = ImageNoise(seed, len(large))
+    noise.randn(*large.shape[1:])  # the start of sampling, which is the sampler's own affair here
+    level = torch.full((len(large),), aug_level, dtype=torch.float64)
+    lowres = augment(large, noise.randn(*large.shape[1:]), level, stage.schedule)
+    return lowres._replace(image=lowres.image.float(), timestep=lowres.timestep.float())
