@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import time
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,9 +177,7 @@ class SaveImage:
     def _write(
         self, root: Path, kind: str, images: Tensor, prefix: str, prompt: Any, extra: Any
     ) -> dict[str, Any]:
-        prefix = prefix.replace("%width%", str(images.shape[2]))
-        prefix = prefix.replace("%height%", str(images.shape[1]))
-        first = inside(root, prefix)
+        first = inside(root, fill_in(prefix, images))
         metadata = {**({} if prompt is None else {"prompt": prompt}), **(extra or {})}
         counter, saved = next_counter(first), []
         for i, image in enumerate(images):
@@ -209,12 +208,27 @@ class PreviewImage(SaveImage):
         return self._write(folders.get().temp, "temp", images, "preview", prompt, extra_pnginfo)
 
 
+def fill_in(prefix: str, images: Tensor) -> str:
+    """A file name's beginning with its %width%, %height%, %year%, … filled in.
+
+    prefix   given by the user
+    images   b h w c, to be saved
+    """
+    now = time.localtime()
+    values = {"width": str(images.shape[2]), "height": str(images.shape[1]), "year": f"{now[0]}"}
+    names = ("month", "day", "hour", "minute", "second")
+    values.update({name: f"{part:02}" for name, part in zip(names, now[1:6], strict=True)})
+    for name, value in values.items():
+        prefix = prefix.replace(f"%{name}%", value)
+    return prefix
+
+
 def next_counter(first: Path) -> int:
-    """One more than the highest number among prefix_00001_.png, prefix_00002_.png, …
+    """One more than the highest number among prefix_00001_.png, prefix_00002_….jpg, …
 
     first   folder and prefix
     """
-    pattern = re.compile(re.escape(first.name) + r"_(\d+)_?\.png")
+    pattern = re.compile(re.escape(first.name) + r"_(\d+)_.*")
     files = first.parent.iterdir() if first.parent.is_dir() else ()
     found = [int(match[1]) for path in files if (match := pattern.fullmatch(path.name))]
     return max(found, default=0) + 1

@@ -44,6 +44,21 @@ def test_saved_pixels_are_truncated_and_numbered(places):
     assert pixels[..., 0].flatten().tolist() == [0, 127, 254, 255]
 
 
+def test_names_are_filled_in_and_numbered_as_comfyui_does(places, monkeypatch):
+    monkeypatch.setattr(core_nodes.time, "localtime", lambda: (2026, 3, 4, 5, 6, 7, 0, 0, 0))
+    prefix = "%width%x%height%/%year%%month%%day%-%hour%%minute%%second%_%batch_num%"
+    ui = run("SaveImage", images=torch.zeros(2, 3, 5, 3), filename_prefix=prefix)
+    names = [(entry["subfolder"], entry["filename"]) for entry in ui["ui"]["images"]]
+    assert names == [
+        ("5x3", "20260304-050607_0_00001_.png"),
+        ("5x3", "20260304-050607_1_00002_.png"),
+    ]
+    for name in ("p_00007_.jpg", "p_00011.png", "pp_00020_.png", "p_x_00030_.png"):
+        (places.output / name).write_bytes(b"")
+    ui = run("SaveImage", images=torch.zeros(1, 3, 5, 3), filename_prefix="p")
+    assert ui["ui"]["images"][0]["filename"] == "p_00008_.png"
+
+
 def test_a_saved_picture_carries_the_graph_that_made_it(places):
     Image.new("RGB", (4, 4), "red").save(places.input / "x.png")
     graph = {
