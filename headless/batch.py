@@ -50,13 +50,13 @@ def batch(options: argparse.Namespace) -> dict[str, Any]:
 
     options   of the command line
     """
-    from .core_nodes import Folders, folders
+    from .core_nodes import Folders, use_folders
     from .execute import Session
     from .registry import default_registry
     from .workflow import load_workflow
 
     registry = default_registry()
-    folders.set(Folders(options.input, options.out, options.out / "temp"))
+    use_folders(Folders(options.input, options.out, options.out / "temp"))
     graph, _ = load_workflow(options.workflow, registry)
     lines = read_lines(options.prompts, graph)
     manifest = options.out / "manifest.jsonl"

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..nodes import host
 from .images import save_png
 
 LARGEST = 16384  # pixels of a side
@@ -28,6 +29,15 @@ class Folders:
 
 
 folders: ContextVar[Folders] = ContextVar("folders", default=Folders())  # noqa: B039 - frozen
+
+
+def use_folders(places: Folders) -> None:
+    """From now on pictures come from and go to these folders, those of the pack's own nodes too.
+
+    places   input, output and temp
+    """
+    folders.set(places)
+    host.temporary.set(places.temp)
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -49,13 +49,13 @@ def run_here(options: argparse.Namespace) -> list[Path]:
 
     options   of the command line
     """
-    from .core_nodes import Folders, folders
+    from .core_nodes import Folders, use_folders
     from .execute import execute
     from .progress import Bar
     from .registry import default_registry
     from .workflow import load_workflow
 
-    folders.set(Folders(options.input, options.out, options.out / "temp"))
+    use_folders(Folders(options.input, options.out, options.out / "temp"))
     registry = default_registry()
     graph, workflow = load_workflow(options.workflow, registry)
     for change in options.set:

@@ -14,12 +14,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from imagen_nodes.headless.core_nodes import Folders, folders
+from imagen_nodes.headless.core_nodes import Folders, use_folders
 from imagen_nodes.headless.execute import Bar, execute
 from imagen_nodes.headless.graph import Graph, Link, Node, to_api
 from imagen_nodes.headless.registry import declared_inputs, default_registry
 from imagen_nodes.headless.ui_build import to_ui
-from imagen_nodes.nodes import host
 
 OUT = Path(__file__).parent.parent / "example_workflows"
 TITLES = {
@@ -31,6 +30,10 @@ TITLES = {
     "ImagenSR1024": "Imagen SR 1024",
     "ImagenCascadeView": "Cascade View",
 }
+
+
+CHARTED = ("ImagenBaseSample", "ImagenSR256", "ImagenSR1024")
+CHART = 170  # pixels, of the panel in web/lib/chart.js
 
 
 class Builder:
@@ -218,8 +221,8 @@ NOTES = {
     another_upscaler: "## Another upscaler\nLanczos stands in for the first SR stage. Put *Upscale Image "
     "(using Model)* there for one that is trained: between two stages runs an ordinary image.",
     synthetic_data: "## Synthetic data\nEach run adds eight pictures to `output/dataset` and the seeds "
-    "change: choose *Run (instant)* beside the Run button and it goes on until you stop it. In a shell: "
-    "`for s in 0 8 16; do imagen run synthetic_data.json --set ImagenBaseSample.seed=$s; done`",
+    "change: choose *Run (instant)* beside the Run button and it goes on until you stop it. In a shell "
+    "`imagen batch` does it, from a file with a line for each run.",
 }
 LOOPED = {synthetic_data}  # whose seeds change after each run
 
@@ -233,6 +236,7 @@ def main() -> None:
     for make, note in NOTES.items():
         graph = make()
         workflow = to_ui(graph, registry, note)
+        make_room(workflow)
         if make in LOOPED:
             move_on(workflow)
         write(OUT / f"{make.__name__}.json", workflow)
@@ -251,6 +255,16 @@ def move_on(workflow: dict[str, Any]) -> None:
             node["widgets_values"] = ["randomize" if v == "fixed" else v for v in values]
 
 
+def make_room(workflow: dict[str, Any]) -> None:
+    """Height for the chart under each sampling node; what stands below it moves down."""
+    for node in workflow["nodes"]:
+        if node["type"] in CHARTED:
+            for below in workflow["nodes"]:
+                if below["pos"][0] == node["pos"][0] and below["pos"][1] > node["pos"][1]:
+                    below["pos"][1] += CHART
+            node["size"][1] += CHART
+
+
 def write(path: Path, data: dict[str, Any]) -> None:
     """JSON, two spaces, newline at the end."""
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -261,8 +275,7 @@ def thumbnail(graph: Graph, workflow: dict[str, Any], path: Path) -> None:
     from PIL import Image
 
     folder = Path(tempfile.mkdtemp())
-    folders.set(Folders(OUT / "input", folder, folder / "temp"))
-    host.temporary.set(folder / "temp")
+    use_folders(Folders(OUT / "input", folder, folder / "temp"))
     execute(graph, default_registry(), workflow, Bar)
     files = sorted(file for file in folder.rglob("*.png") if file.parent != folder / "temp")
     pictures = [Image.open(file).convert("RGB") for file in files]

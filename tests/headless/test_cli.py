@@ -140,3 +140,23 @@ def test_nodes_of_example_workflows_do_not_overlap():
                     right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
                 )
                 assert apart, path.name
+
+
+def test_what_is_only_looked_at_goes_to_the_temp_folder_of_the_output(
+    tmp_path, monkeypatch, capsys
+):
+    """Cascade View finds the runner's folder, not the one that the shell is in."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "in" / "x.png")
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "x.png"}},
+        "2": {"class_type": "ImagenCascadeView", "inputs": {"image_64": ["1", 0]}},
+    }
+    (tmp_path / "graph.json").write_text(json.dumps(graph))
+    options = ["--input", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--json"]
+    assert main(["run", str(tmp_path / "graph.json"), *options]) == 0
+    (file,) = json.loads(capsys.readouterr().out)["files"]
+    assert Path(file).parent == tmp_path / "out" / "temp"
+    assert Image.open(file).getpixel((4, 4)) == (255, 0, 0)
+    assert not (tmp_path / "temp").exists()
