@@ -217,6 +217,6 @@ def shell(tmp_path):
         command = [PYTHON, "-m", "imagen_nodes", "run", str(workflow), "-o", str(tmp_path / "out")]
         command += ["--input", str(ROOT / "example_workflows" / "input")]
         subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, check=True, timeout=600)
-        return [path.read_bytes() for path in sorted((tmp_path / "out").rglob("*.png"))]
+        return [path.read_bytes() for path in sorted((tmp_path / "out").glob("*.png"))]
 
     return run
