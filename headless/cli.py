@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .batch import add_batch_options, batch
+from .convert import add_convert_options, convert
 from .generate import add_generate_options, generate
 from .graph import WorkflowError
 from .run import InputError, add_run_options, run
@@ -55,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_batch_options(command("batch", batch, about))
     sub = command("train", train, "Train a stage by a recipe; goes on from its last checkpoint.")
     sub.add_argument("recipe", type=Path)
+    add_convert_options(command("convert", convert, "Write a stage's weights in another layout."))
     sub = command("info", info, "Say what a file or folder is.")
     sub.add_argument("path", type=Path)
     command("doctor", doctor, "Check this installation and say what to fix.")

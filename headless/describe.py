@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def _describe_folder(path: Path) -> dict[str, Any]:
         if config.get("model_type") == "t5":
             keys = ("d_model", "num_layers", "num_heads", "vocab_size")
             return {"kind": "T5 text encoder", "path": str(path)} | {k: config.get(k) for k in keys}
-    raise ValueError(f"{path}: neither a cascade (cascade.json) nor a T5 encoder (config.json)")
+    return _describe_tensors(path)
 
 
 def _describe_workflow(path: Path) -> dict[str, Any]:
@@ -56,26 +57,30 @@ def _describe_workflow(path: Path) -> dict[str, Any]:
 
 
 def _describe_tensors(path: Path) -> dict[str, Any]:
-    from ..imagen_core.checkpoints.files import open_tensors
-    from ..imagen_core.checkpoints.stages import FORMAT, guess, read_config
+    from ..imagen_core.checkpoints.deepfloyd import find_layout
+    from ..imagen_core.checkpoints.stages import FORMAT, guess, open_stage, stage_files
+    from ..imagen_core.checkpoints.weights import open_all
 
-    with open_tensors(path) as file:
-        names = list(file.keys())
-        metadata = file.metadata() or {}
-        shapes = [file.get_slice(name).get_shape() for name in names]
-    count = sum(_product(shape) for shape in shapes)
-    if metadata.get("format") != FORMAT:
-        return {"kind": guess(names), "path": str(path), "tensors": len(names), "parameters": count}
-    config = read_config(path, metadata, names)
-    found = {"kind": "Imagen stage", "path": str(path), "parameters": count}
-    return {**found, "stage": config.to_dict()}
-
-
-def _product(shape: list[int]) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total
+    files = stage_files(path)
+    with open_all(files) as tensors:
+        shapes, layout = tensors.shapes, find_layout(tensors.shapes)
+        ours = tensors.metadata.get("format") == FORMAT
+        dtypes = sorted({str(tensors.get(name).dtype).removeprefix("torch.") for name in shapes})
+    found = {
+        "path": str(path),
+        "files": [file.name for file in files],
+        "tensors": len(shapes),
+        "parameters": sum(map(prod, shapes.values())),
+        "dtypes": dtypes,
+    }
+    if not ours and layout is None:
+        return {"kind": guess(list(shapes)), **found}
+    with open_stage(path) as stored:
+        config = stored.config.to_dict()
+    if layout is None:
+        return {"kind": "Imagen stage", **found, "stage": config}
+    stage = {"base": "I", "sr": "II"}[config["kind"]]
+    return {"kind": f"DeepFloyd IF stage {stage}", "layout": layout, **found, "stage": config}
 
 
 def examine() -> dict[str, Any]:

@@ -107,7 +107,7 @@ class ImagenLoadStage:
                 "stage": choice(
                     host.stage_names(),
                     "emoji/base.safetensors",
-                    "A stage file, as `imagen train` writes them.",
+                    "A stage file, as `imagen train` writes them, or a DeepFloyd IF folder or file.",
                 ),
                 "dtype": choice(list(host.DTYPES), "auto", DTYPE_TIP),
             }

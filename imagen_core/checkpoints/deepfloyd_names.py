@@ -5,12 +5,15 @@ Each of our tensors is made of one or more of theirs. Tables only: no files are 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from ..unet.adm import ADMConfig
+
+Layout = Literal["imagen", "diffusers", "original"]
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ def blocks(config: ADMConfig) -> Iterator[tuple[str, str, str, str, str]]:
 
 
 def attention_entries(
-    ours: str, diffusers: str, original: str, layout: str, parts: int
+    ours: str, diffusers: str, original: str, layout: Layout, parts: int
 ) -> list[Entry]:
     """Entries of one attention layer.
 
@@ -186,7 +189,7 @@ def attention_entries(
     return entries
 
 
-def entries(config: ADMConfig, layout: str, names: set[str]) -> list[Entry]:
+def entries(config: ADMConfig, layout: Layout, names: set[str]) -> list[Entry]:
     """The table of a network: one entry for each of our tensors.
 
     config   the network's shape

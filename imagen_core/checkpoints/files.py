@@ -1,16 +1,35 @@
 """Files of tensors: safetensors only, read without executing anything, written by rename."""
 
+import ctypes
+import json
+import mmap
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import CheckpointError
 
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 PICKLE_STARTS = (b"\x80", b"PK\x03\x04")  # a bare pickle; torch.save's zip
 
 
@@ -31,19 +50,57 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file; it appears whole or not at all.
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: dict[str, str],
+    produce: Callable[[str], Tensor] | None = None,
+) -> None:
+    """Write a safetensors file, tensor by tensor; it appears whole or not at all.
 
     path       of the file
-    tensors    by name
+    tensors    by name: what is written, or what it looks like where `produce` is given
     metadata   strings for the header
+    produce    name -> the tensor itself, called as its turn comes, so that one at a time is in memory
     """
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    produce = produce or tensors.__getitem__
+    header: dict[str, Any] = {"__metadata__": metadata}
+    offset = 0
+    # Wide types first, so that every tensor starts at a multiple of its own width.
+    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    for name in names:
+        size = tensors[name].numel() * tensors[name].itemsize
+        dtype, shape = DTYPES[tensors[name].dtype], list(tensors[name].shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    start = json.dumps(header).encode()
+    start += b" " * (-len(start) % 8)
     try:
-        with replacing(path) as temporary:
-            save_file(contiguous, temporary, metadata)
-    except (OSError, SafetensorError) as error:
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            file.write(len(start).to_bytes(8, "little") + start)
+            for name in names:
+                data = produce(name).detach().cpu().contiguous().flatten().view(torch.uint8)
+                file.write(memoryview(data.numpy()))  # pyright: ignore[reportArgumentType]
+    except OSError as error:
         raise CheckpointError(f"{path}: could not be written: {error}") from error
+
+
+def release(tensor: Tensor) -> None:
+    """Give back the memory pages of a mapped file that were read for a tensor, now copied or written.
+
+    tensor   memory-mapped, unchanged; reading it again reads the file again
+
+    The system would take them back by itself, but until then they count as this process's.
+    """
+    if sys.platform != "linux":
+        return
+    page = mmap.PAGESIZE
+    first = -(-tensor.data_ptr() // page) * page
+    last = (tensor.data_ptr() + tensor.nbytes) // page * page
+    if last > first:
+        ctypes.CDLL(None).madvise(
+            ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED
+        )
 
 
 def is_pickle(path: Path) -> bool:

@@ -1,9 +1,10 @@
 """The weights of foreign models: one file or shards, safetensors or torch files, mapped into memory."""
 
 import json
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,12 +20,16 @@ WEIGHT_NAMES = ("diffusion_pytorch_model", "model", "pytorch_model")
 class Tensors:
     """Tensors of one or more open files.
 
-    shapes   by name
-    get      name -> tensor, memory-mapped
+    shapes     by name
+    get        name -> tensor
+    metadata   of the files' headers
+    mapped     names whose tensors are memory-mapped; others are in memory already
     """
 
     shapes: dict[str, tuple[int, ...]]
     get: Callable[[str], Tensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+    mapped: set[str] = field(default_factory=set)
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -74,9 +79,12 @@ def open_all(paths: list[Path]) -> Iterator[Tensors]:
     with ExitStack() as stack:
         getters: dict[str, Callable[[str], Tensor]] = {}
         shapes: dict[str, tuple[int, ...]] = {}
+        metadata: dict[str, str] = {}
+        mapped: set[str] = set()
         for path in paths:
             if is_pickle(path):
                 state = read_pickle(path)
+                mapped |= state.keys() if zipfile.is_zipfile(path) else set()
                 shapes |= {name: tuple(tensor.shape) for name, tensor in state.items()}
                 getters |= dict.fromkeys(state, state.__getitem__)
             else:
@@ -84,20 +92,24 @@ def open_all(paths: list[Path]) -> Iterator[Tensors]:
                 names = list(file.keys())
                 shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in names}
                 getters |= dict.fromkeys(names, file.get_tensor)
-        yield Tensors(shapes, lambda name: getters[name](name))
+                metadata |= file.metadata() or {}
+                mapped |= set(names)
+        yield Tensors(shapes, lambda name: getters[name](name), metadata, mapped)
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of a torch file, memory-mapped; anything but tensors is refused, unexecuted.
+    """The tensors of a torch file, mapped where its age allows; anything else is refused, unexecuted.
 
     path   of the file
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        mapped = zipfile.is_zipfile(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
-            f"{path}: cannot be read as plain weights, and nothing in it was executed: {reason}"
+            f"{path}: a pickled checkpoint that cannot be read as plain weights, and nothing in it was "
+            f"executed: {reason}"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{path}: expected tensors by name")

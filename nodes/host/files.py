@@ -7,6 +7,7 @@ from pathlib import Path
 from .door import comfy
 
 TEXTS = "texts"
+MODEL_SIGNS = ("diffusion_pytorch_model*", "config.yml")  # in the folder of a published U-Net
 BUNDLED = Path(__file__).parents[2] / "imagen_core" / "pretrained"
 
 
@@ -42,12 +43,23 @@ def cascade_names() -> list[str]:
 
 
 def stage_names() -> list[str]:
-    """Stage files to choose from, in models/diffusion_models and models/imagen."""
-    names = _names("diffusion_models", "**/*.safetensors", lambda path: path)
-    names += _names("imagen", "**/*.safetensors", lambda path: path)
+    """Stages to choose from: files, and DeepFloyd IF's folders, in diffusion_models and imagen."""
+    names = []
+    for kind in ("diffusion_models", "imagen"):
+        models = [name for sign in MODEL_SIGNS for name in _names(kind, f"**/{sign}", _model_of)]
+        models = [name for name in models if name != "."]
+        inside = tuple(f"{name}/" for name in models)
+        lone = _names(kind, "**/*.safetensors", lambda path: path)
+        lone += _names(kind, "**/*.bin", lambda path: path)
+        names += models + [name for name in lone if not name.startswith(inside)]
     return _unique(
         name for name in names if "text_encoder" not in name and not name.startswith(f"{TEXTS}/")
     )
+
+
+def _model_of(path: Path) -> Path:
+    """The folder of a model that has this file: the one above where it lies in unet."""
+    return path.parent.parent if path.parent.name == "unet" else path.parent
 
 
 def text_encoder_names() -> list[str]:

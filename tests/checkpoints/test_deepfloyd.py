@@ -1,21 +1,19 @@
-"""DeepFloyd IF against diffusers: the networks and their file layouts; random weights."""
+"""DeepFloyd IF's networks against diffusers', their files and folders, and what damaged ones are told."""
 
 import copy
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from imagen_nodes.imagen_core import CheckpointError, TextEmbedding
-from imagen_nodes.imagen_core.checkpoints.deepfloyd import (
-    from_diffusers,
-    from_shapes,
-    load_deepfloyd,
-)
-from imagen_nodes.imagen_core.checkpoints.deepfloyd_names import entries
+from imagen_nodes.headless.cli import main
+from imagen_nodes.imagen_core import CheckpointError, TextEmbedding, load_stage
+from imagen_nodes.imagen_core.checkpoints.convert import convert
+from imagen_nodes.imagen_core.checkpoints.deepfloyd import from_diffusers, from_shapes, to_diffusers
 
 TENSORS = {1: (775, 643), 2: (847, 801)}
 
@@ -36,7 +34,7 @@ def text(rows, seed=0):
 def test_the_network_is_diffusers_network(published, dtype, tolerance):
     """In float64 up to the sinusoids, which both compute in float32, and 0.7071, which one divides by."""
     number, peer, folder = published
-    stage = load_deepfloyd(folder, dtype=dtype)
+    stage = load_stage(folder, dtype=dtype)
     peer = copy.deepcopy(peer).to(dtype)
     x, lowres = torch.randn(2, 2, 3, 64, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
     t, k, states = torch.tensor([857.0, 37.0]), torch.tensor([250.0, 100.0]), text(2)
@@ -51,60 +49,58 @@ def test_the_network_is_diffusers_network(published, dtype, tolerance):
     assert (ours - theirs).abs().max() <= tolerance * theirs.std()
 
 
-def original_layout(stage, folder):
-    """The same weights as the original repository stores them: pytorch_model.bin and config.yml."""
-    config = stage.config.unet
-    state = stage.unet.state_dict()
-    table = entries(config, "original", set(state))
-    written = {}
-    for entry in table:
-        tensors = entry.write(state[entry.ours], config.head_dim)
-        written |= {n: t.contiguous() for n, t in zip(entry.theirs, tensors, strict=True)}
-    folder.mkdir()
-    torch.save(written, folder / "pytorch_model.bin")
-    sizes = (
-        [64 >> level for level in range(4)] if not config.lowres else [256 >> i for i in range(5)]
-    )
-    resolutions = [str(s) for s, there in zip(sizes, config.attention, strict=True) if there]
-    first = config.channels[0]
-    params = {
-        "model_channels": first,
-        "channel_mult": ",".join(str(c // first) for c in config.channels),
-        "num_res_blocks": list(config.num_res_blocks),
-        "attention_resolutions": ",".join(resolutions),
-        "image_size": sizes[0],
-        "encoder_dim": 64,
-        "encoder_channels": 128,
-        "num_head_channels": 16,
-        "att_pool_heads": 4,
-        "out_channels": 6,
-        "activation": "gelu",
-    }
-    (folder / "config.yml").write_text(json.dumps({"params": params}))
-    return written
+@pytest.fixture(scope="module")
+def original(published, tmp_path_factory):
+    """The same network's folder in the original layout."""
+    folder = tmp_path_factory.mktemp("original") / f"IF-{published.number}"
+    convert(published.folder, folder, "original")
+    return folder
 
 
-def test_both_layouts_hold_the_same_network(published, tmp_path):
+def test_both_layouts_hold_the_same_network(published, original):
     number, peer, folder = published
-    stage = load_deepfloyd(folder)
-    written = original_layout(stage, tmp_path / "original")
+    stage, again = load_stage(folder), load_stage(original)
+    written = torch.load(original / "pytorch_model.bin", weights_only=True)
     assert (len(peer.state_dict()), len(written)) == TENSORS[number]
-    again = load_deepfloyd(tmp_path / "original")
     assert again.config == stage.config
     for name, tensor in stage.unet.state_dict().items():
         assert torch.equal(again.unet.state_dict()[name], tensor), name
 
 
-def test_qkv_rows_interleave_by_head(published, tmp_path):
+def test_qkv_rows_interleave_by_head(published, original):
     """A plain split of the original qkv would load without complaint, and be wrong."""
-    _, _, folder = published
-    stage = load_deepfloyd(folder)
-    written = original_layout(stage, tmp_path / "original")
+    written = torch.load(original / "pytorch_model.bin", weights_only=True)
     kv = written["middle_block.1.encoder_kv.weight"].squeeze(-1)
-    ours = stage.unet.state_dict()["middle.0.attention.text_kv.weight"]
+    ours = load_stage(published.folder).unet.state_dict()["middle.0.attention.text_kv.weight"]
     width = len(ours) // 2
     assert torch.equal(kv[:16], ours[:16])
     assert torch.equal(kv[16:32], ours[width : width + 16])
+
+
+def test_a_published_configuration_comes_back(published, original):
+    """Read by us, and by diffusers."""
+    config = load_stage(published.folder).config.unet
+    assert from_diffusers(to_diffusers(config)) == config
+    peer = type(published.peer).from_config(to_diffusers(config)).eval()
+    peer.load_state_dict(published.peer.state_dict())
+    x = torch.randn(1, peer.config["in_channels"], 16, 16)
+    told = {"class_labels": torch.tensor([250])} if config.lowres else {}
+    with torch.no_grad():
+        results = [
+            network(x, 500, torch.ones(1, 77, 64), **told).sample
+            for network in (peer, published.peer)
+        ]
+    assert torch.equal(*results)
+
+
+def test_a_lone_original_file_tells_its_own_shape(published, original):
+    """The head width is not among it: 64 in published files."""
+    config = load_stage(published.folder).config.unet
+    shapes = {
+        name: tuple(tensor.shape)
+        for name, tensor in torch.load(original / "pytorch_model.bin", weights_only=True).items()
+    }
+    assert from_shapes(shapes, "original") == replace(config, head_dim=64, pool_heads=64)
 
 
 def test_a_lone_file_tells_its_own_shape(published):
@@ -112,11 +108,11 @@ def test_a_lone_file_tells_its_own_shape(published):
     _, peer, _ = published
     config = from_diffusers(peer.config)
     shapes = {k: tuple(v.shape) for k, v in peer.state_dict().items()}
-    assert from_shapes(shapes) == replace(config, head_dim=64, pool_heads=64)
+    assert from_shapes(shapes, "diffusers") == replace(config, head_dim=64, pool_heads=64)
 
 
-def test_shards_are_read_together(published, tmp_path):
-    _, _, folder = published
+def test_shards_are_read_together(deepfloyd, tmp_path):
+    folder = deepfloyd(1).folder
     tensors = load_file(folder / "unet/diffusion_pytorch_model.safetensors")
     names = sorted(tensors)
     parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
@@ -126,20 +122,18 @@ def test_shards_are_read_together(published, tmp_path):
     index = tmp_path / "diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
     (tmp_path / "config.json").write_text((folder / "unet/config.json").read_text())
-    found = load_deepfloyd(tmp_path).unet.state_dict()
-    assert all(
-        torch.equal(found[k], v) for k, v in load_deepfloyd(folder).unet.state_dict().items()
-    )
+    found = load_stage(tmp_path).unet.state_dict()
+    assert all(torch.equal(found[k], v) for k, v in load_stage(folder).unet.state_dict().items())
     index.write_text(json.dumps({"weight_map": {"x": "../evil.safetensors"}}))
     with pytest.raises(CheckpointError, match="expected a name inside"):
-        load_deepfloyd(tmp_path)
+        load_stage(tmp_path)
     index.write_text(json.dumps({"weight_map": {"x": "c.safetensors"}}))
     with pytest.raises(CheckpointError, match="shards that are not there"):
-        load_deepfloyd(tmp_path)
+        load_stage(tmp_path)
 
 
-def test_damaged_weights_are_listed(published, tmp_path):
-    _, _, folder = published
+def test_damaged_weights_are_listed(deepfloyd, tmp_path):
+    folder = deepfloyd(1).folder
     tensors = load_file(folder / "unet/diffusion_pytorch_model.safetensors")
     del tensors["conv_in.bias"]
     tensors["conv_out.bias"] = torch.zeros(9)
@@ -147,7 +141,7 @@ def test_damaged_weights_are_listed(published, tmp_path):
     save_file(tensors, tmp_path / "diffusion_pytorch_model.safetensors")
     (tmp_path / "config.json").write_text((folder / "unet/config.json").read_text())
     with pytest.raises(CheckpointError) as caught:
-        load_deepfloyd(tmp_path)
+        load_stage(tmp_path)
     for line in (
         "missing conv_in.bias [32]",
         "unexpected stranger [1]",
@@ -164,8 +158,91 @@ class RunsCode:
         return os.mkdir, (self.path,)
 
 
+@pytest.mark.parametrize("variant", ["fp16.safetensors", "bin", "fp16.bin", "legacy"])
+def test_every_published_variant_is_read(deepfloyd, tmp_path, variant):
+    folder = deepfloyd(1).folder
+    tensors = load_file(folder / "unet/diffusion_pytorch_model.safetensors")
+    (tmp_path / "config.json").write_text((folder / "unet/config.json").read_text())
+    if "fp16" in variant:
+        tensors = {name: tensor.half() for name, tensor in tensors.items()}
+    if variant.endswith("safetensors"):
+        save_file(tensors, tmp_path / f"diffusion_pytorch_model.{variant}")
+    else:
+        torch.save(
+            tensors,
+            tmp_path / f"diffusion_pytorch_model.{variant.replace('legacy', 'bin')}",
+            _use_new_zipfile_serialization=variant != "legacy",
+        )
+    found = load_stage(tmp_path)
+    assert found.dtype == (torch.float16 if "fp16" in variant else torch.float32)
+    for name, tensor in load_stage(folder).unet.state_dict().items():
+        assert torch.equal(found.unet.state_dict()[name], tensor.to(found.dtype)), name
+
+
+def test_safetensors_go_before_pickles_and_whole_precision_before_half(deepfloyd, tmp_path):
+    folder = deepfloyd(1).folder
+    shutil.copytree(folder / "unet", tmp_path / "unet")
+    (tmp_path / "unet/diffusion_pytorch_model.bin").write_bytes(b"never read")
+    (tmp_path / "unet/diffusion_pytorch_model.fp16.safetensors").write_bytes(b"never read")
+    assert load_stage(tmp_path).dtype == torch.float32
+
+
+def damage_index(unet, text):
+    (unet / "diffusion_pytorch_model.safetensors").unlink()
+    (unet / "diffusion_pytorch_model.safetensors.index.json").write_text(text)
+
+
+DAMAGES = {
+    "a truncated file": (
+        lambda unet: os.truncate(unet / "diffusion_pytorch_model.safetensors", 100_000),
+        "not a whole safetensors file",
+    ),
+    "an index that leaves the folder": (
+        lambda unet: damage_index(unet, '{"weight_map": {"x": "../../evil.safetensors"}}'),
+        "expected a name inside",
+    ),
+    "an index of nothing": (lambda unet: damage_index(unet, "[]"), "not an index of shards"),
+    "a shard that is not there": (
+        lambda unet: damage_index(unet, '{"weight_map": {"x": "a.safetensors"}}'),
+        "shards that are not there",
+    ),
+    "a configuration that is none": (
+        lambda unet: (unet / "config.json").write_text("{"),
+        "not the shape of a DeepFloyd IF network",
+    ),
+    "a configuration of another network": (
+        lambda unet: (unet / "config.json").write_text('{"block_out_channels": [1]}'),
+        "not the shape of a DeepFloyd IF network",
+    ),
+    "no weights": (
+        lambda unet: (unet / "diffusion_pytorch_model.safetensors").unlink(),
+        "expected a file of weights such as",
+    ),
+    "wrong widths": (
+        lambda unet: (unet / "config.json").write_text(
+            (unet / "config.json").read_text().replace("96", "64")
+        ),
+        "tensors do not fit the network's shape",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_one_clear_error_and_no_traceback(deepfloyd, tmp_path, capsys, damage):
+    shutil.copytree(deepfloyd(1).folder, tmp_path / "model")
+    spoil, message = DAMAGES[damage]
+    spoil(tmp_path / "model/unet")
+    for command in (["info"], ["convert", str(tmp_path / "out")]):
+        command.insert(1, str(tmp_path / "model"))
+        assert main(command) == 2
+        told = capsys.readouterr()
+        assert message in told.err
+        assert "Traceback" not in told.err + told.out
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     torch.save({"x": RunsCode(tmp_path / "executed")}, tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="nothing in it was executed"):
-        load_deepfloyd(tmp_path)
+        load_stage(tmp_path)
     assert not (tmp_path / "executed").exists()

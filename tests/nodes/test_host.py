@@ -31,6 +31,22 @@ def test_models_are_listed_by_kind(models):
     assert not any("text_encoder" in name for name in host.stage_names())
 
 
+def test_deepfloyd_folders_are_listed_whole(models):
+    """By the folder's name, their files and the shards of those not one by one."""
+    for file in (
+        "IF-I-M/unet/diffusion_pytorch_model.fp16.safetensors",
+        "IF-I-M/config.yml",
+        "IF-II-M/diffusion_pytorch_model-00001-of-00002.safetensors",
+        "IF-I-L/pytorch_model.bin",
+        "IF-I-L/config.yml",
+    ):
+        (models / "diffusion_models" / file).parent.mkdir(parents=True, exist_ok=True)
+        (models / "diffusion_models" / file).write_bytes(b"")
+    (models / "diffusion_models" / "lone.bin").write_bytes(b"")
+    names = [name for name in host.stage_names() if "emoji" not in name and "mine" not in name]
+    assert sorted(names) == ["IF-I-L", "IF-I-M", "IF-II-M", "lone.bin", "lone.safetensors"]
+
+
 def test_names_resolve_inside_their_folders_only(models):
     found = host.resolve(("diffusion_models", "imagen"), "mine/base.safetensors", "stage")
     assert found == (models / "imagen/mine/base.safetensors").resolve()

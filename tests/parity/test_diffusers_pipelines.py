@@ -12,10 +12,10 @@ from imagen_nodes.imagen_core import (
     Guidance,
     Inpainting,
     TextEmbedding,
+    load_stage,
     sample_base,
     super_resolve,
 )
-from imagen_nodes.imagen_core.checkpoints.deepfloyd import load_deepfloyd
 from imagen_nodes.imagen_core.diffusion.respacing import timesteps
 
 TOLERANCE = 2e-4  # in [-1, 1]; a quarter of that is float32's rounding in 50 steps
@@ -104,7 +104,7 @@ def test_text_to_picture(deepfloyd, text, spacing):
     expected = theirs(
         pipeline("IFPipeline", peer), text, spacing, height=16, width=24, guidance_scale=7.0
     )
-    ours = sample_base(load_deepfloyd(folder), text, height=16, width=24, steps=spacing, seed=SEED)
+    ours = sample_base(load_stage(folder), text, height=16, width=24, steps=spacing, seed=SEED)
     assert expected.std() > 0.1
     assert difference(ours, expected) <= TOLERANCE
 
@@ -117,7 +117,7 @@ def test_super_resolution(deepfloyd, text, spacing):
     expected = theirs(
         pipe, text, spacing, image=small, height=32, width=48, guidance_scale=4.0, noise_level=250
     )
-    ours = super_resolve(load_deepfloyd(folder), image, text, steps=spacing, seed=SEED)
+    ours = super_resolve(load_stage(folder), image, text, steps=spacing, seed=SEED)
     assert expected.std() > 0.1
     assert difference(ours, expected) <= TOLERANCE
 
@@ -139,7 +139,7 @@ def test_image_to_image(deepfloyd, text, steps, strength):
     )
     guidance = Guidance(10.0, percentile=0.95, max_value=1.5)
     ours = sample_base(
-        load_deepfloyd(folder), text, guidance=guidance, image=image, strength=strength,
+        load_stage(folder), text, guidance=guidance, image=image, strength=strength,
         steps=f"leading{steps}", seed=SEED,
     )  # fmt: skip
     assert difference(ours, expected) <= TOLERANCE
@@ -161,7 +161,7 @@ def test_inpainting(deepfloyd, text, steps, strength):
         strength=strength,
     )
     ours = sample_base(
-        load_deepfloyd(folder), text, image=image, mask=mask, strength=strength,
+        load_stage(folder), text, image=image, mask=mask, strength=strength,
         steps=f"leading{steps}", inpainting=Inpainting("clean"), seed=SEED,
     )  # fmt: skip
     assert difference(ours, expected) <= TOLERANCE
