@@ -24,6 +24,13 @@ def add_generate_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--threshold", choices=("dynamic", "static", "none"))
     sub.add_argument("--percentile", type=float, default=0.995)
     sub.add_argument("--steps", type=numbers(int), metavar="N[,N[,N]]")
+    sub.add_argument(
+        "--timesteps",
+        action="append",
+        default=[],
+        metavar="PRESET|LIST",
+        help="for DeepFloyd IF, once a stage, base first: smart50, leading50, 10,10,0 or [999, 500, 0]",
+    )
     sub.add_argument("--sampler")
     sub.add_argument("--aug-level", type=numbers(float), metavar="F[,F]")
     sub.add_argument("--seed", type=int, default=0)
@@ -76,7 +83,7 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
             guidance=guidance,
             upto=options.upto,
             seed=options.seed,
-            steps=options.steps,
+            steps=stage_steps(options, len(defaults)),
             sampler=options.sampler,
             aug_level=options.aug_level,
             tile=options.tile,
@@ -110,6 +117,20 @@ def numbered(path: Path, count: int) -> list[Path]:
     return [path.with_name(f"{path.stem}_{i + 1}{path.suffix}") for i in range(count)]
 
 
+def stage_steps(options: argparse.Namespace, stages: int) -> list[Any]:
+    """What each stage is told of its steps: timesteps where they are given, else a number or None.
+
+    options   of the command line
+    stages    that run
+    """
+    from ..imagen_core.cascade import per_stage
+
+    steps = per_stage("--steps", options.steps, stages)
+    for i, spacing in enumerate(options.timesteps[:stages]):
+        steps[i] = spacing or steps[i]
+    return steps
+
+
 def generate_graph(options: argparse.Namespace, guidance: Any, defaults: list[Any]) -> Graph:
     """The workflow that makes the pictures of a `generate` command.
 
@@ -119,7 +140,7 @@ def generate_graph(options: argparse.Namespace, guidance: Any, defaults: list[An
     """
     from ..imagen_core.cascade import per_stage
 
-    steps = per_stage("--steps", options.steps, len(defaults))
+    steps = stage_steps(options, len(defaults))
     levels = per_stage("--aug-level", options.aug_level, len(defaults) - 1)
     graph: Graph = {}
 
@@ -130,8 +151,14 @@ def generate_graph(options: argparse.Namespace, guidance: Any, defaults: list[An
 
     def chosen(i: int) -> dict[str, Any]:
         sampler = options.sampler or defaults[i].sampler
-        count = defaults[i].steps if steps[i] is None else steps[i]
-        return {"seed": options.seed, "steps": count, "sampler": sampler}
+        spacing = defaults[i].steps if steps[i] is None else steps[i]
+        chosen = {"steps": spacing}
+        if not isinstance(spacing, int):
+            chosen = {
+                "steps": 32,
+                "timesteps": spacing if isinstance(spacing, str) else str(list(spacing)),
+            }
+        return {"seed": options.seed, "sampler": sampler, **chosen}
 
     loader = add(
         "ImagenLoadCascade", "Load Imagen Cascade", cascade=options.cascade, dtype=options.dtype

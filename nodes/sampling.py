@@ -5,7 +5,7 @@ from typing import Any
 from . import host
 from .shortage import in_parts, rows_of, smaller_parts
 from .watch import Watch
-from .widgets import SAMPLER, SEED, integer, number, wire
+from .widgets import SAMPLER, SEED, TIMESTEPS, choice, integer, number, wire
 
 
 class ImagenBaseSample:
@@ -53,6 +53,17 @@ class ImagenBaseSample:
                 ),
                 "image": wire("IMAGE", "Start from this picture; it gives the size and the batch."),
                 "mask": wire("MASK", "White is painted new; black comes back exactly."),
+                "timesteps": TIMESTEPS,
+                "inpaint": choice(
+                    ["repaint", "clean"],
+                    "repaint",
+                    "With a mask. repaint: kept pixels carry each step's noise; clean: the network sees "
+                    "them as they are, as DeepFloyd IF does.",
+                ),
+                "resample": integer(
+                    1, 1, 20, 1, "With a mask: walks of each stretch of steps; more fits better."
+                ),
+                "jump": integer(10, 1, 1000, 1, "With resample: steps of a stretch."),
             },
         }
 
@@ -70,9 +81,13 @@ class ImagenBaseSample:
         guidance: Any = None,
         image: Any = None,
         mask: Any = None,
+        timesteps: str = "",
+        inpaint: Any = "repaint",
+        resample: int = 1,
+        jump: int = 10,
     ) -> Any:
         """The pictures."""
-        from ..imagen_core import sample_base
+        from ..imagen_core import Inpainting, sample_base
 
         require_stage(stage, "base", "Imagen Base Sample")
         require_text(stage, text, "Imagen Base Sample")
@@ -93,9 +108,10 @@ class ImagenBaseSample:
                 height=height,
                 batch_size=rows.stop - rows.start,
                 seed=(seed + rows.start) % 2**64,
-                steps=steps,
+                steps=timesteps.strip() or steps,
                 sampler=sampler,
                 strength=strength,
+                inpainting=Inpainting(inpaint, resample, jump),
                 **watch.part(rows.start),
             )
 
@@ -135,6 +151,13 @@ def super_resolution_inputs(steps: int) -> dict[str, Any]:
             "guidance": wire(
                 "IMAGEN_GUIDANCE", "From Dynamic-Threshold Guidance; else the stage's own."
             ),
+            "timesteps": TIMESTEPS,
+            "aug_noise": choice(
+                ["once", "each step"],
+                "once",
+                "When the noise of aug_level is drawn: once, or anew at each step as DeepFloyd IF's own "
+                "code does.",
+            ),
         },
     }
 
@@ -168,6 +191,8 @@ class ImagenSR256:
         aug_level: float,
         tile: int,
         guidance: Any = None,
+        timesteps: str = "",
+        aug_noise: Any = "once",
     ) -> Any:
         """The enlarged pictures."""
         from ..imagen_core import super_resolve
@@ -186,9 +211,10 @@ class ImagenSR256:
                 text.take(rows),
                 guidance=guidance,
                 seed=(seed + rows.start) % 2**64,
-                steps=steps,
+                steps=timesteps.strip() or steps,
                 sampler=sampler,
                 aug_level=aug_level,
+                aug_noise=aug_noise,
                 tile=tile,
                 **watch.part(rows.start),
             )

@@ -24,6 +24,16 @@ SAMPLER = (
     },
 )
 
+TIMESTEPS = (
+    "STRING",
+    {
+        "default": "",
+        "tooltip": "For DeepFloyd IF, instead of steps: smart27, smart50, smart100, smart185, fast27, "
+        "super27, super40, super100; leading50 as diffusers; 10,10,0 = steps a section; or timesteps "
+        "[999, 500, 0]. Empty = steps.",
+    },
+)
+
 
 def integer(
     default: int, low: int, high: int, step: int, tooltip: str

@@ -29,6 +29,8 @@ TITLES = {
     "ImagenSR256": "Imagen SR 256",
     "ImagenSR1024": "Imagen SR 1024",
     "ImagenCascadeView": "Cascade View",
+    "ImagenLoadTextEncoder": "Load T5 Encoder",
+    "ImagenLoadStage": "Load Imagen Stage",
 }
 
 
@@ -206,6 +208,83 @@ def synthetic_data() -> Graph:
     return b.save(b.enlarge(loader, small, text, upto=256), "dataset/red_apple")
 
 
+IF_T5, IF_I, IF_II = "t5-v1_1-xxl", "IF-I-XL-v1.0", "IF-II-L-v1.0"
+
+
+class DeepFloyd(Builder):
+    """A graph of DeepFloyd IF's parts, each with its own loader and the settings it was published with."""
+
+    def __init__(self, prompt: str) -> None:
+        super().__init__()
+        encoder = self.add("ImagenLoadTextEncoder", text_encoder=IF_T5)
+        self.text = Link(
+            self.add("ImagenT5Encode", text_encoder=Link(encoder, 0), prompt=prompt), 0
+        )
+
+    def first(self, scale: float = 7.0, **inputs: Any) -> Link:
+        """Stage I's picture."""
+        loader = self.add("ImagenLoadStage", "DeepFloyd IF, stage I", stage=IF_I)
+        guidance = self.add(
+            "ImagenDynamicThreshold", guidance_scale=scale, threshold="dynamic", percentile=0.95,
+            max_value=1.5,
+        )  # fmt: skip
+        wires = {"stage": Link(loader, 0), "text": self.text, "guidance": Link(guidance, 0)}
+        chosen = {"sampler": "ddpm", "timesteps": "smart100"}
+        return Link(self.add("ImagenBaseSample", **{**wires, **chosen, **inputs}), 0)
+
+    def second(self, image: Link, scale: float = 4.0, **inputs: Any) -> Link:
+        """Stage II's picture."""
+        loader = self.add("ImagenLoadStage", "DeepFloyd IF, stage II", stage=IF_II)
+        guidance = self.add("ImagenDynamicThreshold", guidance_scale=scale, threshold="static")
+        wires = {"stage": Link(loader, 0), "text": self.text, "guidance": Link(guidance, 0)}
+        chosen = {"image": image, "sampler": "ddpm", "timesteps": "smart50", "aug_level": 0.25}
+        return Link(self.add("ImagenSR256", **{**wires, **chosen, **inputs}), 0)
+
+
+def if_text_to_picture() -> Graph:
+    b = DeepFloyd("a photo of a red apple on a wooden table")
+    return b.save(b.second(b.first()))
+
+
+def if_image_to_image() -> Graph:
+    b = DeepFloyd("a heart of red glass, studio photo")
+    picture = b.add("LoadImage", "Picture", image="imagen_heart_64.png")
+    small = b.add(
+        "ImageScale", "To 64", image=Link(picture, 0), upscale_method="bicubic", width=64, height=64,
+        crop="center",
+    )  # fmt: skip
+    return b.save(b.second(b.first(10.0, image=Link(small, 0), strength=0.7)))
+
+
+def if_inpaint() -> Graph:
+    b = DeepFloyd("a blue heart")
+    picture = b.add("LoadImage", "Picture", image="imagen_heart_64.png")
+    mask = b.add(
+        "LoadImageMask", "Mask: white is painted", image="imagen_mask_64.png", channel="red"
+    )
+    wires = {"image": Link(picture, 0), "mask": Link(mask, 0)}
+    return b.save(b.second(b.first(**wires, inpaint="clean"), aug_level=0.0))
+
+
+def if_upscale() -> Graph:
+    b = DeepFloyd("")
+    picture = b.add("LoadImage", "Picture", image="imagen_heart_64.png")
+    return b.save(b.second(Link(picture, 0), 6.0, timesteps="smart100", aug_level=0.5, tile=512))
+
+
+def if_into_bundled_sr() -> Graph:
+    """A cascade of two families: each reads the prompt with the T5 that it was trained with."""
+    b = DeepFloyd("a photo of a red apple on a wooden table")
+    small = b.first()
+    loader = b.add("ImagenLoadCascade")
+    text = b.add("ImagenT5Encode", text_encoder=Link(loader, 0), prompt="a red apple")
+    return b.save(b.enlarge(loader, small, text))
+
+
+IF_NOTE = (
+    f"\n\nDeepFloyd IF's weights are yours to fetch, under their own licence: `{IF_I}` and `{IF_II}` into "
+    f"`models/diffusion_models`, `{IF_T5}` into `models/text_encoders`; then choose them in the loaders."
+)
 NOTES = {
     text_to_1024: "## Text to 1024\nThe whole cascade: 64, 256, 1024. Change the prompt, then the seed.",
     text_to_64: "## Text to 64\nThe base alone, four at once: the quickest way to try a prompt.",
@@ -223,6 +302,14 @@ NOTES = {
     synthetic_data: "## Synthetic data\nEach run adds eight pictures to `output/dataset` and the seeds "
     "change: choose *Run (instant)* beside the Run button and it goes on until you stop it. In a shell "
     "`imagen batch` does it, from a file with a line for each run.",
+    if_text_to_picture: "## DeepFloyd IF: text to picture\nStages I and II with the presets they were "
+    "published with." + IF_NOTE,
+    if_image_to_image: "## DeepFloyd IF: image to image\n`strength` 0.7 at guidance 10." + IF_NOTE,
+    if_inpaint: "## DeepFloyd IF: inpaint\n`clean` is how IF was used; `repaint` with `resample` 5 joins "
+    "old and new better." + IF_NOTE,
+    if_upscale: "## DeepFloyd IF: upscale\nStage II alone, on any picture of any shape." + IF_NOTE,
+    if_into_bundled_sr: "## DeepFloyd IF into the bundled stages\nA cascade of two families."
+    + IF_NOTE,
 }
 LOOPED = {synthetic_data}  # whose seeds change after each run
 
@@ -241,9 +328,11 @@ def main() -> None:
             move_on(workflow)
         write(OUT / f"{make.__name__}.json", workflow)
         write(OUT / "api" / f"{make.__name__}.json", to_api(graph))
-        if options.pictures is not None and (
+        chosen = options.pictures is not None and (
             make.__name__ in options.pictures or not options.pictures
-        ):
+        )
+        # Pictures of weights that are not here cannot be made here.
+        if chosen and not make.__name__.startswith("if_"):
             thumbnail(graph, workflow, OUT / f"{make.__name__}.jpg")
 
 

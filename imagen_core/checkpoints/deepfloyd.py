@@ -212,7 +212,7 @@ def to_original(config: ADMConfig, dtype: torch.dtype) -> dict[str, Any]:
         "att_pool_heads": config.pool_heads,
         "encoder_channels": config.context_dim,
         "image_size": size,
-        "disable_self_attentions": None if config.self_attention else True,
+        "disable_self_attentions": None if config.self_attention else ",".join(attended),
         "dropout": 0.0,
         "channel_mult": ",".join(str(width // first) for width in config.channels),
         "conv_resample": True,

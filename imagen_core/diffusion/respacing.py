@@ -26,23 +26,28 @@ def timesteps(spacing: Spacing, count: int = 1000) -> list[int]:
     """The timesteps of a run, falling.
 
     spacing   a number of steps (spread from 0 to the last); a preset's name; "leading50" for
-              diffusers' grid; "10,10,0" for steps a section; or the timesteps themselves
+              diffusers' grid; "ddim50" for the longest even stride; "10,10,0" for steps a section; or
+              the timesteps themselves, as numbers or as "[999, 500, 0]"
     count     timesteps of the model
     """
     if isinstance(spacing, int):
         return respace((spacing,), count)
     if not isinstance(spacing, str):
         return explicit(spacing, count)
+    spacing = spacing.strip()
     if spacing in SECTIONS:
         return respace(SECTIONS[spacing], count)
-    if spacing.startswith("leading") and spacing[7:].isdigit():
-        return leading(int(spacing[7:]), count)
-    parts = spacing.split(",")
-    if all(part.strip().isdigit() for part in parts):
-        return respace([int(part) for part in parts], count)
+    for name, grid in (("leading", leading), ("ddim", strided)):
+        if spacing.startswith(name) and spacing.removeprefix(name).isdigit():
+            return grid(int(spacing.removeprefix(name)), count)
+    listed = spacing.startswith("[") and spacing.endswith("]")
+    parts = [part.strip() for part in spacing.strip("[]").split(",")]
+    if all(part.isdigit() for part in parts):
+        numbers = [int(part) for part in parts]
+        return explicit(numbers, count) if listed else respace(numbers, count)
     raise ValueError(
-        f"steps: expected a number, one of {', '.join(SECTIONS)}, leadingN, or numbers with commas, "
-        f"got {spacing!r}"
+        f"timesteps: expected a number, one of {', '.join(SECTIONS)}, leadingN, ddimN, steps a section "
+        f"such as 10,10,0, or timesteps such as [999, 500, 0], got {spacing!r}"
     )
 
 
@@ -79,6 +84,19 @@ def leading(steps: int, count: int) -> list[int]:
     return [k * (count // steps) for k in reversed(range(steps))]
 
 
+def strided(steps: int, count: int) -> list[int]:
+    """DDIM's grid: multiples of the smallest whole stride that gives so many, falling to 0.
+
+    steps   number of steps; not every number has such a stride
+    count   timesteps of the model
+    """
+    for stride in range(1, count):
+        found = range(0, count, stride)
+        if len(found) == steps:
+            return list(reversed(found))
+    raise ValueError(f"timesteps: no whole stride through {count} gives {steps} steps")
+
+
 def explicit(chosen: Sequence[int], count: int) -> list[int]:
     """The timesteps as given, checked.
 
@@ -88,5 +106,5 @@ def explicit(chosen: Sequence[int], count: int) -> list[int]:
     chosen = list(chosen)
     falls = all(a > b for a, b in zip(chosen, chosen[1:], strict=False))
     if not chosen or not falls or not 0 <= chosen[-1] <= chosen[0] < count:
-        raise ValueError(f"steps: timesteps must fall, each from 0 to {count - 1}, got {chosen}")
+        raise ValueError(f"timesteps: they must fall, each from 0 to {count - 1}, got {chosen}")
     return chosen

@@ -70,7 +70,10 @@ class Schedule:
         returns     (num_steps + 1,) float64 on the CPU, evenly spaced in t from 1
         """
         if not isinstance(num_steps, int):
-            raise ValueError(f"steps: this stage takes a number of steps, got {num_steps!r}")
+            raise ValueError(
+                f"timesteps: this stage's time is continuous and takes a number of steps, got "
+                f"{num_steps!r}; leave timesteps empty and set steps"
+            )
         if num_steps < 1:
             raise ValueError(f"steps must be at least 1, got {num_steps}")
         t = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)

@@ -39,7 +39,9 @@ def test_other_spellings():
     assert timesteps("leading100")[-1] == 0
     assert len(timesteps("10,10,10,10,10,10,10,10,0,0")) == 80
     assert timesteps("10,10,10,10,10,10,10,10,0,0")[0] == 799
-    assert timesteps([999, 500, 0]) == [999, 500, 0]
+    assert timesteps([999, 500, 0]) == timesteps(" [999, 500, 0] ") == [999, 500, 0]
+    assert timesteps("100") == timesteps(100)
+    assert timesteps("ddim50") == list(range(980, -1, -20))
     assert timesteps(1) == [0]
 
 
@@ -47,9 +49,12 @@ def test_other_spellings():
     ("spacing", "message"),
     [
         ("smart28", "expected a number, one of fast27"),
-        ([0, 5], "timesteps must fall"),
-        ([1000, 5], "timesteps must fall"),
-        ([], "timesteps must fall"),
+        ([0, 5], "they must fall"),
+        ([1000, 5], "they must fall"),
+        ([], "they must fall"),
+        ("[0, 5]", "they must fall"),
+        ("[]", "timesteps such as"),
+        ("ddim999", "no whole stride"),
         ("leading0", "from 1 to 1000"),
         ("0,0", "at least 1"),
         (1001, "cannot give 1001"),

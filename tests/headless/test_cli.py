@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagen_nodes.headless.cli import main
-from imagen_nodes.headless.generate import numbered
+from imagen_nodes.headless.cli import main, make_parser
+from imagen_nodes.headless.generate import generate_graph, numbered, stage_steps
 from imagen_nodes.headless.graph import Node
 from imagen_nodes.headless.run import InputError, set_input
+from imagen_nodes.imagen_core import Guidance, SamplingDefaults
 
 EXAMPLES = Path(__file__).parent.parent.parent / "example_workflows"
 
@@ -110,6 +111,20 @@ def test_generate_and_its_workflow_in_every_form_give_one_picture(tmp_path, caps
         assert np.array_equal(pixels(tmp_path / name / "imagen_00001_.png"), pixels(made)), name
 
 
+@pytest.fixture
+def deepfloyd_names(tmp_path, monkeypatch):
+    """Empty files under the names that DeepFloyd IF's example graphs choose."""
+    for name in (
+        "diffusion_models/IF-I-XL-v1.0/config.yml",
+        "diffusion_models/IF-II-L-v1.0/config.yml",
+        "text_encoders/t5-v1_1-xxl/config.json",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    monkeypatch.setenv("IMAGEN_MODELS", str(tmp_path))
+
+
+@pytest.mark.usefixtures("deepfloyd_names")
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.json")), ids=lambda path: path.stem)
 def test_example_workflows_are_the_same_graph_in_both_formats(path):
     from imagen_nodes.headless.core_nodes import Folders, folders
@@ -128,6 +143,22 @@ def test_example_workflows_are_the_same_graph_in_both_formats(path):
         assert validate(ui, registry)
     finally:
         folders.reset(token)
+
+
+def test_timesteps_are_told_stage_by_stage_and_written_into_the_graph():
+    options = make_parser().parse_args(
+        ["generate", "x", "--steps", "9,8", "--timesteps", "smart27", "--timesteps", ""]
+    )
+    assert stage_steps(options, 2) == ["smart27", 8]
+    defaults = [SamplingDefaults(), SamplingDefaults("smart50", "ddpm")]
+    inputs = [n.inputs for n in generate_graph(options, Guidance(), defaults).values()]
+    base, sr = (found for found in inputs if "sampler" in found)
+    assert (base["timesteps"], sr["steps"], "timesteps" in sr) == ("smart27", 8, False)
+    options.steps, options.timesteps = None, []
+    inputs = [n.inputs for n in generate_graph(options, Guidance(), defaults).values()]
+    base, sr = (found for found in inputs if "sampler" in found)
+    assert (base["steps"], "timesteps" in base) == (32, False)
+    assert (sr["steps"], sr["timesteps"]) == (32, "smart50")
 
 
 def test_nodes_of_example_workflows_do_not_overlap():

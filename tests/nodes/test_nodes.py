@@ -1,5 +1,7 @@
 """The nodes themselves, on a tiny cascade: what passes through them, and what bad input is told."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from imagen_nodes.imagen_core import (
     PRESETS,
     EncodedPrompt,
     Guidance,
+    Inpainting,
     SamplingDefaults,
     Stage,
     StageConfig,
@@ -15,6 +18,7 @@ from imagen_nodes.imagen_core import (
     sample_base,
     super_resolve,
 )
+from imagen_nodes.imagen_core.diffusion.schedules import DiscreteSchedule
 from imagen_nodes.nodes import host, shortage
 
 BASE = {"width": 16, "height": 16, "batch_size": 1, "seed": 0, "steps": 2}
@@ -348,3 +352,43 @@ def test_text_of_another_encoder_is_refused(base, sr, picture):
         node("ImagenBaseSample", stage=base, text=text, **BASE)
     with pytest.raises(ValueError, match="SR 256: text: expected text states of width 16, got 24"):
         node("ImagenSR256", stage=sr, text=text, image=picture, **SR)
+
+
+def test_editing_widgets_reach_the_core(base, text, picture):
+    mask = torch.zeros(2, 16, 16)
+    mask[:, :8] = 1
+    shared = {**BASE, "image": picture, "mask": mask, "steps": 4}
+    (made,) = node(
+        "ImagenBaseSample", stage=base, text=text, inpaint="clean", resample=2, jump=3, **shared
+    )
+    wanted = Inpainting("clean", resample=2, jump=3)
+    assert torch.equal(made, sample_base(base, text, inpainting=wanted, **shared))
+    assert not torch.equal(made, sample_base(base, text, **shared))
+
+
+def test_fresh_augmentation_noise_reaches_the_core(sr, text, picture):
+    chosen = {**SR, "aug_noise": "each step"}
+    (made,) = node("ImagenSR256", stage=sr, image=picture, text=text, **chosen)
+    assert torch.equal(made, super_resolve(sr, picture, text, **chosen))
+    assert not torch.equal(made, super_resolve(sr, picture, text, **SR))
+
+
+def test_timesteps_go_before_steps(text, picture):
+    """Of a stage with discrete time; another one says that it takes steps."""
+    stages = [
+        Stage(replace(stage_of(*given).config, schedule=DiscreteSchedule(), prediction="eps"))
+        for given in (("base", 16, 1, "tiny-base"), ("sr", 64, 4, "tiny-sr"))
+    ]
+    (made,) = node("ImagenBaseSample", stage=stages[0], text=text, timesteps=" leading3 ", **BASE)
+    assert torch.equal(made, sample_base(stages[0], text, **{**BASE, "steps": "leading3"}))
+    (made,) = node(
+        "ImagenSR256", stage=stages[1], text=text, image=picture, timesteps="[999, 0]", **SR
+    )
+    assert torch.equal(made, super_resolve(stages[1], picture, text, **{**SR, "steps": [999, 0]}))
+    with pytest.raises(ValueError, match="timesteps: expected a number, one of fast27"):
+        node("ImagenBaseSample", stage=stages[0], text=text, timesteps="quick", **BASE)
+
+
+def test_timesteps_of_a_continuous_stage_are_refused(base, text):
+    with pytest.raises(ValueError, match="leave timesteps empty and set steps"):
+        node("ImagenBaseSample", stage=base, text=text, timesteps="smart27", **BASE)

@@ -1,0 +1,75 @@
+"""DeepFloyd IF's example workflows, run on tiny random weights under the names that they choose."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from imagen_nodes.headless.cli import main
+
+EXAMPLES = Path(__file__).parents[2] / "example_workflows"
+SIZES = {
+    "if_text_to_picture": 128,
+    "if_image_to_image": 256,
+    "if_inpaint": 256,
+    "if_upscale": 256,
+    "if_into_bundled_sr": 512,
+}
+
+
+@pytest.fixture(scope="module")
+def models(deepfloyd, t5_folder, tmp_path_factory):
+    """A models folder with a tiny stage I, stage II and T5."""
+    from transformers import T5Config, T5EncoderModel
+
+    folder = tmp_path_factory.mktemp("models")
+    for number, name in ((1, "IF-I-XL-v1.0"), (2, "IF-II-L-v1.0")):
+        shutil.copytree(deepfloyd(number).folder, folder / "diffusion_models" / name)
+    encoder = folder / "text_encoders" / "t5-v1_1-xxl"
+    shutil.copytree(t5_folder, encoder)
+    config = T5Config.from_pretrained(t5_folder)
+    config.d_model = 64
+    T5EncoderModel(config).save_pretrained(encoder, safe_serialization=True)
+    return folder
+
+
+def quick(graph):
+    """The graph with few steps, and a small first picture where it starts from noise."""
+    for node in graph.values():
+        inputs = node["inputs"]
+        if inputs.get("timesteps"):
+            inputs["timesteps"] = "leading2"
+        if inputs.get("prompt"):
+            inputs["prompt"] = "a red apple"
+        if "steps" in inputs:
+            inputs["steps"] = 1
+        if "width" in inputs and node["class_type"] == "ImagenBaseSample":
+            inputs["width"] = inputs["height"] = 32
+    return graph
+
+
+def test_every_deepfloyd_workflow_is_run_here():
+    assert {path.stem for path in EXAMPLES.glob("if_*.json")} == set(SIZES)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_deepfloyd_workflow_runs(models, tmp_path, monkeypatch, capsys, name):
+    monkeypatch.setenv("IMAGEN_MODELS", str(models))
+    graph = quick(json.loads((EXAMPLES / "api" / f"{name}.json").read_text("utf-8")))
+    (tmp_path / "graph.json").write_text(json.dumps(graph))
+    arguments = ["run", str(tmp_path / "graph.json"), "-o", str(tmp_path / "out")]
+    code = main([*arguments, "--input", str(EXAMPLES / "input"), "--json"])
+    told = capsys.readouterr()
+    assert code == 0, told.err
+    (file,) = json.loads(told.out.splitlines()[-1])["files"]
+    assert Image.open(file).size == (SIZES[name], SIZES[name])
+
+
+def test_without_the_weights_the_loaders_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("IMAGEN_MODELS", str(tmp_path))
+    assert main(["run", str(EXAMPLES / "if_text_to_picture.json"), "-o", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert "input text_encoder" in told
+    assert "input stage" in told
