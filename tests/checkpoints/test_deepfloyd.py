@@ -11,7 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from imagen_nodes.headless.cli import main
-from imagen_nodes.imagen_core import CheckpointError, TextEmbedding, load_stage
+from imagen_nodes.imagen_core import (
+    SAMPLERS,
+    CheckpointError,
+    EncodedPrompt,
+    TextEmbedding,
+    load_stage,
+    sample_base,
+    super_resolve,
+)
 from imagen_nodes.imagen_core.checkpoints.convert import convert
 from imagen_nodes.imagen_core.checkpoints.deepfloyd import from_diffusers, from_shapes, to_diffusers
 
@@ -197,6 +205,24 @@ DAMAGES = {
         lambda unet: os.truncate(unet / "diffusion_pytorch_model.safetensors", 100_000),
         "not a whole safetensors file",
     ),
+    "a truncated torch file": (
+        lambda unet: (
+            (unet / "diffusion_pytorch_model.safetensors").unlink(),
+            torch.save({"x": torch.zeros(10_000)}, unet / "diffusion_pytorch_model.bin"),
+            os.truncate(unet / "diffusion_pytorch_model.bin", 5_000),
+        ),
+        "cannot be read as plain weights",
+    ),
+    "a truncated shard": (
+        lambda unet: (
+            shutil.move(unet / "diffusion_pytorch_model.safetensors", unet / "a.safetensors"),
+            os.truncate(unet / "a.safetensors", 100_000),
+            (unet / "diffusion_pytorch_model.safetensors.index.json").write_text(
+                '{"weight_map": {"x": "a.safetensors"}}'
+            ),
+        ),
+        "a.safetensors: not a whole safetensors file",
+    ),
     "an index that leaves the folder": (
         lambda unet: damage_index(unet, '{"weight_map": {"x": "../../evil.safetensors"}}'),
         "expected a name inside",
@@ -241,8 +267,48 @@ def test_damage_is_one_clear_error_and_no_traceback(deepfloyd, tmp_path, capsys,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_pickle_that_would_run_code_is_refused(tmp_path):
+def test_a_pickle_that_would_run_code_is_refused(tmp_path, capsys):
     torch.save({"x": RunsCode(tmp_path / "executed")}, tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="nothing in it was executed"):
         load_stage(tmp_path)
+    assert main(["info", str(tmp_path)]) == 2
+    told = capsys.readouterr()
+    assert "nothing in it was executed" in told.err
+    assert "Traceback" not in told.err
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_pickle_of_other_things_is_refused(tmp_path):
+    torch.save({"x": torch.zeros(1), "epoch": 3}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="expected tensors by name"):
+        load_stage(tmp_path)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_walks_the_discrete_grid(deepfloyd, sampler):
+    """From noise 20291 times the signal, where x0 without its threshold would be rounding alone."""
+    stage, states = load_stage(deepfloyd(1).folder), text(1)
+    picture = sample_base(
+        stage, EncodedPrompt(states, text(1, seed=4)), width=16, height=16, sampler=sampler,
+        steps="[999, 976, 700, 400, 100, 0]",
+    )  # fmt: skip
+    assert picture.isfinite().all()
+    assert 0 <= picture.min() < picture.max() <= 1
+    assert picture.std() > 0.05
+
+
+def test_a_size_that_stage_one_cannot_take_names_the_nearest(deepfloyd):
+    prompt = EncodedPrompt(text(1), text(1, seed=4))
+    with pytest.raises(ValueError, match="multiples of 8, got 86 x 64; .* is 88 x 64"):
+        sample_base(load_stage(deepfloyd(1).folder), prompt, width=86, height=64)
+
+
+def test_stage_two_takes_any_size(deepfloyd):
+    """diffusers' pipeline fails at sides that are no multiples of 16 (88 here)."""
+    prompt = EncodedPrompt(text(1), text(1, seed=4))
+    stage, image = load_stage(deepfloyd(2).folder), torch.rand(1, 8, 22, 3)
+    assert super_resolve(stage, image, prompt, steps="leading2").shape == (1, 32, 88, 3)
+    wide = torch.rand(1, 16, 40, 3)
+    whole, tiled = (super_resolve(stage, wide, prompt, steps="leading2", tile=t) for t in (0, 64))
+    assert whole.shape == tiled.shape == (1, 64, 160, 3)
+    assert not torch.equal(whole, tiled)
