@@ -291,8 +291,7 @@ def require_image(image: Any, node: str) -> None:
             f"{node}: image: expected batch x height x width x 3 channels, got {list(image.shape)}; "
             f"convert it to RGB"
         )
-    if not image.isfinite().all():
-        raise ValueError(f"{node}: image: has values that are not numbers (NaN or infinite)")
+    require_numbers(image, f"{node}: image")
 
 
 def require_mask(mask: Any, image: Any, node: str) -> None:
@@ -311,8 +310,17 @@ def require_mask(mask: Any, image: Any, node: str) -> None:
             f"{node}: mask: expected 1 or {len(image)} x height x width, as the image has "
             f"{len(image)} pictures, got {list(mask.shape)}"
         )
-    if not mask.isfinite().all():
-        raise ValueError(f"{node}: mask: has values that are not numbers (NaN or infinite)")
+    require_numbers(mask, f"{node}: mask")
+
+
+def require_numbers(tensor: Any, where: str) -> None:
+    """Raise ValueError where a tensor has NaN or infinite values.
+
+    tensor   any shape
+    where    node and input, for the error
+    """
+    if not tensor.isfinite().all():
+        raise ValueError(f"{where}: has values that are not numbers (NaN or infinite)")
 
 
 def require_input_size(stage: Any, image: Any, node: str) -> None:
