@@ -95,7 +95,7 @@ def sample_base(
         raise ValueError("mask: needs an image whose unmasked pixels are to be kept, got none")
     known = None if image is None else to_network(image, stage.device)
     shape = (batch_size, 3, height, width) if known is None else tuple(known.shape)
-    check_size(stage, shape[2], shape[3])
+    stage.check_size(*shape[2:], name="width and height" if known is None else "image")
 
     sigmas = partial_grid(
         stage.schedule.sigmas(defaults.steps if steps is None else steps), strength
@@ -133,7 +133,8 @@ def super_resolve(
     """The pictures enlarged by the stage's scale: b (scale h) (scale w) c in 0..1.
 
     stage       an SR stage
-    image       b h w c in 0..1, any size and aspect ratio
+    image       b h w c in 0..1, any aspect ratio; an ADM network wants sides that it can halve often
+                enough (DeepFloyd IF: multiples of 4), the Efficient U-Net takes any
     text        encoded prompt of 1 or b rows
     guidance    None = the stage's default scale, static thresholding
     seed        picture i draws its noise from seed + i; 0 to 2**64 - 1
@@ -154,6 +155,7 @@ def super_resolve(
     sigmas = stage.schedule.sigmas(defaults.steps if steps is None else steps)
 
     small = to_network(image, stage.device)
+    stage.check_size(*small.shape[2:], name="image")
     height, width = (side * stage.config.scale for side in small.shape[2:])
     large = pad_to_multiple(
         upsample(small, stage.config.scale, stage.config.align_corners), stage.unet.size_multiple
@@ -325,21 +327,6 @@ def augmentation(
         return draw
     lowres = draw()
     return lambda: lowres
-
-
-def check_size(stage: Stage, height: int, width: int) -> None:
-    """Raise ValueError with the nearest good size unless the network can take this one.
-
-    stage           its U-Net says what sides must be multiples of
-    height, width   pixels
-    """
-    multiple = stage.unet.size_multiple
-    if height % multiple or width % multiple or not height or not width:
-        nearest = [max(1, round(side / multiple)) * multiple for side in (width, height)]
-        raise ValueError(
-            f"width and height must be multiples of {multiple}, got {width} x {height}; "
-            f"the nearest good size is {nearest[0]} x {nearest[1]}"
-        )
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:

@@ -1,5 +1,6 @@
 """A stage of a cascade: a U-Net with the schedule and prediction type that it was trained for."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -139,6 +140,14 @@ class Stage:
                 f"the T5 that this stage was trained with"
             )
 
+    def check_size(self, height: int, width: int, name: str = "width and height") -> None:
+        """Raise ValueError with the nearest good sizes unless the network can take this one.
+
+        height, width   pixels: of the picture to make, or of the one to enlarge
+        name            of the input, for the error
+        """
+        check_sides(height, width, self.unet.picture_multiple, self.config.scale, name)
+
     def running_bytes(self, rows: int, height: int, width: int) -> float:
         """About what one evaluation of the network takes beside its weights.
 
@@ -161,6 +170,27 @@ class Stage:
         """
         self.unet.to(device=device, dtype=dtype)
         return self
+
+
+def check_sides(height: int, width: int, multiple: int, scale: int, name: str) -> None:
+    """Raise ValueError with the nearest good sizes unless both sides, enlarged, are multiples.
+
+    height, width   pixels
+    multiple        of good sides once enlarged
+    scale           of the enlargement; 1 = none
+    name            of the input, for the error
+    """
+    multiple //= math.gcd(multiple, scale)
+    if height % multiple or width % multiple or not height or not width:
+        below, above = (
+            " x ".join(str(max(1, rounded(side / multiple)) * multiple) for side in (width, height))
+            for rounded in (math.floor, math.ceil)
+        )
+        nearest = f"sizes are {below} and {above}" if below != above else f"size is {below}"
+        raise ValueError(
+            f"{name}: expected sides that are multiples of {multiple}, got {width} x {height}; the "
+            f"nearest good {nearest}"
+        )
 
 
 def build_unet(config: ADMConfig | EfficientConfig) -> ADMUNet | EfficientUNet:

@@ -279,13 +279,15 @@ def lowres_of(stage: Any, image: Any, seed: int, aug_level: float) -> Any:
     """
     import torch
 
-    from ..imagen_core.cascade import check_size, to_network
+    from ..imagen_core.cascade import to_network
     from ..imagen_core.diffusion.lowres import augment, upsample
     from ..imagen_core.diffusion.noise import ImageNoise
+    from ..imagen_core.stage import check_sides
 
     small = to_network(image, torch.device("cpu"))
     large = upsample(small, stage.config.scale, stage.config.align_corners)
-    check_size(stage, *large.shape[2:])
+    multiple = stage.unet.size_multiple  # ComfyUI's samplers do not pad
+    check_sides(*small.shape[2:], multiple=multiple, scale=stage.config.scale, name="image")
     noise = ImageNoise(seed, len(large))
     noise.randn(*large.shape[1:])  # the start of sampling, which is the sampler's own affair here
     level = torch.full((len(large),), aug_level, dtype=torch.float64)

@@ -95,6 +95,8 @@ class ImagenBaseSample:
         require_mask(mask, image, "Imagen Base Sample")
         if image is not None:
             batch_size, height, width = image.shape[:3]
+        sized_by = "width and height" if image is None else "image"
+        require_size(stage, height, width, sized_by, "Imagen Base Sample")
         watch = Watch()
 
         def make(rows: slice, tile: int) -> Any:
@@ -201,6 +203,7 @@ class ImagenSR256:
         require_text(stage, text, self.NAME)
         require_image(image, self.NAME)
         require_input_size(stage, image, self.NAME)
+        require_size(stage, *image.shape[1:3], name="image", node=self.NAME)
         height, width = (stage.config.scale * side for side in image.shape[1:3])
         batch, watch = len(image), Watch()
 
@@ -274,6 +277,20 @@ def require_text(stage: Any, text: Any, node: str) -> None:
     """
     try:
         stage.check_text(text.text.embeds)
+    except ValueError as error:
+        raise ValueError(f"{node}: {error}") from None
+
+
+def require_size(stage: Any, height: int, width: int, name: str, node: str) -> None:
+    """Raise ValueError unless the stage's network can take the size.
+
+    stage           of any kind
+    height, width   pixels: of the picture to make, or of the one to enlarge
+    name            of the input, for the error
+    node            display name, for the error
+    """
+    try:
+        stage.check_size(height, width, name)
     except ValueError as error:
         raise ValueError(f"{node}: {error}") from None
 

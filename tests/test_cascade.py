@@ -239,7 +239,10 @@ def test_half_precision_weights_give_nearly_the_same_picture(base):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"width": 17}, "multiples of 2, got 17 x 16; the nearest good size is 16 x 16"),
+        (
+            {"width": 17},
+            "multiples of 2, got 17 x 16; the nearest good sizes are 16 x 16 and 18 x 16",
+        ),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"seed": -1}, "seed must be an integer from 0"),
         ({"sampler": "euler"}, "sampler must be one of .*ddim.*got 'euler'"),

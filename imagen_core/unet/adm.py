@@ -184,6 +184,11 @@ class ADMUNet(nn.Module):
         """Height and width must be multiples of this."""
         return self.config.patch * 2 ** (len(self.config.channels) - 1)
 
+    @property
+    def picture_multiple(self) -> int:
+        """The same of a whole picture, which is not padded."""
+        return self.size_multiple
+
     def prepare(self, text: TextEmbedding, pooled: TextEmbedding | None = None) -> TextContext:
         """Pooled text and every layer's text keys and values: all that evaluations need of a prompt.
 

@@ -156,6 +156,11 @@ class EfficientUNet(nn.Module):
         """Height and width must be multiples of this."""
         return 2 ** len(self.config.channels)
 
+    @property
+    def picture_multiple(self) -> int:
+        """A whole picture may have any sides; it is padded to what the network takes."""
+        return 1
+
     def prepare(self, text: TextEmbedding, pooled: TextEmbedding | None = None) -> TextContext:
         """Pooled text and every layer's text keys and values: all that evaluations need of a prompt.
 

@@ -299,16 +299,22 @@ def test_every_sampler_walks_the_discrete_grid(deepfloyd, sampler):
 
 def test_a_size_that_stage_one_cannot_take_names_the_nearest(deepfloyd):
     prompt = EncodedPrompt(text(1), text(1, seed=4))
-    with pytest.raises(ValueError, match="multiples of 8, got 86 x 64; .* is 88 x 64"):
+    with pytest.raises(
+        ValueError, match="multiples of 8, got 86 x 64; .*sizes are 80 x 64 and 88 x 64"
+    ):
         sample_base(load_stage(deepfloyd(1).folder), prompt, width=86, height=64)
 
 
-def test_stage_two_takes_any_size(deepfloyd):
-    """diffusers' pipeline fails at sides that are no multiples of 16 (88 here)."""
+@pytest.mark.parametrize("tile", [0, 64])
+def test_a_size_that_stage_two_cannot_take_names_the_nearest(deepfloyd, tile):
+    """diffusers' pipeline fails inside the network at sides that are no multiples of 16 (88 here)."""
     prompt = EncodedPrompt(text(1), text(1, seed=4))
-    stage, image = load_stage(deepfloyd(2).folder), torch.rand(1, 8, 22, 3)
-    assert super_resolve(stage, image, prompt, steps="leading2").shape == (1, 32, 88, 3)
-    wide = torch.rand(1, 16, 40, 3)
-    whole, tiled = (super_resolve(stage, wide, prompt, steps="leading2", tile=t) for t in (0, 64))
-    assert whole.shape == tiled.shape == (1, 64, 160, 3)
-    assert not torch.equal(whole, tiled)
+    stage = load_stage(deepfloyd(2).folder)
+    message = "image: .*multiples of 4, got 22 x 8; .*sizes are 20 x 8 and 24 x 8"
+    with pytest.raises(ValueError, match=message):
+        super_resolve(stage, torch.rand(1, 8, 22, 3), prompt, tile=tile)
+    with pytest.raises(ValueError, match="got 3 x 8; the nearest good size is 4 x 8"):
+        super_resolve(stage, torch.rand(1, 8, 3, 3), prompt, tile=tile)
+    wide = torch.rand(1, 12, 40, 3)
+    picture = super_resolve(stage, wide, prompt, steps="leading2", tile=tile)
+    assert picture.shape == (1, 48, 160, 3)

@@ -170,8 +170,23 @@ def test_the_alpha_of_a_picture_is_dropped(sr, text, picture):
 
 
 def test_a_size_that_does_not_fit_names_the_nearest(base, text):
-    with pytest.raises(ValueError, match="nearest good size is"):
+    with pytest.raises(ValueError, match="Base Sample: width and height: .*sizes are 16 x 16 and"):
         node("ImagenBaseSample", stage=base, text=text, **{**BASE, "width": 17})
+    with pytest.raises(
+        ValueError, match="Base Sample: image: .*got 17 x 16; .*16 x 16 and 18 x 16"
+    ):
+        node("ImagenBaseSample", stage=base, text=text, image=torch.rand(1, 16, 17, 3), **BASE)
+
+
+def test_an_odd_picture_is_refused_by_an_adm_stage_alone(sr, text):
+    """Before its weights are brought to the device; the Efficient U-Net's stages take any size."""
+    deeper = dict(channels=(16,) * 4, num_res_blocks=(1,) * 4, attention=(False,) * 4)
+    adm = replace(PRESETS["tiny-base"], lowres=True, **deeper)
+    stage, odd = Stage(StageConfig("sr", 64, 4, adm)), torch.rand(1, 13, 17, 3)
+    with pytest.raises(ValueError, match="SR 256: image: .*got 17 x 13; .*16 x 12 and 18 x 14"):
+        node("ImagenSR256", stage=stage, text=text, image=odd, **SR)
+    (made,) = node("ImagenSR256", stage=sr, text=text, image=odd, **SR)
+    assert made.shape == (1, 52, 68, 3)
 
 
 def test_a_picture_far_too_small_for_a_stage_names_what_to_do(sr, text):
