@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..text.blocks import BlockFormat
 from ..text.encoder import TextEncoder
 from ..text.matrix import Matrix, Table
-from ..text.t5 import BLOCK, FEED_FORWARD, FINAL_NORM, TABLE, T5Config, T5Encoder
+from ..text.t5 import BLOCK, FEED_FORWARD, FINAL_NORM, TABLE, T5Config, t5_encoder
 from ..text.tokenizer import Tokenizer
 from .errors import CheckpointError
 from .gguf_files import is_gguf, open_gguf
@@ -101,7 +101,7 @@ def load_text_encoder(
         places = [*tokenizer_places(path), *map(Path, tokenizers)]
         tokenizer = source.tokenizer or tokenizer_for(places, config.vocab)
         model = build(config, source.weights, device, dtype)
-    return TextEncoder(tokenizer, model.eval())
+    return TextEncoder(tokenizer, model)
 
 
 def tokenizer_places(path: Path) -> list[Path]:
@@ -279,7 +279,7 @@ def build(
     weights: Mapping[str, Weight],
     device: torch.device | str,
     dtype: torch.dtype,
-) -> T5Encoder:
+) -> nn.Module:
     """The encoder of some weights, each where and as it is to be used.
 
     config          shape
@@ -309,4 +309,4 @@ def build(
             raw = weight.blocks.expand(raw.view(-1, raw.shape[-1])).view(weight.shape)
         return raw.float() if weight.scale is None else raw.float() * weight.scale().to(device)
 
-    return T5Encoder(config, matrix, vector, matrix(TABLE, Table))
+    return t5_encoder(config, matrix, vector, matrix(TABLE, Table))

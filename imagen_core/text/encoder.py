@@ -6,14 +6,13 @@ T5, arXiv:1910.10683; Imagen, arXiv:2205.11487, section 2.1.
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .caption import clean_caption as cleaned
 from .embedding import EncodedPrompt, TextEmbedding
-from .t5 import T5Encoder
 from .tokenizer import Tokenizer
 
 CACHE_SIZE = 256  # prompts
@@ -35,7 +34,12 @@ class Reading(NamedTuple):
 class TextEncoder:
     """A tokenizer and a T5 encoder; the states of the last prompts are kept."""
 
-    def __init__(self, tokenizer: Tokenizer, model: T5Encoder):
+    def __init__(self, tokenizer: Tokenizer, model: Any):
+        """Put the two together.
+
+        tokenizer   T5's
+        model       transformers.T5EncoderModel, from `t5_encoder`
+        """
         self.tokenizer = tokenizer
         self.model = model
         self.cache: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
@@ -48,12 +52,12 @@ class TextEncoder:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self.model.device
+        return self.model.shared.stored.device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the products with the model's weights are computed in."""
-        return self.model.dtype
+        return self.model.shared.compute
 
     def to(self, device: torch.device | str) -> "TextEncoder":
         """This encoder, its model moved in place.
@@ -119,8 +123,8 @@ class TextEncoder:
             kept = self.tokenizer.cut(found)
             numbers[row, : len(kept)] = torch.tensor(kept)
             mask[row, : len(kept)] = True
-        states = self.model(input_ids=numbers.to(self.device), attention_mask=mask.to(self.device))
-        return list(zip(states.cpu(), mask, strict=True))
+        output = self.model(input_ids=numbers.to(self.device), attention_mask=mask.to(self.device))
+        return list(zip(output.last_hidden_state.cpu(), mask, strict=True))
 
     def _warn_if_cut(self, numbers: list[int]) -> None:
         if len(numbers) <= self.max_length:

@@ -16,7 +16,12 @@ SLAB = 2**23  # elements that are expanded at a time
 
 
 class Matrix(nn.Module):
-    """A matrix of out x in, which may be stored in fewer bits than it is computed in."""
+    """A matrix of out x in, which may be stored in fewer bits than it is computed in.
+
+    It stands in for a linear layer without bias.
+    """
+
+    weight = None  # T5's feed-forward would cast its input to the dtype of a weight
 
     def __init__(
         self,

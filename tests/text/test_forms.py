@@ -166,7 +166,7 @@ def test_half_precision_files(t5_folder, place, name):
     save_file(state, path)
     check(path, config, state, t5_folder)
     encoder = load_text_encoder(path)
-    assert encoder.model.blocks[0].q.stored.dtype == kind
+    assert encoder.model.encoder.block[0].layer[0].SelfAttention.q.stored.dtype == kind
     assert encoder.dtype == torch.float32
 
 
@@ -200,7 +200,7 @@ def test_float8_stays_compressed_and_is_exact(t5_folder, place, marker):
     path = place / "t5xxl_fp8_e4m3fn.safetensors"
     save_file(stored, path)
     check(path, config, meant, t5_folder)
-    layer = load_text_encoder(path).model.blocks[1].wo
+    layer = load_text_encoder(path).model.encoder.block[1].layer[1].DenseReluDense.wo
     assert layer.stored.dtype == torch.float8_e4m3fn
     name = "encoder.block.1.layer.1.DenseReluDense.wo.weight"
     assert torch.equal(layer.expand(slice(None)), meant[name])
@@ -291,7 +291,7 @@ def test_gguf_stays_compressed_and_is_exact(t5_folder, place, kind):
     path = place / "t5.gguf"
     meant = write_gguf(path, random_state(config), kind)
     check(path, config, meant, t5_folder)
-    layer = load_text_encoder(path).model.blocks[1].wo
+    layer = load_text_encoder(path).model.encoder.block[1].layer[1].DenseReluDense.wo
     name = "encoder.block.1.layer.1.DenseReluDense.wo.weight"
     assert torch.equal(layer.expand(slice(None)), meant[name])
     assert layer.stored.nbytes <= 4 * layer.shape[0] * layer.shape[1] or kind == "F32"
@@ -330,7 +330,7 @@ def test_dtype_is_what_is_computed_in(t5_folder, place, dtype):
     state = random_state(config)
     save_file(state, place / "t5.safetensors")
     encoder = load_text_encoder(place / "t5.safetensors", dtype=dtype)
-    assert encoder.model.blocks[0].wo.stored.dtype == dtype
+    assert encoder.model.encoder.block[0].layer[1].DenseReluDense.wo.stored.dtype == dtype
     rounded = {
         name: value if value.ndim == 1 or "bias" in name else value.to(dtype)
         for name, value in state.items()
