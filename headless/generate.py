@@ -22,7 +22,8 @@ def add_generate_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--negative", default="", metavar="TEXT")
     sub.add_argument("--guidance", type=float)
     sub.add_argument("--threshold", choices=("dynamic", "static", "none"))
-    sub.add_argument("--percentile", type=float, default=0.995)
+    sub.add_argument("--percentile", type=float)
+    sub.add_argument("--max-value", type=float, help="bound on the dynamic threshold; 100 = none")
     sub.add_argument("--steps", type=numbers(int), metavar="N[,N[,N]]")
     sub.add_argument(
         "--timesteps",
@@ -72,8 +73,12 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
     device = host.compute_device() if options.device == "auto" else torch.device(options.device)
     cascade = core.load_cascade(options.cascade, device, host.dtype(options.dtype))
     defaults = [stage.config.defaults for stage in cascade.stages_upto(options.upto)]
-    scale = defaults[0].guidance_scale if options.guidance is None else options.guidance
-    guidance = core.Guidance(scale, options.threshold or defaults[0].threshold, options.percentile)
+    guidance = cascade.base.guidance(
+        guidance_scale=options.guidance,
+        threshold=options.threshold,
+        percentile=options.percentile,
+        max_value=options.max_value,
+    )
     loaded = time.monotonic()
     with StageBars(len(defaults)) as bars:
         images = cascade.generate(
@@ -131,6 +136,21 @@ def stage_steps(options: argparse.Namespace, stages: int) -> list[Any]:
     return steps
 
 
+def sampling_inputs(options: argparse.Namespace, defaults: Any, steps: Any) -> dict[str, Any]:
+    """Seed, sampler and steps of a sampling node.
+
+    options    of the command line
+    defaults   of the stage
+    steps      number, preset or timesteps; None = the stage's default
+    """
+    given = {"seed": options.seed, "sampler": options.sampler or defaults.sampler}
+    spacing = defaults.steps if steps is None else steps
+    if isinstance(spacing, int):
+        return {**given, "steps": spacing}
+    listed = spacing if isinstance(spacing, str) else str(list(spacing))
+    return {**given, "steps": 32, "timesteps": listed}
+
+
 def generate_graph(options: argparse.Namespace, guidance: Any, defaults: list[Any]) -> Graph:
     """The workflow that makes the pictures of a `generate` command.
 
@@ -139,6 +159,7 @@ def generate_graph(options: argparse.Namespace, guidance: Any, defaults: list[An
     defaults   of each stage that runs
     """
     from ..imagen_core.cascade import per_stage
+    from ..nodes.conditioning import NO_BOUND
 
     steps = stage_steps(options, len(defaults))
     levels = per_stage("--aug-level", options.aug_level, len(defaults) - 1)
@@ -148,17 +169,6 @@ def generate_graph(options: argparse.Namespace, guidance: Any, defaults: list[An
         node_id = str(len(graph) + 1)
         graph[node_id] = Node(node_id, class_type, title, inputs)
         return node_id
-
-    def chosen(i: int) -> dict[str, Any]:
-        sampler = options.sampler or defaults[i].sampler
-        spacing = defaults[i].steps if steps[i] is None else steps[i]
-        chosen = {"steps": spacing}
-        if not isinstance(spacing, int):
-            chosen = {
-                "steps": 32,
-                "timesteps": spacing if isinstance(spacing, str) else str(list(spacing)),
-            }
-        return {"seed": options.seed, "sampler": sampler, **chosen}
 
     loader = add(
         "ImagenLoadCascade", "Load Imagen Cascade", cascade=options.cascade, dtype=options.dtype
@@ -176,7 +186,7 @@ def generate_graph(options: argparse.Namespace, guidance: Any, defaults: list[An
         guidance_scale=guidance.guidance_scale,
         threshold=guidance.threshold,
         percentile=guidance.percentile,
-        max_value=100.0,
+        max_value=NO_BOUND if guidance.max_value is None else guidance.max_value,
         start=0.0,
         end=1.0,
     )
@@ -190,7 +200,7 @@ def generate_graph(options: argparse.Namespace, guidance: Any, defaults: list[An
         batch_size=options.batch,
         strength=1.0,
         guidance=Link(guide, 0),
-        **chosen(0),
+        **sampling_inputs(options, defaults[0], steps[0]),
     )
     for i, name in enumerate(("ImagenSR256", "ImagenSR1024")[: len(defaults) - 1], start=1):
         level = defaults[i].aug_level if levels[i - 1] is None else levels[i - 1]
@@ -202,7 +212,7 @@ def generate_graph(options: argparse.Namespace, guidance: Any, defaults: list[An
             text=Link(text, 0),
             aug_level=level,
             tile=options.tile,
-            **chosen(i),
+            **sampling_inputs(options, defaults[i], steps[i]),
         )
     add("SaveImage", "Save Image", images=Link(image, 0), filename_prefix="imagen")
     return graph

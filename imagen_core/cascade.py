@@ -88,9 +88,7 @@ def sample_base(
     Imagen, arXiv:2205.11487, section 2.
     """
     defaults = stage.config.defaults
-    guidance = guidance or Guidance(
-        defaults.guidance_scale, defaults.threshold, defaults.percentile, defaults.max_value
-    )
+    guidance = guidance or stage.guidance()
     if mask is not None and image is None:
         raise ValueError("mask: needs an image whose unmasked pixels are to be kept, got none")
     known = None if image is None else to_network(image, stage.device)
@@ -150,7 +148,7 @@ def super_resolve(
     Imagen, arXiv:2205.11487, sections 2.4 and 2.5.
     """
     defaults = stage.config.defaults
-    guidance = guidance or Guidance(defaults.guidance_scale, threshold="static")
+    guidance = guidance or stage.guidance()
     aug_level = defaults.aug_level if aug_level is None else aug_level
     sigmas = stage.schedule.sigmas(defaults.steps if steps is None else steps)
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from .diffusion.denoiser import Prediction
-from .diffusion.guidance import ThresholdName
+from .diffusion.guidance import Guidance, ThresholdName
 from .diffusion.respacing import Spacing
 from .diffusion.schedules import AnySchedule, DiscreteSchedule, Schedule
 from .unet.adm import ADMConfig, ADMUNet
@@ -127,6 +127,20 @@ class Stage:
     def dtype(self) -> torch.dtype:
         """The dtype that the network computes in."""
         return next(self.unet.parameters()).dtype
+
+    def guidance(self, **chosen: Any) -> Guidance:
+        """The stage's own guidance and threshold (an SR stage's is static), but for what is chosen.
+
+        chosen   fields of Guidance; None = the stage's own
+        """
+        own = self.config.defaults
+        settings = {
+            "guidance_scale": own.guidance_scale,
+            "threshold": own.threshold if self.config.kind == "base" else "static",
+            "percentile": own.percentile,
+            "max_value": own.max_value,
+        }
+        return Guidance(**settings | {k: v for k, v in chosen.items() if v is not None})
 
     def check_text(self, embeds: torch.Tensor) -> None:
         """Raise ValueError unless the network can read these states of a text encoder.

@@ -4,10 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from imagen_nodes.headless.cli import main
+from imagen_nodes.headless.images import to_bytes
+from imagen_nodes.imagen_core import load_cascade, sample_base
 
 EXAMPLES = Path(__file__).parents[2] / "example_workflows"
 SIZES = {
@@ -73,3 +76,33 @@ def test_without_the_weights_the_loaders_are_named(tmp_path, monkeypatch, capsys
     told = capsys.readouterr().err
     assert "input text_encoder" in told
     assert "input stage" in told
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], (7.0, "dynamic", 0.95, 1.5)),
+        (["--percentile", "0.9", "--guidance", "3"], (3.0, "dynamic", 0.9, 1.5)),
+        (["--max-value", "100"], (7.0, "dynamic", 0.95, 100.0)),
+        (["--threshold", "static"], (7.0, "static", 0.95, 1.5)),
+    ],
+)
+def test_generate_takes_the_stage_s_own_threshold_where_nothing_is_said(
+    models, tmp_path, capsys, options, expected
+):
+    """The picture is that of the base node without guidance, where nothing is said."""
+    cascade = {"text_encoder": "text_encoders/t5-v1_1-xxl", "base": "diffusion_models/IF-I-XL-v1.0"}
+    (models / "cascade.json").write_text(json.dumps(cascade))
+    made = tmp_path / "made.png"
+    arguments = ["generate", "a red apple", "--cascade", str(models), "--upto", "64", *options]
+    code = main([*arguments, "--timesteps", "[999, 500, 100]", "-o", str(made)])
+    assert code == 0, capsys.readouterr().err
+    graph = json.loads(Image.open(made).info["prompt"])
+    (threshold,) = (n for n in graph.values() if n["class_type"] == "ImagenDynamicThreshold")
+    names = ("guidance_scale", "threshold", "percentile", "max_value")
+    assert tuple(threshold["inputs"][name] for name in names) == expected
+    loaded = load_cascade(models)
+    text = loaded.text_encoder.encode_prompt("a red apple")
+    plain = sample_base(loaded.base, text, steps="[999, 500, 100]")[0]
+    same = np.array_equal(np.asarray(Image.open(made)), to_bytes(plain))
+    assert same is (options == [])
