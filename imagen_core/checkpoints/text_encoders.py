@@ -94,14 +94,24 @@ def load_text_encoder(
             f"weights, got {path}"
         )
     with ExitStack() as stack:
-        source = open_source(path, stack)
-        config = read_config(path, source.weights)
-        found = {name: weight.shape for name, weight in source.weights.items()}
-        check_names_and_shapes(path, config.shapes(), found)
+        source, config = open_text_encoder(path, stack)
         places = [*tokenizer_places(path), *map(Path, tokenizers)]
         tokenizer = source.tokenizer or tokenizer_for(places, config.vocab)
         model = build(config, source.weights, device, dtype)
     return TextEncoder(tokenizer, model)
+
+
+def open_text_encoder(path: Path, stack: ExitStack) -> tuple[Source, T5Config]:
+    """The weights of a folder or file, none of them read yet, and the shape that they have.
+
+    path    folder with config.json, or file
+    stack   keeps files open
+    """
+    source = open_source(path, stack)
+    config = read_config(path, source.weights)
+    found = {name: weight.shape for name, weight in source.weights.items()}
+    check_names_and_shapes(path, config.shapes(), found)
+    return source, config
 
 
 def tokenizer_places(path: Path) -> list[Path]:
