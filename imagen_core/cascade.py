@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .diffusion.denoiser import Denoise, make_denoiser
-from .diffusion.editing import Inpainting, composite, partial_grid
+from .diffusion.editing import Inpainting, Kept, fit_mask, partial_grid
 from .diffusion.guidance import Guidance
 from .diffusion.lowres import AUG_NOISES, AugNoise, Lowres, augment, upsample
 from .diffusion.noise import ImageNoise
@@ -96,20 +96,15 @@ def sample_base(
     stage.check_size(*shape[2:], name="width and height" if known is None else "image")
 
     sigmas = partial_grid(
-        stage.schedule.sigmas(defaults.steps if steps is None else steps), strength
+        stage.schedule.sigmas(defaults.steps if steps is None else steps),
+        1.0 if image is None else strength,
     )
     noise = ImageNoise(seed, shape[0], stage.device)
-    drawn = noise.randn(*shape[1:])
-    x = start(drawn, sigmas) if known is None else known + sigmas[0].item() * drawn
+    x = start(noise.randn(*shape[1:]), sigmas, known)
+    kept = None if known is None or mask is None else inpainting.keep(known, mask)
     denoise = make_denoiser(stage, text, guidance, sigmas, shape[0], trace=trace)
-    chosen = choose_sampler(sampler or defaults.sampler)
-    if image is None or known is None or mask is None:
-        return to_image(run(chosen, denoise, x, sigmas, noise, on_step))
-    mask = inpainting.mask(mask, known)
-    denoise = inpainting.denoiser(denoise, known, mask, sigmas)
-    num_steps = inpainting.resample * (len(sigmas) - 1)
-    x = run(inpainting.sampler(chosen), denoise, x, sigmas, noise, on_step, num_steps)
-    return composite(to_image(x), image, mask)
+    x = run(choose_sampler(sampler or defaults.sampler), denoise, x, sigmas, noise, on_step, kept)
+    return to_image(x) if kept is None or image is None else kept.composite(to_image(x), image)
 
 
 @torch.inference_mode()
@@ -125,6 +120,10 @@ def super_resolve(
     aug_level: float | None = None,
     aug_noise: AugNoise = "once",
     tile: int = 0,
+    original: Tensor | None = None,
+    mask: Tensor | None = None,
+    strength: float = 1.0,
+    inpainting: Inpainting = Inpainting(),
     on_step: OnStep | None = None,
     trace: Trace | None = None,
 ) -> Tensor:
@@ -142,6 +141,11 @@ def super_resolve(
     aug_level   noise put on the picture before it is enlarged, 0..1; None = the stage's default
     aug_noise   "once" draws that noise before the first step; "each step" draws it anew
     tile        side of the tiles of the output in pixels; 0 = the whole picture at once
+    original    b h w c in 0..1, 1 or b rows as large as the output: sampling starts from it, and image
+                still says what is seen; None = from noise
+    mask        b h w in 0..1, 1 = repaint; pixels where it is 0 come back exactly as in original
+    strength    part of the steps that is run on an original, (0, 1]; 1 = all of them
+    inpainting  how the pixels outside the mask are kept; not used without mask
     on_step     called with (step, num_steps, x0) after each step
     trace       keeps what the threshold did at each step, to be read afterwards
 
@@ -150,7 +154,10 @@ def super_resolve(
     defaults = stage.config.defaults
     guidance = guidance or stage.guidance()
     aug_level = defaults.aug_level if aug_level is None else aug_level
-    sigmas = stage.schedule.sigmas(defaults.steps if steps is None else steps)
+    sigmas = partial_grid(
+        stage.schedule.sigmas(defaults.steps if steps is None else steps),
+        1.0 if original is None else strength,
+    )
 
     small = to_network(image, stage.device)
     stage.check_size(*small.shape[2:], name="image")
@@ -158,13 +165,15 @@ def super_resolve(
     large = pad_to_multiple(
         upsample(small, stage.config.scale, stage.config.align_corners), stage.unet.size_multiple
     )
+    known, kept = started_from(stage, original, mask, inpainting, (len(small), height, width))
     noise = ImageNoise(seed, len(small), stage.device)
-    x = start(noise.randn(*large.shape[1:]), sigmas)
+    x = start(noise.randn(*large.shape[1:]), sigmas, known)
     lowres = augmentation(stage, large, aug_level, aug_noise, noise)
     tiles = tile_windows(stage, large.shape[2], large.shape[3], tile)
     denoise = make_denoiser(stage, text, guidance, sigmas, len(small), lowres, tiles, trace)
-    x = run(choose_sampler(sampler or defaults.sampler), denoise, x, sigmas, noise, on_step)
-    return to_image(x[..., :height, :width])
+    x = run(choose_sampler(sampler or defaults.sampler), denoise, x, sigmas, noise, on_step, kept)
+    result = to_image(x[..., :height, :width])
+    return result if kept is None or original is None else kept.composite(result, original)
 
 
 class Cascade:
@@ -256,13 +265,52 @@ def per_stage(name: str, value, count: int) -> list:
     return list(value[:count])
 
 
-def start(noise: Tensor, sigmas: Tensor) -> Tensor:
-    """Where a run from pure noise begins: x_t is the noise itself, whatever level the grid begins at.
+def start(noise: Tensor, sigmas: Tensor, known: Tensor | None) -> Tensor:
+    """Where a run begins: at a picture with the noise of the grid's first level, or at noise alone.
 
     noise    b c h w, unit normal
     sigmas   the grid
+    known    b c h w in [-1, 1]; None: x_t is the noise itself, whatever level the grid begins at
     """
+    if known is not None:
+        return known + sigmas[0].item() * noise
     return math.sqrt(1 + sigmas[0].item() ** 2) * noise  # x = x_t / alpha_t
+
+
+def started_from(
+    stage: Stage,
+    original: Tensor | None,
+    mask: Tensor | None,
+    inpainting: Inpainting,
+    size: tuple[int, int, int],
+) -> tuple[Tensor | None, Kept | None]:
+    """The picture that super-resolution starts from, padded as the network takes it, and what is kept.
+
+    stage        an SR stage
+    original     b h w c in 0..1, or None
+    mask         b h w in 0..1, 1 = repaint, or None
+    inpainting   how the pixels outside the mask are kept
+    size         batch, height and width of the result
+    """
+    if original is None:
+        if mask is not None:
+            raise ValueError(
+                "mask: needs an original whose unmasked pixels are to be kept, got none"
+            )
+        return None, None
+    batch, height, width = size
+    if original.shape[1:3] != (height, width) or len(original) not in (1, batch):
+        rows, *sides = original.shape[:3]
+        raise ValueError(
+            f"original: expected 1 or {batch} pictures of {width} x {height}, {stage.config.scale} times "
+            f"as large as image, got {rows} of {sides[1]} x {sides[0]}; scale it to that size"
+        )
+    multiple = stage.unet.size_multiple
+    known = to_network(original.expand(batch, -1, -1, -1), stage.device)
+    padded = pad_to_multiple(known, multiple)
+    if mask is None:
+        return padded, None
+    return padded, inpainting.keep(padded, pad_to_multiple(fit_mask(mask, known), multiple))
 
 
 def choose_sampler(name: str) -> Sampler:
@@ -282,7 +330,7 @@ def run(
     sigmas: Tensor,
     noise: ImageNoise,
     on_step: OnStep | None,
-    num_steps: int | None = None,
+    kept: Kept | None,
 ) -> Tensor:
     """The sampler's result, its noise and its callback bound to this run.
 
@@ -292,9 +340,12 @@ def run(
     sigmas    the grid
     noise     the batch's generators
     on_step   None, or called with (step, num_steps, x0)
-    num_steps   that the sampler will report; None = one for each level of the grid
+    kept      what is kept of a picture; None = nothing
     """
-    num_steps = len(sigmas) - 1 if num_steps is None else num_steps
+    num_steps = len(sigmas) - 1
+    if kept is not None:
+        sampler, denoise = kept.sampler(sampler), kept.denoiser(denoise, sigmas)
+        num_steps *= kept.inpainting.resample
 
     def report(i: int, x0: Tensor) -> None:
         if on_step is not None:

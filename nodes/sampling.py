@@ -5,7 +5,7 @@ from typing import Any
 from . import host
 from .shortage import in_parts, rows_of, smaller_parts
 from .watch import Watch
-from .widgets import SAMPLER, SEED, TIMESTEPS, choice, integer, number, wire
+from .widgets import INPAINT, SAMPLER, SEED, TIMESTEPS, choice, integer, number, wire
 
 
 class ImagenBaseSample:
@@ -54,12 +54,7 @@ class ImagenBaseSample:
                 "image": wire("IMAGE", "Start from this picture; it gives the size and the batch."),
                 "mask": wire("MASK", "White is painted new; black comes back exactly."),
                 "timesteps": TIMESTEPS,
-                "inpaint": choice(
-                    ["repaint", "clean"],
-                    "repaint",
-                    "With a mask. repaint: kept pixels carry each step's noise; clean: the network sees "
-                    "them as they are, as DeepFloyd IF does.",
-                ),
+                "inpaint": INPAINT,
                 "resample": integer(
                     1, 1, 20, 1, "With a mask: walks of each stretch of steps; more fits better."
                 ),
@@ -92,9 +87,9 @@ class ImagenBaseSample:
         require_stage(stage, "base", "Imagen Base Sample")
         require_text(stage, text, "Imagen Base Sample")
         require_image(image, "Imagen Base Sample")
-        require_mask(mask, image, "Imagen Base Sample")
         if image is not None:
             batch_size, height, width = image.shape[:3]
+        require_mask(mask, image, batch_size, "Imagen Base Sample")
         sized_by = "width and height" if image is None else "image"
         require_size(stage, height, width, sized_by, "Imagen Base Sample")
         watch = Watch()
@@ -160,6 +155,21 @@ def super_resolution_inputs(steps: int) -> dict[str, Any]:
                 "When the noise of aug_level is drawn: once, or anew at each step as DeepFloyd IF's own "
                 "code does.",
             ),
+            "original": wire(
+                "IMAGE",
+                "Start from this picture, four times as large as image, which still says what is seen.",
+            ),
+            "mask": wire(
+                "MASK", "With an original: white is painted new; black comes back exactly."
+            ),
+            "strength": number(
+                1.0,
+                0.01,
+                1.0,
+                0.01,
+                "With an original: how much of it is made new; 1 = all of it.",
+            ),
+            "inpaint": INPAINT,
         },
     }
 
@@ -195,15 +205,21 @@ class ImagenSR256:
         guidance: Any = None,
         timesteps: str = "",
         aug_noise: Any = "once",
+        original: Any = None,
+        mask: Any = None,
+        strength: float = 1.0,
+        inpaint: Any = "repaint",
     ) -> Any:
         """The enlarged pictures."""
-        from ..imagen_core import super_resolve
+        from ..imagen_core import Inpainting, super_resolve
 
         require_stage(stage, "sr", self.NAME)
         require_text(stage, text, self.NAME)
         require_image(image, self.NAME)
         require_input_size(stage, image, self.NAME)
         require_size(stage, *image.shape[1:3], name="image", node=self.NAME)
+        require_image(original, self.NAME, "original")
+        require_mask(mask, original, len(image), self.NAME, "original")
         height, width = (stage.config.scale * side for side in image.shape[1:3])
         batch, watch = len(image), Watch()
 
@@ -219,6 +235,10 @@ class ImagenSR256:
                 aug_level=aug_level,
                 aug_noise=aug_noise,
                 tile=tile,
+                original=rows_of(original, rows),
+                mask=rows_of(mask, rows),
+                strength=strength,
+                inpainting=Inpainting(inpaint),
                 **watch.part(rows.start),
             )
 
@@ -295,37 +315,40 @@ def require_size(stage: Any, height: int, width: int, name: str, node: str) -> N
         raise ValueError(f"{node}: {error}") from None
 
 
-def require_image(image: Any, node: str) -> None:
+def require_image(image: Any, node: str, name: str = "image") -> None:
     """Raise ValueError unless the image can be sampled from; None passes.
 
     image   b h w c in 0..1, 3 channels, or 4 whose alpha is dropped
     node    display name, for the error
+    name    of the input
     """
     if image is None:
         return
     if image.ndim != 4 or image.shape[-1] not in (3, 4):
         raise ValueError(
-            f"{node}: image: expected batch x height x width x 3 channels, got {list(image.shape)}; "
+            f"{node}: {name}: expected batch x height x width x 3 channels, got {list(image.shape)}; "
             f"convert it to RGB"
         )
-    require_numbers(image, f"{node}: image")
+    require_numbers(image, f"{node}: {name}")
 
 
-def require_mask(mask: Any, image: Any, node: str) -> None:
+def require_mask(mask: Any, image: Any, batch: int, node: str, name: str = "image") -> None:
     """Raise ValueError unless the mask says for each picture what to paint; None passes.
 
     mask    b h w of any size, one row or one a picture
-    image   b h w c, or None
+    image   what is painted in, or None
+    batch   pictures
     node    display name, for the error
+    name    of the input that is painted in
     """
     if mask is None:
         return
     if image is None:
-        raise ValueError(f"{node}: mask: needs an image too, whose unmasked part is kept")
-    if mask.ndim != 3 or len(mask) not in (1, len(image)):
+        raise ValueError(f"{node}: mask: needs an {name} too, whose unmasked part is kept")
+    if mask.ndim != 3 or len(mask) not in (1, batch):
         raise ValueError(
-            f"{node}: mask: expected 1 or {len(image)} x height x width, as the image has "
-            f"{len(image)} pictures, got {list(mask.shape)}"
+            f"{node}: mask: expected 1 or {batch} x height x width, as there are {batch} pictures, got "
+            f"{list(mask.shape)}"
         )
     require_numbers(mask, f"{node}: mask")
 

@@ -77,3 +77,11 @@ def choice(names: list[str], default: str, tooltip: str) -> tuple[list[str], dic
     if default not in names:
         default = names[0] if names else ""
     return names, {"default": default, "tooltip": tooltip}
+
+
+INPAINT = choice(
+    ["repaint", "clean"],
+    "repaint",
+    "With a mask. repaint: kept pixels carry each step's noise; clean: the network sees them as they are, "
+    "as DeepFloyd IF does.",
+)

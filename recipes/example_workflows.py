@@ -221,6 +221,14 @@ class DeepFloyd(Builder):
             self.add("ImagenT5Encode", text_encoder=Link(encoder, 0), prompt=prompt), 0
         )
 
+    def scaled(self, picture: str, side: int) -> Link:
+        """A loaded picture as a square of that side."""
+        scale = self.add(
+            "ImageScale", f"To {side}", image=Link(picture, 0), upscale_method="bicubic", width=side,
+            height=side, crop="center",
+        )  # fmt: skip
+        return Link(scale, 0)
+
     def first(self, scale: float = 7.0, **inputs: Any) -> Link:
         """Stage I's picture."""
         loader = self.add("ImagenLoadStage", "DeepFloyd IF, stage I", stage=IF_I)
@@ -249,11 +257,8 @@ def if_text_to_picture() -> Graph:
 def if_image_to_image() -> Graph:
     b = DeepFloyd("a heart of red glass, studio photo")
     picture = b.add("LoadImage", "Picture", image="imagen_heart_64.png")
-    small = b.add(
-        "ImageScale", "To 64", image=Link(picture, 0), upscale_method="bicubic", width=64, height=64,
-        crop="center",
-    )  # fmt: skip
-    return b.save(b.second(b.first(10.0, image=Link(small, 0), strength=0.7)))
+    made = b.first(10.0, image=b.scaled(picture, 64), strength=0.7)
+    return b.save(b.second(made, original=b.scaled(picture, 256), strength=0.8))
 
 
 def if_inpaint() -> Graph:
@@ -262,8 +267,9 @@ def if_inpaint() -> Graph:
     mask = b.add(
         "LoadImageMask", "Mask: white is painted", image="imagen_mask_64.png", channel="red"
     )
-    wires = {"image": Link(picture, 0), "mask": Link(mask, 0)}
-    return b.save(b.second(b.first(**wires, inpaint="clean"), aug_level=0.0))
+    masked = {"mask": Link(mask, 0), "inpaint": "clean"}
+    made = b.first(image=b.scaled(picture, 64), **masked)
+    return b.save(b.second(made, original=b.scaled(picture, 256), aug_level=0.0, **masked))
 
 
 def if_upscale() -> Graph:
@@ -304,10 +310,13 @@ NOTES = {
     "`imagen batch` does it, from a file with a line for each run.",
     if_text_to_picture: "## DeepFloyd IF: text to picture\nStages I and II with the presets they were "
     "published with." + IF_NOTE,
-    if_image_to_image: "## DeepFloyd IF: image to image\n`strength` 0.7 at guidance 10." + IF_NOTE,
+    if_image_to_image: "## DeepFloyd IF: image to image\n`strength` 0.7 at guidance 10; then stage II "
+    "starts from the picture too." + IF_NOTE,
     if_inpaint: "## DeepFloyd IF: inpaint\n`clean` is how IF was used; `repaint` with `resample` 5 joins "
-    "old and new better." + IF_NOTE,
-    if_upscale: "## DeepFloyd IF: upscale\nStage II alone, on any picture of any shape." + IF_NOTE,
+    "old and new better. Stage II keeps the unmasked part of the large picture, pixel for pixel."
+    + IF_NOTE,
+    if_upscale: "## DeepFloyd IF: upscale\nStage II alone, on any picture whose sides are multiples of 4."
+    + IF_NOTE,
     if_into_bundled_sr: "## DeepFloyd IF into the bundled stages\nA cascade of two families."
     + IF_NOTE,
 }

@@ -178,6 +178,61 @@ def test_any_size_is_enlarged_by_the_scale(sr, size):
     assert super_resolve(sr, image, encoded()).shape == (1, 4 * size[0], 4 * size[1], 3)
 
 
+@pytest.mark.parametrize("tile", [0, 48])
+def test_an_enlargement_starts_from_an_original_and_keeps_what_is_not_masked(sr, tile):
+    """At sides that the network does not take, so that picture and mask are padded and cut again."""
+    generator = torch.Generator().manual_seed(4)
+    image = torch.rand(2, 13, 17, 3, generator=generator)
+    original = torch.rand(1, 52, 68, 3, generator=generator)
+    mask = torch.zeros(1, 52, 68)
+    mask[:, :, 30:] = 1
+    settings = dict(original=original, seed=2, steps=4, tile=tile)
+    kept = super_resolve(sr, image, encoded(), mask=mask, **settings)
+    assert kept.shape == (2, 52, 68, 3)
+    assert torch.equal(kept[:, :, :30], original.expand(2, -1, -1, -1)[:, :, :30])
+    assert (kept - original)[:, :, 30:].abs().mean() > 0.05
+    clean = super_resolve(
+        sr, image, encoded(), mask=mask, inpainting=Inpainting("clean"), **settings
+    )
+    assert (clean - kept).abs().mean() > 1e-4
+    single = super_resolve(sr, image[1:], encoded(), mask=mask, **{**settings, "seed": 3})
+    assert torch.allclose(kept[1], single[0], atol=1e-4)
+
+
+def test_strength_says_how_much_of_an_original_is_left(sr, picture):
+    original = torch.rand(2, 64, 96, 3, generator=torch.Generator().manual_seed(4))
+
+    def distance(strength):
+        settings = dict(original=original, strength=strength, steps=20, seed=2)
+        return (super_resolve(sr, picture, encoded(), **settings) - original).abs().mean()
+
+    assert distance(0.05) < distance(0.4) < distance(1.0)
+
+
+def test_strength_without_a_picture_changes_nothing(base, sr, picture):
+    small = [sample_base(base, encoded(), width=16, height=16, strength=s) for s in (1.0, 0.5)]
+    assert torch.equal(*small)
+    large = [super_resolve(sr, picture, encoded(), strength=s) for s in (1.0, 0.5)]
+    assert torch.equal(*large)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mask": torch.ones(1, 64, 96)}, "mask: needs an original whose unmasked"),
+        (
+            {"original": torch.rand(1, 64, 64, 3)},
+            "original: expected 1 or 2 pictures of 96 x 64, 4 times as large as image, got 1 of 64 x 64",
+        ),
+        ({"original": torch.rand(3, 64, 96, 3)}, "got 3 of 96 x 64; scale it to that size"),
+        ({"original": torch.rand(1, 64, 96, 3), "strength": 0.0}, "strength must be in"),
+    ],
+)
+def test_bad_originals_are_named(sr, picture, settings, message):
+    with pytest.raises(ValueError, match=message):
+        super_resolve(sr, picture, encoded(), **settings)
+
+
 def test_alpha_is_dropped_and_inputs_are_not_changed(sr):
     image = torch.rand(1, 8, 8, 4)
     before = image.clone()

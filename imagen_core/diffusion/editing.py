@@ -46,33 +46,59 @@ class Inpainting:
                 f"resample and jump must be at least 1, got {self.resample} and {self.jump}"
             )
 
-    def mask(self, mask: Tensor, known: Tensor) -> Tensor:
-        """The mask at the picture's size and batch: b 1 h w in 0..1.
+    def keep(self, known: Tensor, mask: Tensor) -> "Kept":
+        """What a run is to keep of a picture.
 
-        mask    b h w or h w, any size, 1 = repaint
-        known   b c h w
+        known   b c h w in [-1, 1]
+        mask    b h w, h w or b 1 h w, any size, 1 = repaint
         """
         mask = fit_mask(mask, known)
-        return (mask >= 0.5).to(mask) if self.method == "clean" else mask
+        return Kept(known, (mask >= 0.5).to(mask) if self.method == "clean" else mask, self)
 
-    def denoiser(self, denoise: Denoise, known: Tensor, mask: Tensor, sigmas: Tensor) -> Denoise:
+
+@dataclass(frozen=True)
+class Kept:
+    """The part of a picture that a run keeps.
+
+    known        b c h w in [-1, 1]
+    mask         b 1 h w in 0..1, 1 = repaint
+    inpainting   how it is kept
+    """
+
+    known: Tensor
+    mask: Tensor
+    inpainting: Inpainting
+
+    def denoiser(self, denoise: Denoise, sigmas: Tensor) -> Denoise:
         """A denoiser that keeps the picture where the mask is 0.
 
         denoise   (x, i) -> estimate of x0 at sigmas[i]
-        known     b c h w in [-1, 1]
-        mask      b 1 h w in 0..1, 1 = repaint
         sigmas    the sampling grid
         """
-        if self.method == "clean":
-            denoise = show_clean(denoise, known, mask, sigmas)
-        return keep_known(denoise, known, mask)
+        if self.inpainting.method == "clean":
+            denoise = show_clean(denoise, self.known, self.mask, sigmas)
+        return keep_known(denoise, self.known, self.mask)
 
     def sampler(self, sampler: Sampler) -> Sampler:
         """The sampler, walking as often as is asked.
 
         sampler   one of SAMPLERS
         """
-        return sampler if self.resample == 1 else resampled(sampler, self.resample, self.jump)
+        times = self.inpainting.resample
+        return sampler if times == 1 else resampled(sampler, times, self.inpainting.jump)
+
+    def composite(self, result: Tensor, image: Tensor) -> Tensor:
+        """The result where the mask is 1 and the picture, bit for bit, where it is 0.
+
+        result   b h w c, the mask's size or the top left part of it
+        image    b h w c, the same size
+        """
+        height, width = result.shape[1:3]
+        mask = rearrange(self.mask[..., :height, :width], "b 1 h w -> b h w 1").cpu()
+        image = image[..., :3].to(result)
+        return torch.where(
+            mask == 0, image, torch.where(mask == 1, result, torch.lerp(image, result, mask))
+        )
 
 
 def partial_grid(sigmas: Tensor, strength: float) -> Tensor:
@@ -90,7 +116,7 @@ def partial_grid(sigmas: Tensor, strength: float) -> Tensor:
 def fit_mask(mask: Tensor, known: Tensor) -> Tensor:
     """The mask at the picture's size and batch: b 1 h w in 0..1.
 
-    mask    b h w or h w, any size
+    mask    b h w, h w or b 1 h w, any size
     known   b c h w
     """
     mask = mask.to(known).reshape(-1, 1, *mask.shape[-2:])
@@ -161,17 +187,3 @@ def resampled(sampler: Sampler, times: int, jump: int) -> Sampler:
         return x
 
     return sample
-
-
-def composite(result: Tensor, image: Tensor, mask: Tensor) -> Tensor:
-    """The result where the mask is 1 and the picture, bit for bit, where it is 0.
-
-    result   b h w c
-    image    b h w c
-    mask     b 1 h w in 0..1
-    """
-    mask = rearrange(mask, "b 1 h w -> b h w 1").cpu()
-    image = image[..., :3].to(result)
-    return torch.where(
-        mask == 0, image, torch.where(mask == 1, result, torch.lerp(image, result, mask))
-    )

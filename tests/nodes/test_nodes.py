@@ -104,6 +104,40 @@ def test_strength_and_the_picture_reach_the_core(base, text, picture):
     assert not torch.equal(made, sample_base(base, text, **{**chosen, "strength": 1.0}))
 
 
+def test_an_original_its_mask_and_strength_reach_the_core(sr, text, picture):
+    generator = torch.Generator().manual_seed(6)
+    original, mask = torch.rand(1, 64, 64, 3, generator=generator), torch.zeros(1, 64, 64)
+    mask[:, 32:] = 1
+    chosen = {**SR, "original": original, "mask": mask, "strength": 0.5}
+    (made,) = node("ImagenSR256", stage=sr, text=text, image=picture, inpaint="clean", **chosen)
+    expected = super_resolve(sr, picture, text, inpainting=Inpainting("clean"), **chosen)
+    assert torch.equal(made, expected)
+    assert not torch.equal(
+        made, node("ImagenSR256", stage=sr, text=text, image=picture, **chosen)[0]
+    )
+    assert torch.equal(made[:, :32], original[:, :32].expand(2, -1, -1, -1))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"mask": torch.zeros(1, 8, 8)}, "SR 256: mask: needs an original too"),
+        (
+            {"mask": torch.zeros(3, 8, 8), "original": torch.rand(1, 64, 64, 3)},
+            r"SR 256: mask: expected 1 or 2 x height x width, .* got \[3, 8, 8\]",
+        ),
+        ({"original": torch.rand(64, 64, 3)}, "SR 256: original: expected batch x height"),
+        (
+            {"original": torch.rand(1, 32, 64, 3)},
+            "original: expected 1 or 2 pictures of 64 x 64, .*",
+        ),
+    ],
+)
+def test_an_original_that_does_not_fit_is_refused(sr, text, picture, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        node("ImagenSR256", stage=sr, text=text, image=picture, **SR, **inputs)
+
+
 def test_guidance_reaches_the_sr_stages(sr, text, picture):
     strong = Guidance(6.0, "none")
     (made,) = node("ImagenSR256", stage=sr, text=text, image=picture, guidance=strong, **SR)

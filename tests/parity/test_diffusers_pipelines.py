@@ -80,9 +80,9 @@ def difference(ours, theirs):
     return (2 * ours.movedim(-1, 1) - 1 - theirs).abs().max()
 
 
-def picture(*size):
+def picture(*size, seed=8):
     """One picture: as ours, b h w c in 0..1, and as theirs, b c h w in [-1, 1]."""
-    image = torch.rand(1, *size, 3, generator=torch.Generator().manual_seed(8))
+    image = torch.rand(1, *size, 3, generator=torch.Generator().manual_seed(seed))
     return image, image.movedim(-1, 1) * 2 - 1
 
 
@@ -166,3 +166,38 @@ def test_inpainting(deepfloyd, text, steps, strength):
     )  # fmt: skip
     assert difference(ours, expected) <= TOLERANCE
     assert torch.equal(ours[:, :4], image[:, :4])
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(20, 0.8), pytest.param(50, 0.8, marks=SLOW)])
+def test_image_to_image_of_stage_two(deepfloyd, text, steps, strength):
+    peer, folder = deepfloyd(2)[1:]
+    (image, small), (original, known) = picture(8, 12), picture(32, 48, seed=9)
+    pipe = pipeline("IFImg2ImgSuperResolutionPipeline", peer, max_value=1.0)
+    expected = theirs(
+        pipe, text, f"leading{steps}", image=small, original_image=known, guidance_scale=4.0,
+        noise_level=250, strength=strength,
+    )  # fmt: skip
+    settings = dict(steps=f"leading{steps}", seed=SEED, strength=strength)
+    ours = super_resolve(load_stage(folder), image, text, original=original, **settings)
+    assert expected.std() > 0.1
+    assert difference(ours, expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(20, 0.8), pytest.param(50, 1.0, marks=SLOW)])
+def test_inpainting_of_stage_two(deepfloyd, text, steps, strength):
+    """With the pipeline's own noise_level, 0."""
+    peer, folder = deepfloyd(2)[1:]
+    (image, small), (original, known) = picture(8, 12), picture(32, 48, seed=9)
+    mask = torch.zeros(1, 32, 48)
+    mask[:, 8:, 8:32] = 1
+    pipe = pipeline("IFInpaintingSuperResolutionPipeline", peer, max_value=1.0)
+    expected = theirs(
+        pipe, text, f"leading{steps}", image=small, original_image=known,
+        mask_image=mask[:, None].clone(), guidance_scale=4.0, strength=strength,
+    )  # fmt: skip
+    ours = super_resolve(
+        load_stage(folder), image, text, original=original, mask=mask, aug_level=0.0,
+        strength=strength, steps=f"leading{steps}", inpainting=Inpainting("clean"), seed=SEED,
+    )  # fmt: skip
+    assert difference(ours, expected) <= TOLERANCE
+    assert torch.equal(ours[:, :8], original[:, :8])
