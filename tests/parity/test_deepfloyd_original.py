@@ -5,8 +5,11 @@ respaced diffusion, presets. Skipped where it is not installed.
 import ast
 import importlib
 import importlib.util
+import sys
 from functools import partial
 from pathlib import Path
+from types import ModuleType
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -58,8 +61,8 @@ def pair(request, deepfloyd, tmp_path_factory):
     return request.param, theirs.eval(), load_stage(folder)
 
 
-def texts():
-    cond, null = torch.randn(2, 1, 77, 64, generator=torch.Generator().manual_seed(3))
+def texts(seed=3):
+    cond, null = torch.randn(2, 1, 77, 64, generator=torch.Generator().manual_seed(seed))
     mask = torch.ones(1, 77, dtype=torch.bool)
     return EncodedPrompt(TextEmbedding(cond, mask), TextEmbedding(null, mask))
 
@@ -184,3 +187,71 @@ def test_all_presets_are_the_original_ones():
         assert SECTIONS[name] == tuple(int(count) for count in sections.split(","))
     for spelled in ("100", "ddim50", "10,10,10,10,10,10,10,10,0,0"):
         assert set(timesteps(spelled)) == module("respace").space_timesteps(1000, spelled)
+
+
+ABSENT = ("torchvision", "torchvision.transforms", "matplotlib", "matplotlib.pyplot", "omegaconf")
+
+
+@pytest.fixture
+def stage_class(monkeypatch):
+    """The original's base class of all stages; what it imports to load, filter and show is stood in for.
+
+    Its filter of finished pictures, CLIP, passes everything.
+    """
+    for name in ABSENT:
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    clip = MagicMock()
+    clip.load.return_value = (MagicMock(), None)
+    monkeypatch.setitem(sys.modules, "clip", clip)
+    package = ModuleType("deepfloyd_if.modules")  # its door would import every stage
+    package.__path__ = [str(ORIGINAL / "modules")]
+    monkeypatch.setitem(sys.modules, "deepfloyd_if.modules", package)
+    for name in ("base", "utils"):
+        monkeypatch.delitem(sys.modules, f"deepfloyd_if.modules.{name}", raising=False)
+    base = importlib.import_module("deepfloyd_if.modules.base")
+    for name in ("base", "utils"):
+        monkeypatch.delitem(sys.modules, f"deepfloyd_if.modules.{name}")
+    cls = base.IFBaseModule
+    cls.wm_pil_img.load()  # and closed
+    monkeypatch.setattr(cls, "_IFBaseModule__validate_generations", lambda self, made: made)
+    monkeypatch.setattr(cls, "seed_everything", staticmethod(lambda seed: seed))
+    return cls
+
+
+@pytest.mark.parametrize("mixed", ["second", "style", "both"])
+def test_positive_mixer_and_style_give_the_same_picture(pair, stage_class, monkeypatch, mixed):
+    """Through the original's own embeddings_to_image, whose rows share one picture's noise here.
+
+    A style is pooled in place of the prompt; the second prompt keeps its own, unless it is the style.
+    """
+    number, network, stage = pair
+    if number == 2:
+        pytest.skip("of stage I")
+    text, other, generator = texts(), texts(4).text, torch.Generator().manual_seed(SEED)
+    second, style = mixed in ("second", "both"), mixed in ("style", "both")
+    random, sections = torch.randn, "4,4,4,4,4"
+
+    def drawn(shape, **options):
+        return random(1, *shape[1:], generator=generator).expand(shape).clone()
+
+    theirs = stage_class.__new__(stage_class)
+    theirs.model, theirs.device = network, torch.device("cpu")
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "randn", drawn)
+        patched.setattr(torch, "randn_like", lambda x: drawn(x.shape))
+        expected, _ = theirs.embeddings_to_image(
+            text.text.embeds, negative_t5_embs=text.null_text.embeds,
+            positive_t5_embs=other.embeds if second else None,
+            style_t5_embs=other.embeds if style else None,
+            positive_mixer=0.3, sample_timestep_respacing=sections, aspect_ratio="3:2", img_size=16,
+            progress=False,
+        )  # fmt: skip
+    prompt = EncodedPrompt(
+        text.text, text.null_text, other if second else None, 0.3 if second else 0.0,
+        other if style else None,
+    )  # fmt: skip
+    ours = sample_base(stage, prompt, width=24, height=16, steps=sections, seed=SEED)
+    plain = sample_base(stage, text, width=24, height=16, steps=sections, seed=SEED)
+    assert expected.std() > 0.1
+    assert difference(ours, expected) <= 2e-4
+    assert difference(plain, expected) > 0.01
