@@ -26,7 +26,7 @@ bench: $(VENV)/.dev
 comfy: $(VENV)/.dev
 	@test -n "$(COMFYUI_DIR)" \
 	  || { echo "COMFYUI_DIR must name a checkout of ComfyUI, and COMFYUI_PYTHON its interpreter"; exit 1; }
-	$(BIN)/python -m pytest -m slow tests/comfy
+	$(BIN)/python -m pytest -m slow tests/comfy tests/web
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

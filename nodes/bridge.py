@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import host
-from .sampling import require_image, require_input_size, require_stage
+from .sampling import coloured, require_input_size, require_stage
 from .widgets import SEED, number, wire
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ class ImagenSRConditioning:
         import torch
 
         require_stage(stage, "sr", "Imagen SR Conditioning")
-        require_image(image, "Imagen SR Conditioning")
+        image = coloured(image, "Imagen SR Conditioning")
         require_input_size(stage, image, "Imagen SR Conditioning")
         lowres = lowres_of(stage, image, seed, aug_level)
         extra = {host.LOWRES: lowres.image, host.AUG: lowres.timestep}

@@ -41,6 +41,12 @@ class ImagenLoadCascade:
             }
         }
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, cascade: str | None = None) -> bool | str:
+        """Whether the cascade is there; else where to put it."""
+        advice = f"put its folder into {host.home('imagen')}"
+        return host.offered(host.cascade_names(), cascade, advice)
+
     def load(self, cascade: str, dtype: str) -> tuple:
         """Text encoder, base, SR 256 and SR 1024; None for a stage that the cascade lacks."""
         from ..imagen_core import load_cascade
@@ -75,6 +81,12 @@ class ImagenLoadTextEncoder:
                 "dtype": choice(list(host.DTYPES), "auto", DTYPE_TIP),
             }
         }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, text_encoder: str | None = None) -> bool | str:
+        """Whether the T5 is there; else where to put it."""
+        advice = f"put it into {host.home('text_encoders')}"
+        return host.offered(host.text_encoder_names(), text_encoder, advice)
 
     def load(self, text_encoder: str, dtype: str) -> tuple:
         """The text encoder."""
@@ -112,6 +124,12 @@ class ImagenLoadStage:
                 "dtype": choice(list(host.DTYPES), "auto", DTYPE_TIP),
             }
         }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, stage: str | None = None) -> bool | str:
+        """Whether the stage is there; else where to put it."""
+        advice = f"put it into {host.home('diffusion_models')}"
+        return host.offered(host.stage_names(), stage, advice)
 
     def load(self, stage: str, dtype: str) -> tuple:
         """The stage."""

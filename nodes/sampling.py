@@ -86,7 +86,7 @@ class ImagenBaseSample:
 
         require_stage(stage, "base", "Imagen Base Sample")
         require_text(stage, text, "Imagen Base Sample")
-        require_image(image, "Imagen Base Sample")
+        image = coloured(image, "Imagen Base Sample")
         if image is not None:
             batch_size, height, width = image.shape[:3]
         require_mask(mask, image, batch_size, "Imagen Base Sample")
@@ -215,10 +215,10 @@ class ImagenSR256:
 
         require_stage(stage, "sr", self.NAME)
         require_text(stage, text, self.NAME)
-        require_image(image, self.NAME)
+        image = coloured(image, self.NAME)
         require_input_size(stage, image, self.NAME)
         require_size(stage, *image.shape[1:3], name="image", node=self.NAME)
-        require_image(original, self.NAME, "original")
+        original = coloured(original, self.NAME, "original")
         require_mask(mask, original, len(image), self.NAME, "original")
         height, width = (stage.config.scale * side for side in image.shape[1:3])
         batch, watch = len(image), Watch()
@@ -279,7 +279,10 @@ def require_stage(stage: Any, kind: str | None, node: str) -> None:
     node    display name, for the error
     """
     if stage is None:
-        raise ValueError(f"{node}: stage: the loaded cascade has no such stage")
+        raise ValueError(
+            f"{node}: stage: the loaded cascade has no such stage; "
+            f"choose another cascade, or connect Load Imagen Stage"
+        )
     if kind is not None and stage.config.kind != kind:
         wanted = {"base": "a base stage", "sr": "a super-resolution stage"}
         raise ValueError(
@@ -315,21 +318,22 @@ def require_size(stage: Any, height: int, width: int, name: str, node: str) -> N
         raise ValueError(f"{node}: {error}") from None
 
 
-def require_image(image: Any, node: str, name: str = "image") -> None:
-    """Raise ValueError unless the image can be sampled from; None passes.
+def coloured(image: Any, node: str, name: str = "image") -> Any:
+    """The image as RGB, grey in all three channels and alpha dropped; None stays None.
 
-    image   b h w c in 0..1, 3 channels, or 4 whose alpha is dropped
+    image   b h w c in 0..1; 1, 3 or 4 channels, else ValueError
     node    display name, for the error
     name    of the input
     """
     if image is None:
-        return
-    if image.ndim != 4 or image.shape[-1] not in (3, 4):
+        return None
+    if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
         raise ValueError(
             f"{node}: {name}: expected batch x height x width x 3 channels, got {list(image.shape)}; "
             f"convert it to RGB"
         )
     require_numbers(image, f"{node}: {name}")
+    return image.expand(-1, -1, -1, 3) if image.shape[-1] == 1 else image[..., :3]
 
 
 def require_mask(mask: Any, image: Any, batch: int, node: str, name: str = "image") -> None:
@@ -360,7 +364,10 @@ def require_numbers(tensor: Any, where: str) -> None:
     where    node and input, for the error
     """
     if not tensor.isfinite().all():
-        raise ValueError(f"{where}: has values that are not numbers (NaN or infinite)")
+        raise ValueError(
+            f"{where}: has values that are not numbers (NaN or infinite); "
+            f"look at the node that made it"
+        )
 
 
 def require_input_size(stage: Any, image: Any, node: str) -> None:

@@ -68,6 +68,11 @@ class ImagenLoadText:
         }
 
     @classmethod
+    def VALIDATE_INPUTS(cls, saved_text: str | None = None) -> bool | str:
+        """Whether the text is there; else how to make it."""
+        return host.offered(host.text_names(), saved_text, "save one with Imagen Save Text first")
+
+    @classmethod
     def IS_CHANGED(cls, saved_text: str) -> int:
         """When the file was written: a text that is saved anew is loaded anew."""
         return host.resolve(("imagen",), saved_text, "saved_text").stat().st_mtime_ns

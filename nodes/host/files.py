@@ -7,6 +7,7 @@ from pathlib import Path
 from .door import comfy
 
 TEXTS = "texts"
+MOST_NAMES = 8  # in a message
 MODEL_SIGNS = ("diffusion_pytorch_model*", "config.yml")  # in the folder of a published U-Net
 BUNDLED = Path(__file__).parents[2] / "imagen_core" / "pretrained"
 
@@ -34,6 +35,15 @@ def folders(kind: str) -> list[Path]:
     else:
         roots = [Path(folder_paths.models_dir) / kind]
     return roots + ([BUNDLED] if kind == "imagen" else [])
+
+
+def home(kind: str) -> Path:
+    """Where a model of a kind is best put: ComfyUI's folder of that name, before those of other names.
+
+    kind   as for `folders`
+    """
+    roots = folders(kind)
+    return next((root for root in roots if root.name == kind), roots[0])
 
 
 def cascade_names() -> list[str]:
@@ -94,6 +104,19 @@ def text_path(name: str, input_name: str) -> Path:
     if not name.strip() or not path.is_relative_to(root) or path.name.startswith("."):
         raise ValueError(f"{input_name}: expected a name inside {root}, got {name!r}")
     return path
+
+
+def offered(names: list[str], name: str | None, advice: str) -> bool | str:
+    """True where a name is among those to choose from; else what a person can do.
+
+    names    to choose from
+    name     chosen; None = not known before the run, which passes
+    advice   where to put or how to make what is missing
+    """
+    if name is None or name in names:
+        return True
+    others = ", ".join(names[:MOST_NAMES]) + (", …" if len(names) > MOST_NAMES else "")
+    return f"{name!r} is not there; {advice}{f', or choose one of: {others}' if names else ''}"
 
 
 def resolve(kinds: tuple[str, ...], name: str, input_name: str) -> Path:

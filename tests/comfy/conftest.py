@@ -2,8 +2,10 @@
 
 COMFYUI_DIR      the checkout; without it these tests are skipped
 COMFYUI_PYTHON   its interpreter; this one where it is not given
+COMFYUI_FRONTEND the `static` folder of another frontend than the installed one
 """
 
+import importlib.util
 import json
 import os
 import shutil
@@ -79,6 +81,13 @@ def inside_comfy(tmp_path):
     return run
 
 
+def browser_tool():
+    spec = importlib.util.spec_from_file_location("browser", ROOT / "recipes" / "browser.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 class Server:
     """A ComfyUI server with this pack alone, its folders in a temporary one."""
 
@@ -88,8 +97,10 @@ class Server:
             (base / folder).mkdir(parents=True)
         for picture in (ROOT / "example_workflows" / "input").iterdir():
             shutil.copy(picture, self.input)
+        settings = json.dumps(browser_tool().SETTINGS)
+        (base / "user/default/comfy.settings.json").write_text(settings)
         (base / "custom_nodes" / "imagen_nodes").symlink_to(ROOT, target_is_directory=True)
-        (base / "custom_nodes" / "imagen_test.py").write_text(BROKEN_NODES)
+        (base / "custom_nodes" / "imagen_test.py").write_text(TEST_NODES)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -98,6 +109,8 @@ class Server:
             "--base-directory", base, "--disable-auto-launch",
             "--database-url", f"sqlite:///{base / 'user/comfyui.db'}",
         ]  # fmt: skip
+        if frontend := os.environ.get("COMFYUI_FRONTEND"):
+            command += ["--front-end-root", frontend]
         self.log = (base / "server.log").open("wb")
         self.process = subprocess.Popen(
             [str(part) for part in command], cwd=COMFY, env=ENVIRONMENT,
@@ -180,14 +193,14 @@ class Server:
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
-BROKEN_NODES = """
+TEST_NODES = """
 import torch
 
-class NaN:
+class Picture:
     CATEGORY, FUNCTION, RETURN_TYPES = "test", "make", ("IMAGE",)
     @classmethod
-    def INPUT_TYPES(cls): return {"required": {}}
-    def make(self): return (torch.full((1, 64, 64, 3), float("nan")),)
+    def INPUT_TYPES(cls): return {"required": {"channels": ("INT", {}), "value": ("STRING", {})}}
+    def make(self, channels, value): return (torch.full((1, 64, 64, channels), float(value)),)
 
 class Wide:
     CATEGORY, FUNCTION, RETURN_TYPES = "test", "make", ("IMAGEN_TEXT",)
@@ -197,8 +210,33 @@ class Wide:
         wide = type(text.text)(torch.zeros(1, 32, 4096), text.text.mask)
         return (type(text)(wide, wide),)
 
-NODE_CLASS_MAPPINGS = {"ImagenTestNaN": NaN, "ImagenTestWide": Wide}
+NODE_CLASS_MAPPINGS = {"ImagenTestPicture": Picture, "ImagenTestWide": Wide}
 """
+
+
+class Graph(dict):
+    """A graph in the API format."""
+
+    def of(self, class_type: str) -> dict:
+        """The inputs of the first node of a class."""
+        return next(node["inputs"] for node in self.values() if node["class_type"] == class_type)
+
+
+@pytest.fixture
+def example():
+    """Reads an example workflow by its name."""
+
+    def read(name: str) -> Graph:
+        path = ROOT / "example_workflows" / "api" / f"{name}.json"
+        return Graph(json.loads(path.read_text("utf-8")))
+
+    return read
+
+
+@pytest.fixture(scope="session", name="browser_tool")
+def browser_tool_fixture():
+    """recipes/browser.py"""
+    return browser_tool()
 
 
 @pytest.fixture(scope="module")

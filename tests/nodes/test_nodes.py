@@ -1,6 +1,7 @@
 """The nodes themselves, on a tiny cascade: what passes through them, and what bad input is told."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -186,7 +187,7 @@ def test_a_stage_of_the_other_kind_is_refused(base, sr, text, picture):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (torch.rand(1, 8, 8, 1), r"SR 256: image: expected .* 3 channels, got \[1, 8, 8, 1\]"),
+        (torch.rand(1, 8, 8, 2), r"SR 256: image: expected .* 3 channels, got \[1, 8, 8, 2\]"),
         (torch.rand(8, 8, 3), r"SR 256: image: expected batch x height"),
         (torch.full((1, 8, 8, 3), float("nan")), "SR 256: image: has values that are not numbers"),
     ],
@@ -201,6 +202,45 @@ def test_the_alpha_of_a_picture_is_dropped(sr, text, picture):
     expected = node("ImagenSR256", stage=sr, text=text, image=picture, **SR)[0]
     made = node("ImagenSR256", stage=sr, text=text, image=with_alpha, **SR)[0]
     assert torch.equal(made, expected)
+
+
+def test_a_grey_picture_is_one_of_three_equal_channels(sr, text, picture):
+    grey = picture[..., :1]
+    expected = node("ImagenSR256", stage=sr, text=text, image=grey.repeat(1, 1, 1, 3), **SR)[0]
+    made = node("ImagenSR256", stage=sr, text=text, image=grey, **SR)[0]
+    assert torch.equal(made, expected)
+
+
+@pytest.mark.parametrize(
+    ("node_id", "name", "advice"),
+    [
+        ("ImagenLoadCascade", "cascade", "put its folder into {}/imagen, or choose one of: emoji"),
+        ("ImagenLoadStage", "stage", "put it into {}/diffusion_models, or choose one of: emoji/ba"),
+        ("ImagenLoadTextEncoder", "text_encoder", "put it into {}/text_encoders, or choose one of"),
+        ("ImagenLoadText", "saved_text", "save one with Imagen Save Text first"),
+    ],
+)
+def test_a_model_that_is_not_there_says_where_to_put_it(
+    tmp_path, monkeypatch, node_id, name, advice
+):
+    monkeypatch.setenv("IMAGEN_MODELS", str(tmp_path))
+    check = NODE_CLASS_MAPPINGS[node_id].VALIDATE_INPUTS
+    assert f"'gone' is not there; {advice.format(tmp_path)}" in check(**{name: "gone"})
+    assert check() is True
+    for known in NODE_CLASS_MAPPINGS[node_id].INPUT_TYPES()["required"][name][0]:
+        assert check(**{name: known}) is True
+
+
+def test_a_model_is_put_into_the_folder_of_its_name(monkeypatch):
+    """ComfyUI lists models/unet, the older name, first."""
+    places = [Path("models/unet"), Path("models/diffusion_models")]
+    monkeypatch.setattr(host.files, "folders", lambda kind: places)
+    assert host.home("diffusion_models") == places[1]
+
+
+def test_a_long_list_of_models_is_cut_in_a_message():
+    said = host.offered([f"model {i}" for i in range(100)], "gone", "put it there")
+    assert said.endswith("model 6, model 7, …")
 
 
 def test_a_size_that_does_not_fit_names_the_nearest(base, text):
@@ -382,6 +422,9 @@ def test_lone_text_encoders_are_offered_and_comfyui_lends_its_tokenizer(monkeypa
     for name in ("t5/config.json", "t5/model.safetensors", "t5xxl_fp8.safetensors", "t5-q4.gguf"):
         (folder / name).touch()
     monkeypatch.setenv("IMAGEN_MODELS", str(tmp_path))
+    monkeypatch.delitem(
+        sys.modules, "comfy", raising=False
+    )  # pytest's, where a checkout is so named
     names = host.text_encoder_names()
     assert names[:3] == ["t5", "t5xxl_fp8.safetensors", "t5-q4.gguf"]
     assert "t5/model.safetensors" not in names
