@@ -132,8 +132,10 @@ def around(
     outer        inputs of the node
     values       of its widgets, in the order of its inputs
     """
+    # Ids are unique over a workflow and its subgraphs; newer frontends rename those that are not.
+    node_id = definition["state"]["lastNodeId"] + 1
     node = {
-        "id": 1,
+        "id": node_id,
         "type": definition["id"],
         "pos": [0, 0],
         "size": [320, 340],
@@ -149,7 +151,7 @@ def around(
     return {
         "id": identity(f"{NAME}/workflow"),
         "revision": 0,
-        "last_node_id": 1,
+        "last_node_id": node_id,
         "last_link_id": 0,
         "nodes": [node],
         "links": [],

@@ -34,8 +34,10 @@ TITLES = {
 }
 
 
-CHARTED = ("ImagenBaseSample", "ImagenSR256", "ImagenSR1024")
 CHART = 170  # pixels, of the panel in web/lib/chart.js
+PREVIEW = 220  # pixels, of the picture that ComfyUI shows in a loader
+ROOM = dict.fromkeys(("ImagenBaseSample", "ImagenSR256", "ImagenSR1024"), CHART)
+ROOM |= dict.fromkeys(("LoadImage", "LoadImageMask"), PREVIEW)
 
 
 class Builder:
@@ -354,13 +356,13 @@ def move_on(workflow: dict[str, Any]) -> None:
 
 
 def make_room(workflow: dict[str, Any]) -> None:
-    """Height for the chart under each sampling node; what stands below it moves down."""
+    """Height for what the frontend adds to a node, a chart or a picture; what stands below moves down."""
     for node in workflow["nodes"]:
-        if node["type"] in CHARTED:
-            for below in workflow["nodes"]:
-                if below["pos"][0] == node["pos"][0] and below["pos"][1] > node["pos"][1]:
-                    below["pos"][1] += CHART
-            node["size"][1] += CHART
+        more = ROOM.get(node["type"], 0)
+        for below in workflow["nodes"]:
+            if below["pos"][0] == node["pos"][0] and below["pos"][1] > node["pos"][1]:
+                below["pos"][1] += more
+        node["size"][1] += more
 
 
 def write(path: Path, data: dict[str, Any]) -> None:

@@ -130,10 +130,20 @@ def alone(page: Any, kind: str) -> None:
 def main() -> None:
     browser.SETTINGS.update(QUIET)
     wanted = sys.argv[1:] or list(NODE_CLASS_MAPPINGS)
-    with (
-        browser.running() as server,
-        browser.browser(server, width=2500, height=1150) as page,
-    ):
+    with browser.running() as server:
+        make_pictures(server, wanted)
+
+
+def make_pictures(server: browser.Server, wanted: list[str]) -> None:
+    """The pictures of nodes; of all of them, also the graph.
+
+    server   running
+    wanted   nodes
+    """
+    texts = server.folder / "models" / "imagen" / "texts"
+    texts.mkdir(parents=True)
+    (texts / "prompt.safetensors").touch()  # for Imagen Load Text to offer
+    with browser.browser(server, width=2500, height=1150) as page:
         done = [] if sys.argv[1:] else cascade(page, server)
         for kind in (kind for kind in wanted if kind not in done):
             browser.load(page, EMPTY)

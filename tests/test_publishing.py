@@ -48,13 +48,12 @@ def test_the_ignore_list_is_anchored():
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_every_template_has_a_thumbnail_a_note_and_its_api_twin(path):
-    """But for DeepFloyd IF's: a picture of theirs would need weights that do not ship."""
+    """DeepFloyd IF's show their graph: a picture of theirs would need weights that do not ship."""
     thumbnail = path.with_suffix(".jpg")
-    if path.stem.startswith("if_"):
-        assert not thumbnail.exists()
-    else:
-        assert thumbnail.is_file(), "python recipes/example_workflows.py --pictures " + path.stem
-        assert 8_000 < thumbnail.stat().st_size < 100_000, "blank, or large"
+    of_graphs = path.stem.startswith("if_")
+    recipe = "graph_thumbnails.py" if of_graphs else f"example_workflows.py --pictures {path.stem}"
+    assert thumbnail.is_file(), f"python recipes/{recipe}"
+    assert 8_000 < thumbnail.stat().st_size < 100_000, "blank, or large"
     nodes = json.loads(path.read_text("utf-8"))["nodes"]
     assert any(node["type"] == "MarkdownNote" for node in nodes)
     assert (path.parent / "api" / path.name).is_file()

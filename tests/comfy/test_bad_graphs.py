@@ -91,7 +91,7 @@ BAD = {
     ),
     "missing wire": (
         lambda graph: graph.of("ImagenBaseSample").pop("stage"),
-        r"[Rr]equired input.{1,30}: \W*stage",
+        r"[Rr]equired input.{0,30}: \W*stage",
     ),
     "wrong stage": (
         lambda graph: graph.of("ImagenBaseSample")["stage"].__setitem__(1, 2),

@@ -18,14 +18,21 @@ def with_a_saver(tmp_path):
     """The blueprint in a workflow that saves its largest picture, and other values on its widgets."""
     data = json.loads(FILE.read_text("utf-8"))
     node = data["nodes"][0]
+    saver_id = node["id"] + 1
     names = [entry["name"] for entry in node["inputs"]]
     assert set(names) == PROMOTED
     given = {"prompt": "a rocket", "negative_prompt": "", "guidance_scale": 3.5}
     given |= {"batch_size": 2, "seed": 7}
     node["widgets_values"] = [given[name] for name in names]
     node["outputs"][2]["links"] = [1]
-    data["links"] = [[1, 1, 2, 2, 0, "IMAGE"]]
-    saver = {"id": 2, "type": "SaveImage", "mode": 0, "widgets_values": ["imagen"], "outputs": []}
+    data["links"] = [[1, node["id"], 2, saver_id, 0, "IMAGE"]]
+    saver = {
+        "id": saver_id,
+        "type": "SaveImage",
+        "mode": 0,
+        "widgets_values": ["imagen"],
+        "outputs": [],
+    }
     saver["inputs"] = [{"name": "images", "type": "IMAGE", "link": 1}]
     data["nodes"].append(saver)
     path = tmp_path / "workflow.json"
@@ -59,6 +66,7 @@ def test_the_blueprint_is_what_frontends_expect():
     (node,), (definition,) = data["nodes"], data["definitions"]["subgraphs"]
     assert node["type"] == definition["id"]
     inner = {each["id"]: each for each in definition["nodes"]}
+    assert node["id"] not in inner
     for link in definition["links"]:
         if link["origin_id"] == -10:
             assert link["id"] in definition["inputs"][link["origin_slot"]]["linkIds"]

@@ -13,9 +13,12 @@ import pytest
 from imagen_nodes.headless.core_nodes import CORE_NODES
 from imagen_nodes.headless.graph import WorkflowError, to_api
 from imagen_nodes.headless.object_info import read_object_info, registry_of
+from imagen_nodes.headless.registry import default_registry
 from imagen_nodes.headless.ui_format import convert
 
+ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden"
+OURS = sorted([*ROOT.glob("example_workflows/*.json"), *ROOT.glob("subgraphs/*.json")])
 WHOLE = ["INT", {"default": 1}]
 
 
@@ -78,6 +81,14 @@ def test_the_frontend_queues_the_same_inputs(path):
     golden = json.loads(path.read_text("utf-8"))
     graph = convert(golden["workflow"], {**OTHERS, **CORE_NODES})
     assert inputs_of(to_api(graph)) == inputs_of(golden["api"])
+
+
+@pytest.mark.parametrize("path", OURS, ids=lambda path: path.stem)
+def test_the_frontend_queues_the_same_inputs_of_our_own_graphs(path):
+    """After a change of a node or an example: python recipes/frontend_goldens.py."""
+    golden = json.loads((GOLDEN / "examples" / path.name).read_text("utf-8"))
+    graph = convert(json.loads(path.read_text("utf-8")), default_registry())
+    assert inputs_of(to_api(graph)) == inputs_of(golden)
 
 
 def templates():
