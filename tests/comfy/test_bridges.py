@@ -201,3 +201,102 @@ told(
     )
     assert got["difference"] < 1e-3, got
     assert got["mixed"] > 0.05
+
+
+CUSTOM = (
+    STAGE
+    + """
+from comfy_extras import nodes_custom_sampler, nodes_model_advanced
+
+def call(cls, **inputs):
+    # Nodes of ComfyUI's newer kind have `execute`; of the older kind, an instance and FUNCTION.
+    old = not hasattr(cls, "execute")
+    made = getattr(cls(), cls.FUNCTION)(**inputs) if old else cls.execute(**inputs)
+    return getattr(made, "result", made)
+
+def custom(name, **inputs):
+    return call(getattr(nodes_custom_sampler, name), **inputs)[0]
+
+def advanced(guider, model, sampler, scheduler, steps, seed):
+    sigmas = custom("BasicScheduler", model=model, scheduler=scheduler, steps=steps, denoise=1.0)
+    with torch.inference_mode():
+        made = custom(
+            "SamplerCustomAdvanced", noise=custom("RandomNoise", noise_seed=seed), guider=guider,
+            sampler=custom("KSamplerSelect", sampler_name=sampler), sigmas=sigmas,
+            latent_image={"samples": torch.zeros(1, 3, 64, 64)},
+        )
+    return made["samples"], sigmas
+
+model, _ = node("ImagenStageToModel", stage=cascade.base)
+"""
+)
+
+
+def test_sampler_custom_advanced_drives_a_stage_through_its_own_nodes(inside_comfy):
+    """With either guider, and with the guidance of Imagen Patch Model; each picture is ours."""
+    got = inside_comfy(
+        CUSTOM
+        + """
+static = core.Guidance(5.0, "static", start=0.2)
+(patched,) = node("ImagenPatchModel", model=model, guidance=static, data_range=1.0)
+cfg = dict(positive=positive, negative=negative)
+guiders = {
+    "BasicGuider": (custom("BasicGuider", model=model, conditioning=positive), core.Guidance(1.0, "none")),
+    "CFGGuider": (custom("CFGGuider", model=model, cfg=3.0, **cfg), core.Guidance(3.0, "none")),
+    "patched": (custom("CFGGuider", model=patched, cfg=1.0, **cfg), static),
+}
+difference, made = {}, {}
+for name, (guider, same) in guiders.items():
+    made[name], sigmas = advanced(guider, model, "ddpm", "normal", 10, 7)
+    with torch.inference_mode():
+        expected = ours(cascade.base, sigmas, 7, same)
+    difference[name] = (made[name] - expected).abs().max().item()
+told(
+    difference=difference, steps=len(sigmas) - 1,
+    apart=min(
+        (made[a] - made[b]).abs().max().item()
+        for a, b in (("BasicGuider", "CFGGuider"), ("CFGGuider", "patched"))
+    ),
+)
+"""
+    )
+    assert got["steps"] == 10
+    assert max(got["difference"].values()) < 1e-3, got
+    assert got["apart"] > 0.05
+
+
+def test_patches_of_comfyui_stack_on_a_stage(inside_comfy):
+    """Two LoRAs of half strength are one; Rescale CFG changes the picture, and not the stage itself."""
+    got = inside_comfy(
+        CUSTOM
+        + """
+key = next(k for k in cascade.base.unet.state_dict() if k.endswith("conv_in.weight"))
+weight = cascade.base.unet.state_dict()[key]
+torch.manual_seed(0)
+lora = {
+    f"diffusion_model.{key[:-7]}.lora_up.weight": torch.randn(weight.shape[0], 2, 1, 1),
+    f"diffusion_model.{key[:-7]}.lora_down.weight": 0.1 * torch.randn(2, *weight.shape[1:]),
+}
+
+def with_lora(start, strength):
+    return comfy.sd.load_lora_for_models(start, None, lora, strength, 0.0)[0]
+
+def sampled(used):
+    guider = custom("CFGGuider", model=used, positive=positive, negative=negative, cfg=4.0)
+    return advanced(guider, used, "euler", "simple", 4, 1)[0]
+
+plain, once = sampled(model), sampled(with_lora(model, 1.0))
+twice = sampled(with_lora(with_lora(model, 0.5), 0.5))
+(rescaled,) = call(nodes_model_advanced.RescaleCFG, model=model, multiplier=0.7)
+both = sampled(with_lora(rescaled, 1.0))
+rescaled = sampled(rescaled)
+told(
+    stack=(twice - once).abs().max().item(), lora=(once - plain).abs().max().item(),
+    rescaled=(rescaled - plain).abs().max().item(), both=(both - rescaled).abs().max().item(),
+    again=torch.equal(plain, sampled(model)),
+)
+"""
+    )
+    assert got["stack"] < 1e-3, got
+    assert min(got["lora"], got["rescaled"], got["both"]) > 0.01, got
+    assert got["again"]

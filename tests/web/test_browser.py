@@ -53,7 +53,7 @@ def opened(request):
         page.wait_for_timeout(800)
         page.evaluate(FEW_STEPS)
         page.made = page.evaluate("() => window.app.graphToPrompt().then(made => made.output)")
-        page.history = browser.run(page, server, 600)
+        page.server, page.history = server, browser.run(page, server, 600)
         yield page
 
 
@@ -67,13 +67,13 @@ def test_the_command_drops_a_graph_that_runs(opened):
 
 def test_panels_shift_no_widget_value(opened):
     saved = opened.evaluate(SAVED)
-    assert saved["ImagenBaseSample"] == 8
-    assert saved["ImagenSR256"] == 6
+    assert saved["ImagenBaseSample"] == 12
+    assert saved["ImagenSR256"] == 8
     assert saved["ImagenCascadeView"] == 0
     base = next(n for n in opened.made.values() if n["class_type"] == "ImagenBaseSample")
     assert set(base["inputs"]) == {
         "stage", "text", "guidance", "width", "height", "batch_size", "seed", "steps", "sampler",
-        "strength",
+        "strength", "timesteps", "inpaint", "resample", "jump",
     }  # fmt: skip
 
 
@@ -118,19 +118,59 @@ def test_wires_have_their_colours(opened):
     assert opened.evaluate(f"() => {variable}").strip() == "#b48be4"
 
 
-def test_the_blueprint_expands_to_the_cascade(opened):
-    """Last but one: it opens another graph."""
-    file = ROOT / "subgraphs" / "Imagen Cascade.json"
-    blueprint = json.loads(file.read_text("utf-8"))
-    names = [entry["name"] for entry in blueprint["nodes"][0]["inputs"]]
-    blueprint["nodes"][0]["widgets_values"][names.index("prompt")] = "a rocket"
-    tool().load(opened, blueprint)
+BLUEPRINT = json.loads((ROOT / "subgraphs" / "Imagen Cascade.json").read_text("utf-8"))
+INSIDE = """kind => {
+  const outer = window.app.graph._nodes.find(node => node.subgraph)
+  const inner = outer.subgraph._nodes.find(node => node.type === kind)
+  return { filled: inner.imagenPanel.element.classList.contains('imagen-filled'),
+           steps: inner.imagenPanel.element.querySelector('.imagen-step')?.textContent }
+}"""
+OPEN = """() => {
+  const outer = window.app.graph._nodes.find(node => node.subgraph)
+  window.app.canvas.openSubgraph(outer.subgraph, outer)
+}"""
+
+
+def with_a_saver(blueprint):
+    """The blueprint with few steps inside, and its largest picture saved outside."""
+    graph = json.loads(json.dumps(blueprint))
+    node, definition = graph["nodes"][0], graph["definitions"]["subgraphs"][0]
+    names = [entry["name"] for entry in node["inputs"]]
+    node["widgets_values"][names.index("prompt")] = "a rocket"
+    for inner in definition["nodes"]:
+        steps = {"ImagenBaseSample": (5, 6), "ImagenSR256": (2, 3), "ImagenSR1024": (2, 1)}
+        if place := steps.get(inner["type"]):
+            inner["widgets_values"][place[0]] = place[1]
+    node["outputs"][2]["links"] = [1]
+    saver = {"id": node["id"] + 1, "type": "SaveImage", "pos": [500, 0], "size": [300, 300]}
+    saver |= {"widgets_values": ["imagen"], "outputs": [], "mode": 0, "order": 1, "flags": {}}
+    saver["inputs"] = [{"name": "images", "type": "IMAGE", "link": 1}]
+    graph["nodes"].append(saver)
+    graph["links"] = [[1, node["id"], 2, saver["id"], 0, "IMAGE"]]
+    return graph | {"last_node_id": saver["id"], "last_link_id": 1}
+
+
+def test_the_blueprint_runs_and_its_charts_are_inside(opened):
+    """It opens another graph."""
+    browser = tool()
+    browser.load(opened, with_a_saver(BLUEPRINT))
     made = opened.evaluate("() => window.app.graphToPrompt().then(made => made.output)")
     kinds = {node["class_type"]: node["inputs"] for node in made.values()}
     assert {"ImagenLoadCascade", "ImagenT5Encode", "ImagenBaseSample", "ImagenSR1024"} <= set(kinds)
     assert kinds["ImagenT5Encode"]["prompt"] == "a rocket"
     assert kinds["ImagenSR256"]["aug_level"] == 0.1
     assert kinds["ImagenSR1024"]["stage"][1] == 3
+    assert kinds["ImagenBaseSample"]["steps"] == 6
+    history = browser.run(opened, opened.server, 600)
+    assert history["status"]["status_str"] == "success"
+    assert len(history["outputs"][str(BLUEPRINT["nodes"][0]["id"] + 1)]["images"]) == 1
+    opened.evaluate(OPEN)
+    opened.wait_for_timeout(1500)
+    assert opened.evaluate(INSIDE, "ImagenBaseSample") == {"filled": True, "steps": "step 6/6"}
+    assert opened.evaluate(INSIDE, "ImagenSR256")["filled"]
+    opened.evaluate(CENTRE, "ImagenBaseSample")
+    opened.wait_for_timeout(800)
+    assert opened.locator(".imagen-chart.imagen-filled").first.is_visible()
 
 
 def test_nothing_of_the_pack_is_an_error(opened):
