@@ -68,7 +68,7 @@ def test_the_command_drops_a_graph_that_runs(opened):
 def test_panels_shift_no_widget_value(opened):
     saved = opened.evaluate(SAVED)
     assert saved["ImagenBaseSample"] == 12
-    assert saved["ImagenSR256"] == 8
+    assert saved["ImagenSR256"] == 10
     assert saved["ImagenCascadeView"] == 0
     base = next(n for n in opened.made.values() if n["class_type"] == "ImagenBaseSample")
     assert set(base["inputs"]) == {
