@@ -1,5 +1,6 @@
 """A tiny random T5, and tiny random DeepFloyd IF networks by diffusers, shared by all tests."""
 
+import shutil
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -134,3 +135,39 @@ def deepfloyd(tmp_path_factory) -> Callable[[int], Published]:
         return Published(number, peer, folder)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def deepfloyd_models(deepfloyd, t5_folder, tmp_path_factory) -> Path:
+    """A models folder with a tiny stage I, stage II and T5 under the names that the examples choose."""
+    from transformers import T5Config, T5EncoderModel
+
+    folder = tmp_path_factory.mktemp("models")
+    for number, name in ((1, "IF-I-XL-v1.0"), (2, "IF-II-L-v1.0")):
+        shutil.copytree(deepfloyd(number).folder, folder / "diffusion_models" / name)
+    encoder = folder / "text_encoders" / "t5-v1_1-xxl"
+    shutil.copytree(t5_folder, encoder)
+    config = T5Config.from_pretrained(t5_folder)
+    config.d_model = 64
+    T5EncoderModel(config).save_pretrained(encoder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture
+def quick() -> Callable[[dict], dict]:
+    """Gives a graph few steps, and a small first picture where it starts from noise."""
+
+    def shorten(graph: dict) -> dict:
+        for node in graph.values():
+            inputs = node["inputs"]
+            if inputs.get("timesteps"):
+                inputs["timesteps"] = "leading2"
+            if inputs.get("prompt"):
+                inputs["prompt"] = "a red apple"
+            if "steps" in inputs:
+                inputs["steps"] = 1
+            if "width" in inputs and node["class_type"] == "ImagenBaseSample":
+                inputs["width"] = inputs["height"] = 32
+        return graph
+
+    return shorten

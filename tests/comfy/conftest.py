@@ -247,14 +247,15 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture
-def shell(tmp_path):
+def shell(tmp_path, server):
     """`imagen run` in a folder of its own, by the Python that runs ComfyUI; the pictures it saves."""
     (tmp_path / "imagen_nodes").symlink_to(ROOT, target_is_directory=True)
 
     def run(workflow: Path) -> list[bytes]:
         command = [PYTHON, "-m", "imagen_nodes", "run", str(workflow), "-o", str(tmp_path / "out")]
         command += ["--input", str(ROOT / "example_workflows" / "input")]
-        subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, check=True, timeout=600)
+        environment = {**ENVIRONMENT, "IMAGEN_MODELS": str(server.base / "models")}
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=600)
         return [path.read_bytes() for path in sorted((tmp_path / "out").glob("*.png"))]
 
     return run

@@ -1,7 +1,6 @@
 """DeepFloyd IF's example workflows, run on tiny random weights under the names that they choose."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,44 +21,13 @@ SIZES = {
 }
 
 
-@pytest.fixture(scope="module")
-def models(deepfloyd, t5_folder, tmp_path_factory):
-    """A models folder with a tiny stage I, stage II and T5."""
-    from transformers import T5Config, T5EncoderModel
-
-    folder = tmp_path_factory.mktemp("models")
-    for number, name in ((1, "IF-I-XL-v1.0"), (2, "IF-II-L-v1.0")):
-        shutil.copytree(deepfloyd(number).folder, folder / "diffusion_models" / name)
-    encoder = folder / "text_encoders" / "t5-v1_1-xxl"
-    shutil.copytree(t5_folder, encoder)
-    config = T5Config.from_pretrained(t5_folder)
-    config.d_model = 64
-    T5EncoderModel(config).save_pretrained(encoder, safe_serialization=True)
-    return folder
-
-
-def quick(graph):
-    """The graph with few steps, and a small first picture where it starts from noise."""
-    for node in graph.values():
-        inputs = node["inputs"]
-        if inputs.get("timesteps"):
-            inputs["timesteps"] = "leading2"
-        if inputs.get("prompt"):
-            inputs["prompt"] = "a red apple"
-        if "steps" in inputs:
-            inputs["steps"] = 1
-        if "width" in inputs and node["class_type"] == "ImagenBaseSample":
-            inputs["width"] = inputs["height"] = 32
-    return graph
-
-
 def test_every_deepfloyd_workflow_is_run_here():
     assert {path.stem for path in EXAMPLES.glob("if_*.json")} == set(SIZES)
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_a_deepfloyd_workflow_runs(models, tmp_path, monkeypatch, capsys, name):
-    monkeypatch.setenv("IMAGEN_MODELS", str(models))
+def test_a_deepfloyd_workflow_runs(deepfloyd_models, quick, tmp_path, monkeypatch, capsys, name):
+    monkeypatch.setenv("IMAGEN_MODELS", str(deepfloyd_models))
     graph = quick(json.loads((EXAMPLES / "api" / f"{name}.json").read_text("utf-8")))
     (tmp_path / "graph.json").write_text(json.dumps(graph))
     arguments = ["run", str(tmp_path / "graph.json"), "-o", str(tmp_path / "out")]
@@ -88,20 +56,28 @@ def test_without_the_weights_the_loaders_are_named(tmp_path, monkeypatch, capsys
     ],
 )
 def test_generate_takes_the_stage_s_own_threshold_where_nothing_is_said(
-    models, tmp_path, capsys, options, expected
+    deepfloyd_models, tmp_path, capsys, options, expected
 ):
     """The picture is that of the base node without guidance, where nothing is said."""
     cascade = {"text_encoder": "text_encoders/t5-v1_1-xxl", "base": "diffusion_models/IF-I-XL-v1.0"}
-    (models / "cascade.json").write_text(json.dumps(cascade))
+    (deepfloyd_models / "cascade.json").write_text(json.dumps(cascade))
     made = tmp_path / "made.png"
-    arguments = ["generate", "a red apple", "--cascade", str(models), "--upto", "64", *options]
+    arguments = [
+        "generate",
+        "a red apple",
+        "--cascade",
+        str(deepfloyd_models),
+        "--upto",
+        "64",
+        *options,
+    ]
     code = main([*arguments, "--timesteps", "[999, 500, 100]", "-o", str(made)])
     assert code == 0, capsys.readouterr().err
     graph = json.loads(Image.open(made).info["prompt"])
     (threshold,) = (n for n in graph.values() if n["class_type"] == "ImagenDynamicThreshold")
     names = ("guidance_scale", "threshold", "percentile", "max_value")
     assert tuple(threshold["inputs"][name] for name in names) == expected
-    loaded = load_cascade(models)
+    loaded = load_cascade(deepfloyd_models)
     text = loaded.text_encoder.encode_prompt("a red apple")
     plain = sample_base(loaded.base, text, steps="[999, 500, 100]")[0]
     same = np.array_equal(np.asarray(Image.open(made)), to_bytes(plain))
