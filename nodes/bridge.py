@@ -279,8 +279,8 @@ def lowres_of(stage: Any, image: Any, seed: int, aug_level: float) -> Any:
     """
     import torch
 
-    from ..imagen_core.cascade import to_network
-    from ..imagen_core.diffusion.lowres import augment, upsample
+    from ..imagen_core.cascade import augmentation, to_network
+    from ..imagen_core.diffusion.lowres import upsample
     from ..imagen_core.diffusion.noise import ImageNoise
     from ..imagen_core.stage import check_sides
 
@@ -290,6 +290,5 @@ def lowres_of(stage: Any, image: Any, seed: int, aug_level: float) -> Any:
     check_sides(*small.shape[2:], multiple=multiple, scale=stage.config.scale, name="image")
     noise = ImageNoise(seed, len(large))
     noise.randn(*large.shape[1:])  # the start of sampling, which is the sampler's own affair here
-    level = torch.full((len(large),), aug_level, dtype=torch.float64)
-    lowres = augment(large, noise.randn(*large.shape[1:]), level, stage.schedule)
+    lowres = augmentation(stage, large, aug_level, "once", noise)()
     return lowres._replace(image=lowres.image.float(), timestep=lowres.timestep.float())
