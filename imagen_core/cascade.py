@@ -165,7 +165,7 @@ def super_resolve(
     large = pad_to_multiple(
         upsample(small, stage.config.scale, stage.config.align_corners), stage.unet.size_multiple
     )
-    known, kept = started_from(stage, original, mask, inpainting, (len(small), height, width))
+    known, kept = started_from(stage, image, original, mask, inpainting)
     noise = ImageNoise(seed, len(small), stage.device)
     x = start(noise.randn(*large.shape[1:]), sigmas, known)
     lowres = augmentation(stage, large, aug_level, aug_noise, noise)
@@ -279,18 +279,18 @@ def start(noise: Tensor, sigmas: Tensor, known: Tensor | None) -> Tensor:
 
 def started_from(
     stage: Stage,
+    image: Tensor,
     original: Tensor | None,
     mask: Tensor | None,
     inpainting: Inpainting,
-    size: tuple[int, int, int],
 ) -> tuple[Tensor | None, Kept | None]:
     """The picture that super-resolution starts from, padded as the network takes it, and what is kept.
 
     stage        an SR stage
+    image        b h w c, what is enlarged
     original     b h w c in 0..1, or None
     mask         b h w in 0..1, 1 = repaint, or None
     inpainting   how the pixels outside the mask are kept
-    size         batch, height and width of the result
     """
     if original is None:
         if mask is not None:
@@ -298,15 +298,9 @@ def started_from(
                 "mask: needs an original whose unmasked pixels are to be kept, got none"
             )
         return None, None
-    batch, height, width = size
-    if original.shape[1:3] != (height, width) or len(original) not in (1, batch):
-        rows, *sides = original.shape[:3]
-        raise ValueError(
-            f"original: expected 1 or {batch} pictures of {width} x {height}, {stage.config.scale} times "
-            f"as large as image, got {rows} of {sides[1]} x {sides[0]}; scale it to that size"
-        )
+    stage.check_original(original.shape, image.shape)
     multiple = stage.unet.size_multiple
-    known = to_network(original.expand(batch, -1, -1, -1), stage.device)
+    known = to_network(original.expand(len(image), -1, -1, -1), stage.device)
     padded = pad_to_multiple(known, multiple)
     if mask is None:
         return padded, None

@@ -1,6 +1,7 @@
 """A stage of a cascade: a U-Net with the schedule and prediction type that it was trained for."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -161,6 +162,19 @@ class Stage:
         name            of the input, for the error
         """
         check_sides(height, width, self.unet.picture_multiple, self.config.scale, name)
+
+    def check_original(self, original: Sequence[int], image: Sequence[int]) -> None:
+        """Raise ValueError unless enlarging an image can start from this original.
+
+        original, image   their shapes, b h w …: the original as large as the result, with 1 or b rows
+        """
+        batch, height, width = image[0], *(side * self.config.scale for side in image[1:3])
+        if tuple(original[1:3]) == (height, width) and original[0] in (1, batch):
+            return
+        raise ValueError(
+            f"original: expected 1 or {batch} pictures of {width} x {height}, {self.config.scale} times "
+            f"as large as image, got {original[0]} of {original[2]} x {original[1]}; scale it to that size"
+        )
 
     def running_bytes(self, rows: int, height: int, width: int) -> float:
         """About what one evaluation of the network takes beside its weights.

@@ -219,6 +219,7 @@ class ImagenSR256:
         require_input_size(stage, image, self.NAME)
         require_size(stage, *image.shape[1:3], name="image", node=self.NAME)
         original = coloured(original, self.NAME, "original")
+        require_original(stage, original, image, self.NAME)
         require_mask(mask, original, len(image), self.NAME, "original")
         height, width = (stage.config.scale * side for side in image.shape[1:3])
         batch, watch = len(image), Watch()
@@ -314,6 +315,22 @@ def require_size(stage: Any, height: int, width: int, name: str, node: str) -> N
     """
     try:
         stage.check_size(height, width, name)
+    except ValueError as error:
+        raise ValueError(f"{node}: {error}") from None
+
+
+def require_original(stage: Any, original: Any, image: Any, node: str) -> None:
+    """Raise ValueError unless enlarging the image can start from the original; None passes.
+
+    stage      an SR stage
+    original   b h w c, or None
+    image      b h w c
+    node       display name, for the error
+    """
+    if original is None:
+        return
+    try:
+        stage.check_original(original.shape, image.shape)
     except ValueError as error:
         raise ValueError(f"{node}: {error}") from None
 

@@ -130,7 +130,7 @@ def test_an_original_its_mask_and_strength_reach_the_core(sr, text, picture):
         ({"original": torch.rand(64, 64, 3)}, "SR 256: original: expected batch x height"),
         (
             {"original": torch.rand(1, 32, 64, 3)},
-            "original: expected 1 or 2 pictures of 64 x 64, .*",
+            "SR 256: original: expected 1 or 2 pictures of 64 x 64, .*",
         ),
     ],
 )
