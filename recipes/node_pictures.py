@@ -34,6 +34,9 @@ SEEDS = """() => {
     for (const widget of node.widgets ?? [])
       if (widget.name === 'control_after_generate') widget.value = 'fixed'
 }"""
+PREVIEWED = """() => window.app.graph._nodes.every(
+  node => !['SaveImage', 'ImagenBaseSample', 'ImagenSR256', 'ImagenSR1024'].includes(node.type)
+    || node.imgs?.length)"""
 ADD = """type => {
   const node = window.LiteGraph.createNode(type)
   node.pos = [0, 0]
@@ -107,6 +110,8 @@ def cascade(page: Any, server: browser.Server) -> list[str]:
     page.wait_for_timeout(1000)
     page.evaluate(SEEDS)
     browser.run(page, server, 1500)
+    browser.fit(page, 1.0)
+    page.wait_for_function(PREVIEWED)  # once seen, a node fetches its preview, and grows by it
     browser.fit(page, 1.0)
     save(page, None, DOCS / "graph.png")
     kinds = page.evaluate("() => window.app.graph._nodes.map(node => node.type)")
