@@ -256,6 +256,8 @@ def shell(tmp_path, server):
         command += ["--input", str(ROOT / "example_workflows" / "input")]
         environment = {**ENVIRONMENT, "IMAGEN_MODELS": str(server.base / "models")}
         subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=600)
-        return [path.read_bytes() for path in sorted((tmp_path / "out").glob("*.png"))]
+        out = tmp_path / "out"
+        saved = (path for path in out.rglob("*.png") if "temp" not in path.relative_to(out).parts)
+        return [path.read_bytes() for path in sorted(saved)]
 
     return run
