@@ -48,7 +48,8 @@ def in_parts(
     for rows, tile in ways:
         try:
             starts = range(0, batch, rows)
-            return torch.cat([make(slice(k, min(k + rows, batch)), tile) for k in starts])
+            parts = [make(slice(k, min(k + rows, batch)), tile) for k in starts]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
         except RuntimeError as error:
             if not host.out_of_memory(error):
                 raise

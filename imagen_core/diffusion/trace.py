@@ -21,7 +21,7 @@ class Trace:
         bound   (b,), what |x0| may reach in each picture
         """
         outside = x0.abs() > bound[:, None, None, None]
-        self._levels[i] = torch.stack([bound, outside.flatten(1).float().mean(1)])
+        self._levels[i] = torch.stack([bound, outside.flatten(1).mean(1, dtype=torch.float32)])
 
     def read(self) -> Tensor:
         """Threshold s and clipped fraction by level: (levels, 2, b) on the CPU, in one transfer.
