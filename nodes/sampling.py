@@ -1,5 +1,7 @@
 """The sampling nodes: text to 64, 64 to 256, 256 to 1024."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from . import host
@@ -85,13 +87,15 @@ class ImagenBaseSample:
         from ..imagen_core import Inpainting, sample_base
 
         require_stage(stage, "base", "Imagen Base Sample")
-        require_text(stage, text, "Imagen Base Sample")
+        with named("Imagen Base Sample"):
+            stage.check_text(text.text.embeds)
         image = coloured(image, "Imagen Base Sample")
         if image is not None:
             batch_size, height, width = image.shape[:3]
         require_mask(mask, image, batch_size, "Imagen Base Sample")
         sized_by = "width and height" if image is None else "image"
-        require_size(stage, height, width, sized_by, "Imagen Base Sample")
+        with named("Imagen Base Sample"):
+            stage.check_size(height, width, sized_by)
         watch = Watch()
 
         def make(rows: slice, tile: int) -> Any:
@@ -214,12 +218,16 @@ class ImagenSR256:
         from ..imagen_core import Inpainting, super_resolve
 
         require_stage(stage, "sr", self.NAME)
-        require_text(stage, text, self.NAME)
+        with named(self.NAME):
+            stage.check_text(text.text.embeds)
         image = coloured(image, self.NAME)
         require_input_size(stage, image, self.NAME)
-        require_size(stage, *image.shape[1:3], name="image", node=self.NAME)
+        with named(self.NAME):
+            stage.check_size(*image.shape[1:3], name="image")
         original = coloured(original, self.NAME, "original")
-        require_original(stage, original, image, self.NAME)
+        if original is not None:
+            with named(self.NAME):
+                stage.check_original(original.shape, image.shape)
         require_mask(mask, original, len(image), self.NAME, "original")
         height, width = (stage.config.scale * side for side in image.shape[1:3])
         batch, watch = len(image), Watch()
@@ -292,45 +300,14 @@ def require_stage(stage: Any, kind: str | None, node: str) -> None:
         )
 
 
-def require_text(stage: Any, text: Any, node: str) -> None:
-    """Raise ValueError unless the stage can read the text.
+@contextmanager
+def named(node: str) -> Iterator[None]:
+    """A ValueError inside the block says which node it comes from.
 
-    stage   of any kind
-    text    EncodedPrompt
-    node    display name, for the error
+    node   display name
     """
     try:
-        stage.check_text(text.text.embeds)
-    except ValueError as error:
-        raise ValueError(f"{node}: {error}") from None
-
-
-def require_size(stage: Any, height: int, width: int, name: str, node: str) -> None:
-    """Raise ValueError unless the stage's network can take the size.
-
-    stage           of any kind
-    height, width   pixels: of the picture to make, or of the one to enlarge
-    name            of the input, for the error
-    node            display name, for the error
-    """
-    try:
-        stage.check_size(height, width, name)
-    except ValueError as error:
-        raise ValueError(f"{node}: {error}") from None
-
-
-def require_original(stage: Any, original: Any, image: Any, node: str) -> None:
-    """Raise ValueError unless enlarging the image can start from the original; None passes.
-
-    stage      an SR stage
-    original   b h w c, or None
-    image      b h w c
-    node       display name, for the error
-    """
-    if original is None:
-        return
-    try:
-        stage.check_original(original.shape, image.shape)
+        yield
     except ValueError as error:
         raise ValueError(f"{node}: {error}") from None
 
