@@ -52,13 +52,16 @@ def progress() -> OnStep:
 
 
 def preview(x0: Tensor) -> Any:
-    """The first picture of a batch as a PIL image, small ones enlarged without smoothing.
+    """The first picture of a batch as a PIL image near PREVIEW_SIDE, small ones enlarged without smoothing.
 
     x0   b 3 h w in [-1, 1]
     """
     from PIL import Image
+    from torch.nn.functional import avg_pool2d
 
-    pixels = ((x0[0].permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).byte().cpu().numpy()
+    shrink = max(1, max(x0.shape[2:]) // PREVIEW_SIDE)
+    first = avg_pool2d(x0[0], shrink, ceil_mode=True)  # before it leaves the device
+    pixels = ((first.permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).byte().cpu().numpy()
     image = Image.fromarray(pixels)
     factor = max(1, PREVIEW_SIDE // max(image.size))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)

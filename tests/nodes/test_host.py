@@ -218,6 +218,15 @@ def test_comfy_shows_previews_and_may_interrupt(comfy):
         on_step(2, 2, x0)
 
 
+def test_a_large_preview_is_made_small_by_averaging(comfy):
+    x0 = torch.full((1, 3, 1024, 512), -1.0)
+    x0[..., ::2] = 1.0  # columns that alternate; any smaller picture that averages is grey
+    host.progress()(1, 1, x0)
+    picture = comfy.updates[-1][2][1]
+    assert picture.size == (128, 256)
+    assert picture.getextrema() == ((127, 127),) * 3
+
+
 def test_comfy_folders_are_used(comfy, tmp_path):
     (tmp_path / "here.safetensors").write_bytes(b"")
     assert "here.safetensors" in host.stage_names()
