@@ -8,9 +8,11 @@ import argparse
 import hashlib
 import json
 import os
+import random
 import sys
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +54,15 @@ def batch(options: argparse.Namespace) -> dict[str, Any]:
     """
     from .core_nodes import Folders, use_folders
     from .execute import Session
+    from .queued_texts import Moment
     from .registry import default_registry
-    from .workflow import load_workflow
+    from .workflow import read_json, to_graph
 
     registry = default_registry()
     use_folders(Folders(options.input, options.out, options.out / "temp"))
-    graph, _ = load_workflow(options.workflow, registry)
-    lines = read_lines(options.prompts, graph)
+    workflow = read_json(options.workflow)
+    timeless = to_graph(workflow, registry, Moment(random.Random(0), datetime.min))
+    lines = read_lines(options.prompts, timeless)
     manifest = options.out / "manifest.jsonl"
     done = finished(manifest)
     todo = [line for line in lines if line.key not in done]
@@ -66,6 +70,7 @@ def batch(options: argparse.Namespace) -> dict[str, Any]:
     session, failed = Session(registry), 0
     for line in todo:
         print(f"line {line.number} of {len(lines)}", file=sys.stderr)
+        graph = to_graph(workflow, registry, Moment(random.Random(line.number)))
         record = run_line(session, graph, line, options.out)
         failed += "error" in record
         append(manifest, record)
@@ -146,7 +151,7 @@ def read_lines(path: Path, graph: Graph) -> list[Line]:
     """The lines of a batch; all that is wrong with them in one error.
 
     path    of the file; empty lines are left out
-    graph   of the workflow
+    graph   of the workflow, whenever it is queued
     """
     try:
         texts = path.read_text("utf-8").splitlines()

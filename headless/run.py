@@ -20,6 +20,9 @@ def add_run_options(sub: argparse.ArgumentParser) -> None:
     """
     sub.add_argument("workflow", type=Path)
     sub.add_argument("--set", action="append", default=[], metavar="NODE.INPUT=VALUE")
+    sub.add_argument(
+        "--prompt-seed", type=int, default=0, metavar="N", help="draws one of each {a|b} in prompts"
+    )
     sub.add_argument("-o", "--out", type=Path, default=Path("output"), help="folder of pictures")
     sub.add_argument(
         "--input", type=Path, default=Path("input"), help="folder that LoadImage reads"
@@ -57,7 +60,7 @@ def run_here(options: argparse.Namespace) -> list[Path]:
 
     use_folders(Folders(options.input, options.out, options.out / "temp"))
     registry = default_registry()
-    graph, workflow = load_workflow(options.workflow, registry)
+    graph, workflow = load_workflow(options.workflow, registry, options.prompt_seed)
     for change in options.set:
         set_input(graph, change)
     shown = execute(graph, registry, None if options.set else workflow, Bar)
@@ -74,7 +77,7 @@ def run_there(options: argparse.Namespace) -> list[Path]:
     from .workflow import load_workflow
 
     server = Server(options.comfy)
-    graph, workflow = load_workflow(options.workflow, server.registry())
+    graph, workflow = load_workflow(options.workflow, server.registry(), options.prompt_seed)
     for change in options.set:
         set_input(graph, change)
     server.upload_inputs(graph, options.input)

@@ -3,14 +3,16 @@
 Subgraphs are flattened ("host:inner"); muted nodes vanish, bypassed ones hand an input on; reroutes,
 primitives and Get/Set pairs dissolve; widget values find their names by the order of declared inputs.
 
-Differs: the frontend emits what is inside a muted or bypassed subgraph that lies in another subgraph,
-though nothing is linked to it; an output node among that would run although somebody muted it.
+Differs in two ways. The frontend emits what is inside a muted or bypassed subgraph that lies in another
+subgraph, though nothing is linked to it; an output node among that would run although somebody muted it.
+And a primitive wired to a subgraph's widget is shown there but not queued by frontend 1.58.1; here it counts.
 """
 
 import re
 from typing import Any
 
 from .graph import Graph, Link, Node, Problem, WorkflowError
+from .queued_texts import Moment, QueuedTexts
 from .registry import Registry
 from .ui_resolve import BYPASSED, MUTED, VIRTUAL, Constant, resolve_input
 from .ui_scope import Scope, read_scopes
@@ -19,16 +21,18 @@ from .widgets import UnknownOrder, widget_values
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
-def convert(data: dict[str, Any], registry: Registry) -> Graph:
+def convert(data: dict[str, Any], registry: Registry, moment: Moment) -> Graph:
     """The graph that the frontend would queue; WorkflowError names every node that cannot be read.
 
     data       workflow in the UI format, version 0.4 or 1
     registry   node classes; a type that is not in it keeps its links and the values that the file names
+    moment     in which it is queued: prompts with {a|b} and file names with a date depend on it
     """
     graph: Graph = {}
     problems: list[Problem] = []
     try:
-        emit(read_scopes(data), registry, graph, problems)
+        root = read_scopes(data)
+        emit(root, QueuedTexts(root, registry, moment), graph, problems)
     except WorkflowError as error:
         problems += error.problems
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
@@ -42,11 +46,11 @@ def convert(data: dict[str, Any], registry: Registry) -> Graph:
     return graph
 
 
-def emit(scope: Scope, registry: Registry, graph: Graph, problems: list[Problem]) -> None:
+def emit(scope: Scope, texts: QueuedTexts, graph: Graph, problems: list[Problem]) -> None:
     """Put the scope's real nodes into the graph.
 
     scope      with its subgraph instances
-    registry   node classes
+    texts      of the workflow, and the node classes
     graph      receives the nodes
     problems   receives what cannot be read
     """
@@ -55,27 +59,48 @@ def emit(scope: Scope, registry: Registry, graph: Graph, problems: list[Problem]
         if node.get("mode", 0) in (MUTED, BYPASSED) or kind in VIRTUAL:
             continue
         if node_id in scope.children:
-            emit(scope.children[node_id], registry, graph, problems)
+            emit(scope.children[node_id], texts, graph, problems)
             continue
         full_id = scope.prefix + node_id
         fault = unreadable(scope, node)
         try:
-            inputs = widget_values(node, registry.get(kind))
+            values = widget_values(node, texts.registry.get(kind))
         except UnknownOrder as error:
-            inputs, fault = {}, fault or unknown_order(scope, node, error)
+            values, fault = {}, fault or unknown_order(scope, node, error)
         if fault:
             problems.append(fault)
             continue
-        for (inner, name), value in scope.overrides.items():
-            if inner == node_id and name in inputs:
-                inputs[name] = value
-        for index, slot in enumerate(node.get("inputs") or []):
-            source = resolve_input(scope, node, index)
-            if isinstance(source, Link):
-                inputs[slot["name"]] = source
-            elif isinstance(source, Constant) and (slot["name"] in inputs or kind not in registry):
-                inputs[slot["name"]] = source.value
+        inputs = joined(scope, node, values, texts)
         graph[full_id] = Node(full_id, kind, node.get("title") or kind, inputs)
+
+
+def joined(
+    scope: Scope, node: dict[str, Any], values: dict[str, Any], texts: QueuedTexts
+) -> dict[str, Any]:
+    """A node's inputs: its widgets as they are queued, and over them what links and subgraphs bring.
+
+    scope    of the node
+    node     in the UI format
+    values   of its widgets
+    texts    of the workflow
+    """
+    kind = node["type"]
+    slots = [slot["name"] for slot in node.get("inputs") or []]
+    sources = {name: resolve_input(scope, node, i) for i, name in enumerate(slots)}
+    brought = {
+        name: source
+        for name, source in sources.items()
+        if isinstance(source, Constant) and (name in values or kind not in texts.registry)
+    }
+    own = {name: source.value for name, source in brought.items() if not source.promoted}
+    promoted = {name: source.value for name, source in brought.items() if source.promoted}
+    overrides = {
+        name: value
+        for (inner, name), value in scope.overrides.items()
+        if inner == str(node["id"]) and name in values
+    }
+    links = {name: source for name, source in sources.items() if isinstance(source, Link)}
+    return {**texts.of(kind, {**values, **own}), **overrides, **promoted, **links}
 
 
 def unreadable(scope: Scope, node: dict[str, Any]) -> Problem | None:

@@ -14,9 +14,14 @@ ANY = ("*", "", 0)
 
 @dataclass(frozen=True)
 class Constant:
-    """What an input resolves to where no node feeds it."""
+    """What an input resolves to where no node feeds it.
+
+    value      of a primitive, or of a subgraph's promoted widget
+    promoted   whether it comes through a subgraph's input
+    """
 
     value: Any
+    promoted: bool = False
 
 
 Source = Link | Constant | None
@@ -89,9 +94,11 @@ def resolve_host_input(scope: Scope, slot: int, depth: int, kind: Any) -> Source
     index = next((i for i, entry in enumerate(slots) if entry["name"] == name), None)
     if index is not None:
         source = resolve_input(parent, host, index, depth, kind)
+        if isinstance(source, Constant):
+            return Constant(source.value, promoted=True)
         if source is not None:
             return source
-    return Constant(scope.promoted[name]) if name in scope.promoted else None
+    return Constant(scope.promoted[name], promoted=True) if name in scope.promoted else None
 
 
 def resolve_subgraph_output(scope: Scope, slot: int, depth: int, kind: Any) -> Source:

@@ -1,10 +1,12 @@
 """Workflow files -> graph: API format, UI format, and PNG files that carry either."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 from .graph import Graph, Link, Node, WorkflowError
+from .queued_texts import Moment
 from .registry import Registry
 from .ui_format import convert
 
@@ -12,16 +14,28 @@ LARGEST = 64 * 2**20  # bytes of a workflow file
 DEEPEST = 100  # nested brackets
 
 
-def load_workflow(path: str | Path, registry: Registry) -> tuple[Graph, dict[str, Any] | None]:
+def load_workflow(
+    path: str | Path, registry: Registry, prompt_seed: int = 0
+) -> tuple[Graph, dict[str, Any] | None]:
     """The graph in a file, and the file's UI format where it has one.
 
-    path       .json in either format, or a .png that carries a workflow
-    registry   the node classes, whose order of inputs gives widget values their names
+    path          .json in either format, or a .png that carries a workflow
+    registry      the node classes, whose order of inputs gives widget values their names
+    prompt_seed   which one of each {a|b} a prompt takes
     """
     data = read_json(Path(path))
-    if is_ui(data):
-        return convert(data, registry), data
-    return parse_api(data), None
+    graph = to_graph(data, registry, Moment(random.Random(prompt_seed)))
+    return graph, data if is_ui(data) else None
+
+
+def to_graph(data: dict[str, Any], registry: Registry, moment: Moment) -> Graph:
+    """The graph of a workflow in either format.
+
+    data       from `read_json`
+    registry   the node classes, whose order of inputs gives widget values their names
+    moment     in which it is queued; the API format holds texts that are settled already
+    """
+    return convert(data, registry, moment) if is_ui(data) else parse_api(data)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`imagen batch`: every line once, models once, failures recorded, resumed where it stopped."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,8 @@ class Draw(Model):
     @classmethod
     def INPUT_TYPES(cls):
         size = ("INT", {"default": 4, "min": 1, "max": 8})
-        return {"required": {"model": ("MODEL",), "prompt": ("STRING", {}), "size": size}}
+        prompt = ("STRING", {"dynamicPrompts": True})
+        return {"required": {"model": ("MODEL",), "prompt": prompt, "size": size}}
 
     def draw(self, model, prompt, size):
         import numpy as np
@@ -143,3 +145,26 @@ def test_all_bad_lines_are_named_before_anything_runs(go, tmp_path, capsys):
         assert message in said
     assert COUNTS == {"Model": 0, "Draw": 0}
     assert not (tmp_path / "out").exists()
+
+
+def test_each_line_draws_its_own_choices_and_a_dated_workflow_is_resumed(go, tmp_path, capsys):
+    slot = lambda name, kind, link: {"name": name, "type": kind, "link": link}  # noqa: E731
+    draw = {"inputs": [slot("model", "MODEL", 1)], "widgets_values": ["{red|green|blue|white}", 4]}
+    save = {"inputs": [slot("images", "IMAGE", 2)], "widgets_values": ["%date:hhmmss%"]}
+    nodes = [{"id": 1, "type": "Model"}, {"id": 2, "type": "Draw", **draw}]
+    nodes.append({"id": 3, "type": "SaveImage", **save})
+    links = [[1, 1, 0, 2, 0, "MODEL"], [2, 2, 0, 3, 0, "IMAGE"]]
+    (tmp_path / "w.json").write_text(json.dumps({"nodes": nodes, "links": links}))
+    lines = [{"size": 1 + n % 8} for n in range(12)]
+    assert go(*lines) == 0
+    drawn = {
+        Image.open(tmp_path / "out" / file).getpixel((0, 0))
+        for record in records(tmp_path)
+        for file in record["files"]
+    }
+    assert len(drawn) > 2
+    assert "date" not in records(tmp_path)[0]["files"][0]
+    capsys.readouterr()
+    time.sleep(1.1)  # other file names from here on
+    assert go(*lines) == 0
+    assert told(capsys) == {"done": 0, "failed": 0, "skipped": 12, "exit": 0}

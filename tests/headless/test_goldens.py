@@ -1,11 +1,14 @@
 """The converter against what the real frontend (1.58.1) queues, and on ComfyUI's own templates.
 
-A golden is a workflow of ComfyUI's own nodes and the API JSON that app.graphToPrompt() made of it.
+A golden is a workflow of ComfyUI's own nodes and the API JSON that app.graphToPrompt() made of it, in a
+browser whose Math.random() gives 0.
 """
 
 import importlib.util
 import json
 import os
+import random
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ import pytest
 from imagen_nodes.headless.core_nodes import CORE_NODES
 from imagen_nodes.headless.graph import WorkflowError, to_api
 from imagen_nodes.headless.object_info import read_object_info, registry_of
+from imagen_nodes.headless.queued_texts import Moment
 from imagen_nodes.headless.registry import declared_inputs, default_registry
 from imagen_nodes.headless.ui_format import convert
 from imagen_nodes.headless.widgets import default_value
@@ -46,6 +50,9 @@ OTHERS = registry_of(
             ["IMAGE"], width=WHOLE, height=WHOLE, batch_size=WHOLE, color=["INT", {"default": 0}]
         ),
         "EmptyLatentImage": declared(["LATENT"], width=WHOLE, height=WHOLE, batch_size=WHOLE),
+        "CLIPTextEncode": declared(
+            ["CONDITIONING"], text=["STRING", {"dynamicPrompts": True}], clip=["CLIP"]
+        ),
         "ImageToMask": declared(["MASK"], image=["IMAGE"], channel=[["red", "green"]]),
         "MaskToImage": declared(["IMAGE"], mask=["MASK"]),
         "VAEDecode": declared(["IMAGE"], samples=["LATENT"], vae=["VAE"]),
@@ -73,6 +80,16 @@ OTHERS = registry_of(
 )
 
 
+class First(random.Random):
+    """Chance that always takes the first."""
+
+    def choice(self, seq):
+        return seq[0]
+
+
+MOMENT = Moment(First(), datetime(2026, 3, 4, 15, 6, 7))
+
+
 def inputs_of(api):
     return {key: (node["class_type"], node["inputs"]) for key, node in api.items()}
 
@@ -80,7 +97,7 @@ def inputs_of(api):
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
 def test_the_frontend_queues_the_same_inputs(path):
     golden = json.loads(path.read_text("utf-8"))
-    graph = convert(golden["workflow"], {**OTHERS, **CORE_NODES})
+    graph = convert(golden["workflow"], {**OTHERS, **CORE_NODES}, MOMENT)
     assert inputs_of(to_api(graph)) == inputs_of(golden["api"])
 
 
@@ -92,7 +109,7 @@ def test_the_frontend_queues_the_same_inputs_of_our_own_graphs(path):
     """
     golden = json.loads((GOLDEN / "examples" / path.name).read_text("utf-8"))
     registry = default_registry()
-    made = to_api(convert(json.loads(path.read_text("utf-8")), registry))
+    made = to_api(convert(json.loads(path.read_text("utf-8")), registry, MOMENT))
     for key, node in made.items():
         declared = declared_inputs(registry[node["class_type"]])
         for name in node["inputs"].keys() - golden.get(key, node)["inputs"].keys():
@@ -113,7 +130,7 @@ def templates():
 def read(data, registry):
     """The graph and no problems, or no graph and what was wrong."""
     try:
-        return convert(data, registry), []
+        return convert(data, registry, MOMENT), []
     except WorkflowError as error:
         return {}, error.problems
 

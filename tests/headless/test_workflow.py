@@ -1,14 +1,16 @@
 """Reading workflows: both formats, the frontend's rules, and PNG files."""
 
 import json
+import random
 
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from imagen_nodes.headless.graph import Link, WorkflowError
+from imagen_nodes.headless.queued_texts import Moment
 from imagen_nodes.headless.ui_build import to_ui
-from imagen_nodes.headless.ui_format import convert
+from imagen_nodes.headless.ui_format import convert as convert_at
 from imagen_nodes.headless.workflow import parse_api, read_json
 
 
@@ -49,6 +51,10 @@ class Save(Source):
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {"images": ("IMAGE",), "prefix": ("STRING", {"default": "p"})}}
+
+
+def convert(data, registry):
+    return convert_at(data, registry, Moment(random.Random(0)))
 
 
 REGISTRY = {"Source": Source, "Filter": Filter, "Save": Save}
