@@ -6,9 +6,10 @@ from typing import Any
 
 from .graph import Graph, Link, Node, to_api
 from .registry import Registry, declared_inputs
+from .ui_layout import COLUMN, lay_out
 from .widgets import is_widget, saved_positions
 
-COLUMN, ROW, WIDTH = 340, 60, 300
+WIDTH = 300
 SLOT, WIDGET, HEAD = 22, 28, 60
 
 
@@ -19,7 +20,6 @@ def to_ui(graph: Graph, registry: Registry, note: str = "") -> dict[str, Any]:
     registry   node classes
     note       text of a note beside the graph; "" = none
     """
-    columns = depths(graph)
     links: list[list[Any]] = []
     nodes = {node.id: ui_node(node, registry) for node in graph.values()}
     for node in graph.values():
@@ -32,7 +32,7 @@ def to_ui(graph: Graph, registry: Registry, note: str = "") -> dict[str, Any]:
             )
             slots[slot]["link"] = len(links)
             source["links"].append(len(links))
-    place(nodes, columns)
+    lay_out(graph, nodes)
     listed = list(nodes.values())
     if note:
         listed.append(ui_note(note, max(int(node_id) for node_id in graph) + 1))
@@ -113,34 +113,3 @@ def ui_note(text: str, node_id: int) -> dict[str, Any]:
         "properties": {},
         "widgets_values": [text],
     }
-
-
-def depths(graph: Graph) -> dict[str, int]:
-    """Each node's column: one right of its rightmost source.
-
-    graph   without circles
-    """
-    columns: dict[str, int] = {}
-
-    def column(node_id: str) -> int:
-        if node_id not in columns:
-            before = [column(link.node) for link in graph[node_id].links().values()]
-            columns[node_id] = max(before, default=-1) + 1
-        return columns[node_id]
-
-    for node_id in graph:
-        column(node_id)
-    return columns
-
-
-def place(nodes: dict[str, dict[str, Any]], columns: dict[str, int]) -> None:
-    """Put nodes into their columns, top to bottom, in the order of the graph.
-
-    nodes     by id; pos and order are set
-    columns   by id
-    """
-    bottom: dict[int, int] = {}
-    for order, (node_id, node) in enumerate(nodes.items()):
-        x, y = columns[node_id] * COLUMN, bottom.get(columns[node_id], 0)
-        node["pos"], node["order"] = [x, y], order
-        bottom[columns[node_id]] = y + node["size"][1] + ROW

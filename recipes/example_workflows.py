@@ -19,6 +19,7 @@ from imagen_nodes.headless.execute import Bar, execute
 from imagen_nodes.headless.graph import Graph, Link, Node, to_api
 from imagen_nodes.headless.registry import declared_inputs, default_registry
 from imagen_nodes.headless.ui_build import to_ui
+from imagen_nodes.headless.ui_layout import COLUMN, PICTURE, ROW
 
 OUT = Path(__file__).parent.parent / "example_workflows"
 TITLES = {
@@ -32,12 +33,6 @@ TITLES = {
     "ImagenLoadTextEncoder": "Load T5 Encoder",
     "ImagenLoadStage": "Load Imagen Stage",
 }
-
-
-CHART = 170  # pixels, of the panel in web/lib/chart.js
-PREVIEW = 220  # pixels, of the picture that ComfyUI shows in a loader
-ROOM = dict.fromkeys(("ImagenBaseSample", "ImagenSR256", "ImagenSR1024"), CHART)
-ROOM |= dict.fromkeys(("LoadImage", "LoadImageMask"), PREVIEW)
 
 
 class Builder:
@@ -334,9 +329,10 @@ def main() -> None:
     for make, note in NOTES.items():
         graph = make()
         workflow = to_ui(graph, registry, note)
-        make_room(workflow)
         if make in LOOPED:
             move_on(workflow)
+        if make is guidance_sweep:
+            as_grid(workflow)
         write(OUT / f"{make.__name__}.json", workflow)
         write(OUT / "api" / f"{make.__name__}.json", to_api(graph))
         chosen = options.pictures is not None and (
@@ -355,14 +351,26 @@ def move_on(workflow: dict[str, Any]) -> None:
             node["widgets_values"] = ["randomize" if v == "fixed" else v for v in values]
 
 
-def make_room(workflow: dict[str, Any]) -> None:
-    """Height for what the frontend adds to a node, a chart or a picture; what stands below moves down."""
+def as_grid(workflow: dict[str, Any]) -> None:
+    """The sweep's nodes as its result is laid out: a row for each threshold, in a frame with its name."""
+    kinds = ("ImagenDynamicThreshold", "ImagenBaseSample", "ImageBatch")
+    of = {kind: [node for node in workflow["nodes"] if node["type"] == kind] for kind in kinds}
+    left, right = 2 * COLUMN, 8 * COLUMN + ROW
+    height = of["ImagenBaseSample"][0]["size"][1] + PICTURE + 2 * ROW
+    for i, pair in enumerate(zip(of[kinds[0]], of[kinds[1]], strict=True)):
+        for column, node in enumerate(pair):
+            x = left + COLUMN * (2 * (i % 3) + column)
+            node["pos"] = [x, i // 3 * (height + 2 * ROW)]
+    for i, node in enumerate(of["ImageBatch"]):
+        node["pos"] = [right, i * (node["size"][1] + ROW)]
     for node in workflow["nodes"]:
-        more = ROOM.get(node["type"], 0)
-        for below in workflow["nodes"]:
-            if below["pos"][0] == node["pos"][0] and below["pos"][1] > node["pos"][1]:
-                below["pos"][1] += more
-        node["size"][1] += more
+        if node["type"] == "SaveImage":
+            node["pos"] = [right + COLUMN, 0]
+    for row, title in enumerate(("static threshold", "dynamic threshold")):
+        top, width = row * (height + 2 * ROW) - 2 * ROW, 6 * COLUMN + ROW // 2
+        bounding = [left - ROW // 2, top, width, height + ROW]
+        frame = {"id": row + 1, "title": title, "bounding": bounding, "color": "#3f789e"}
+        workflow["groups"].append({**frame, "font_size": 24, "flags": {}})
 
 
 def write(path: Path, data: dict[str, Any]) -> None:

@@ -1,0 +1,75 @@
+"""Where nodes stand: wires run to the right, and nothing covers anything, before a run or after it."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from imagen_nodes.headless.graph import Link, Node
+from imagen_nodes.headless.ui_layout import GROWING, PICTURE, lay_out
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "example_workflows").glob("*.json"))
+
+
+def box(node):
+    """Left, top, right and bottom, with the title above and the preview of a run below."""
+    (x, y), (width, height) = node["pos"], node["size"]
+    return x, y - 30, x + width, y + height + (PICTURE if node["type"] in GROWING else 0)
+
+
+def overlap(a, b):
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_no_node_of_an_example_covers_another_and_wires_run_to_the_right(path):
+    data = json.loads(path.read_text("utf-8"))
+    nodes = {node["id"]: node for node in data["nodes"]}
+    for a, b in itertools.combinations(nodes.values(), 2):
+        assert not overlap(box(a), box(b)), (a["title"], b["title"])
+    for _, source, _, target, _, _ in data["links"]:
+        right = nodes[source]["pos"][0] + nodes[source]["size"][0]
+        lower = nodes[target]["type"] == "ImageBatch"  # a chain of these runs downwards
+        assert right < nodes[target]["pos"][0] or lower
+
+
+def laid_out(**sources):
+    graph = {
+        name: Node(name, kind, name, {f"in{i}": Link(source, 0) for i, source in enumerate(takes)})
+        for name, (kind, *takes) in sources.items()
+    }
+    nodes = {name: {"type": node.class_type, "size": [300, 200]} for name, node in graph.items()}
+    lay_out(graph, nodes)
+    return {name: tuple(node["pos"]) for name, node in nodes.items()}
+
+
+def test_a_loader_stands_beside_its_only_taker_and_above_the_line_of_samplers():
+    places = laid_out(
+        first=("LoadA",),
+        base=("ImagenBaseSample", "first"),
+        second=("LoadB",),
+        large=("ImagenSR256", "base", "second"),
+        save=("SaveImage", "large"),
+    )
+    assert places["first"] == (0, 0)
+    assert places["base"] == (340, 0)
+    assert places["second"][0] == 340
+    assert places["second"][1] + 200 < 0
+    assert [places[name] for name in ("large", "save")] == [(680, 0), (1020, 0)]
+
+
+def test_loaders_fill_the_column_before_when_theirs_is_full_and_outputs_stand_side_by_side():
+    loaders = {f"load{i}": ("Load",) for i in range(6)}
+    places = laid_out(
+        text=("Text",),
+        more=("Text", "text"),
+        **loaders,
+        use=("Use", "more", *loaders),
+        one=("SaveImage", "use"),
+        two=("SaveImage", "use"),
+    )
+    columns = [places[name][0] // 340 for name in loaders]
+    assert columns == [1, 1, 1, 0, 0, 0]
+    assert places["one"] == (3 * 340, 0)
+    assert places["two"] == (4 * 340, 0)
