@@ -54,7 +54,17 @@ def opened(request):
         page.evaluate(FEW_STEPS)
         page.made = page.evaluate("() => window.app.graphToPrompt().then(made => made.output)")
         page.server, page.history = server, browser.run(page, server, 600)
+        version = page.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__")
+        page.early = request.param != "classic" and version.startswith(("1.27.", "1.28."))
         yield page
+
+
+@pytest.fixture
+def panels(opened):
+    """The page, where its nodes show what an extension adds; the first "Nodes 2.0" had no place for it."""
+    if opened.early:
+        pytest.skip("Nodes 2.0 of this frontend show no widget of an extension")
+    return opened
 
 
 def test_the_command_drops_a_graph_that_runs(opened):
@@ -77,36 +87,36 @@ def test_panels_shift_no_widget_value(opened):
     }  # fmt: skip
 
 
-def test_the_chart_follows_the_pointer(opened):
-    opened.evaluate(CENTRE, "ImagenBaseSample")
-    opened.wait_for_timeout(500)
-    chart = opened.locator(".imagen-chart.imagen-filled").first
+def test_the_chart_follows_the_pointer(panels):
+    panels.evaluate(CENTRE, "ImagenBaseSample")
+    panels.wait_for_timeout(500)
+    chart = panels.locator(".imagen-chart.imagen-filled").first
     assert chart.locator(".imagen-line").count() == 2
     assert chart.locator(".imagen-step").inner_text() == "step 6/6"
     box = chart.locator(".imagen-plot").bounding_box()
-    opened.mouse.move(box["x"] + 0.02 * box["width"], box["y"] + box["height"] / 2)
+    panels.mouse.move(box["x"] + 0.02 * box["width"], box["y"] + box["height"] / 2)
     assert chart.locator(".imagen-step").inner_text() == "step 1/6"
     strip = chart.locator(".imagen-strip")
     assert strip.bounding_box()["height"] > 15
     assert "filename=imagen_" in strip.evaluate("each => each.style.backgroundImage")
 
 
-def test_the_loupe_shows_the_same_place_in_each_stage(opened):
-    opened.evaluate(CENTRE, "ImagenCascadeView")
-    opened.wait_for_timeout(500)
-    picture = opened.locator(".imagen-picture")
+def test_the_loupe_shows_the_same_place_in_each_stage(panels):
+    panels.evaluate(CENTRE, "ImagenCascadeView")
+    panels.wait_for_timeout(500)
+    picture = panels.locator(".imagen-picture")
     box = picture.bounding_box()
     assert min(box["width"], box["height"]) > 100
     loaded = "each => each.complete && each.naturalWidth"
     assert [each.evaluate(loaded) for each in picture.locator("img").all()] == [64, 256, 1024]
-    opened.mouse.move(box["x"] + 0.9 * box["width"], box["y"] + 0.1 * box["height"])
+    panels.mouse.move(box["x"] + 0.9 * box["width"], box["y"] + 0.1 * box["height"])
     places = [
         pane.evaluate("each => each.style.backgroundPosition")
-        for pane in opened.locator(".imagen-loupe").all()
+        for pane in panels.locator(".imagen-loupe").all()
     ]
     assert len(places) == 3
     assert set(places) == {"100% 0%"}
-    opened.locator(".imagen-bar button", has_text="64").first.click()
+    panels.locator(".imagen-bar button", has_text="64").first.click()
     on_top = picture.locator(".imagen-on-top")
     assert on_top.evaluate(loaded) == 64
 
@@ -150,27 +160,26 @@ def with_a_saver(blueprint):
     return graph | {"last_node_id": saver["id"], "last_link_id": 1}
 
 
-def test_the_blueprint_runs_and_its_charts_are_inside(opened):
+def test_the_blueprint_runs_and_its_charts_are_inside(panels):
     """It opens another graph."""
     browser = tool()
-    browser.load(opened, with_a_saver(BLUEPRINT))
-    made = opened.evaluate("() => window.app.graphToPrompt().then(made => made.output)")
+    browser.load(panels, with_a_saver(BLUEPRINT))
+    made = panels.evaluate("() => window.app.graphToPrompt().then(made => made.output)")
     kinds = {node["class_type"]: node["inputs"] for node in made.values()}
     assert {"ImagenLoadCascade", "ImagenT5Encode", "ImagenBaseSample", "ImagenSR1024"} <= set(kinds)
     assert kinds["ImagenT5Encode"]["prompt"] == "a rocket"
     assert kinds["ImagenSR256"]["aug_level"] == 0.1
     assert kinds["ImagenSR1024"]["stage"][1] == 3
     assert kinds["ImagenBaseSample"]["steps"] == 6
-    history = browser.run(opened, opened.server, 600)
+    history = browser.run(panels, panels.server, 600)
     assert history["status"]["status_str"] == "success"
     assert len(history["outputs"][str(BLUEPRINT["nodes"][0]["id"] + 1)]["images"]) == 1
-    opened.evaluate(OPEN)
-    opened.wait_for_timeout(1500)
-    assert opened.evaluate(INSIDE, "ImagenBaseSample") == {"filled": True, "steps": "step 6/6"}
-    assert opened.evaluate(INSIDE, "ImagenSR256")["filled"]
-    opened.evaluate(CENTRE, "ImagenBaseSample")
-    opened.wait_for_timeout(800)
-    assert opened.locator(".imagen-chart.imagen-filled").first.is_visible()
+    panels.evaluate(OPEN)
+    panels.wait_for_timeout(1500)
+    assert panels.evaluate(INSIDE, "ImagenBaseSample") == {"filled": True, "steps": "step 6/6"}
+    assert panels.evaluate(INSIDE, "ImagenSR256")["filled"]
+    panels.evaluate(CENTRE, "ImagenBaseSample")
+    panels.locator(".imagen-chart.imagen-filled").first.wait_for(state="visible", timeout=10_000)
 
 
 def test_nothing_of_the_pack_is_an_error(opened):
