@@ -251,12 +251,12 @@ def shell(tmp_path, server):
     """`imagen run` in a folder of its own, by the Python that runs ComfyUI; the pictures it saves."""
     (tmp_path / "imagen_nodes").symlink_to(ROOT, target_is_directory=True)
 
-    def run(workflow: Path) -> list[bytes]:
-        command = [PYTHON, "-m", "imagen_nodes", "run", str(workflow), "-o", str(tmp_path / "out")]
+    def run(workflow: Path, *options: str) -> list[bytes]:
+        out = tmp_path / f"out{len(list(tmp_path.glob('out*')))}"
+        command = [PYTHON, "-m", "imagen_nodes", "run", str(workflow), "-o", str(out), *options]
         command += ["--input", str(ROOT / "example_workflows" / "input")]
         environment = {**ENVIRONMENT, "IMAGEN_MODELS": str(server.base / "models")}
         subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=600)
-        out = tmp_path / "out"
         saved = (path for path in out.rglob("*.png") if "temp" not in path.relative_to(out).parts)
         return [path.read_bytes() for path in sorted(saved)]
 

@@ -44,6 +44,14 @@ def test_a_workflow_gives_the_same_bytes_in_comfyui_and_in_a_shell(
         assert json.loads(info["prompt"]).keys() == graph.keys()
 
 
+def test_a_ui_file_sent_to_the_server_brings_back_what_a_shell_makes(server, shell):
+    path = ROOT / "example_workflows" / "inpaint.json"
+    (brought,), (made,) = shell(path, "--comfy", server.url), shell(path)
+    (a, info), (b, _) = pixels(brought), pixels(made)
+    assert (a == b).all()
+    assert json.loads(info["workflow"])["nodes"] == json.loads(path.read_text("utf-8"))["nodes"]
+
+
 def test_every_node_is_offered(server):
     from imagen_nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
