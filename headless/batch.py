@@ -154,7 +154,7 @@ def read_lines(path: Path, graph: Graph) -> list[Line]:
     graph   of the workflow, whenever it is queued
     """
     try:
-        texts = path.read_text("utf-8").splitlines()
+        texts = path.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable file: {error}") from error
     made_by = json.dumps(to_api(graph), sort_keys=True)
@@ -194,8 +194,9 @@ def finished(manifest: Path) -> set[str]:
             record = json.loads(text)
         except ValueError:
             continue
-        whole = all((manifest.parent / file).is_file() for file in record.get("files", ()))
-        if "error" not in record and whole:
+        if not isinstance(record, dict) or "key" not in record or "error" in record:
+            continue
+        if all((manifest.parent / file).is_file() for file in record.get("files", ())):
             keys.add(record["key"])
     return keys
 

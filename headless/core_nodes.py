@@ -1,6 +1,7 @@
 """The nodes of ComfyUI itself that Imagen workflows use, with ComfyUI's ids, inputs and behaviour."""
 
 import hashlib
+import os
 import re
 import time
 from contextvars import ContextVar
@@ -102,17 +103,18 @@ class LoadImage:
         return hashlib.sha256(input_file(image).read_bytes()).hexdigest()
 
     def load(self, image: str) -> tuple[Tensor, Tensor]:
-        """Pixels, and 1 - alpha; an all-zero 64x64 mask where there is no alpha."""
-        from PIL import Image, ImageOps
+        """The pixels of each frame, and 1 - alpha; an all-zero 64x64 mask where there is no alpha."""
+        from PIL import Image, ImageOps, ImageSequence
 
+        frames = []
         with Image.open(input_file(image)) as opened:
-            picture = ImageOps.exif_transpose(opened)
-        pixels = _pixels(picture.convert("RGB"))
-        if "A" in picture.getbands():
-            return pixels, 1 - _pixels(picture.getchannel("A"))[..., 0]
-        if picture.mode == "P" and "transparency" in picture.info:
-            return pixels, 1 - _pixels(picture.convert("RGBA").getchannel("A"))[..., 0]
-        return pixels, torch.zeros(1, 64, 64)
+            for frame in ImageSequence.Iterator(opened):
+                pixels, mask = _frame(ImageOps.exif_transpose(frame))
+                if not frames or pixels.shape == frames[0][0].shape:
+                    frames.append((pixels, mask))
+                if opened.format == "MPO":
+                    break  # the others are other views
+        return torch.cat([pixels for pixels, _ in frames]), torch.cat([mask for _, mask in frames])
 
 
 class LoadImageMask:
@@ -147,6 +149,18 @@ class LoadImageMask:
             picture = ImageOps.exif_transpose(opened).convert("RGBA")
         mask = _pixels(picture)[..., ("red", "green", "blue", "alpha").index(channel)]
         return (1 - mask if channel == "alpha" else mask,)
+
+
+def _frame(picture: Any) -> tuple[Tensor, Tensor]:
+    """Pixels and mask of one frame, b = 1."""
+    if picture.mode == "I":  # 16 bits
+        picture = picture.point(lambda value: value * (1 / 255))
+    pixels = _pixels(picture.convert("RGB"))
+    if "A" in picture.getbands():
+        return pixels, 1 - _pixels(picture.getchannel("A"))[..., 0]
+    if picture.mode == "P" and "transparency" in picture.info:
+        return pixels, 1 - _pixels(picture.convert("RGBA").getchannel("A"))[..., 0]
+    return pixels, torch.zeros(1, 64, 64)
 
 
 def _pixels(picture: Any) -> Tensor:
@@ -187,16 +201,14 @@ class SaveImage:
     def _write(
         self, root: Path, kind: str, images: Tensor, prefix: str, prompt: Any, extra: Any
     ) -> dict[str, Any]:
-        first = inside(root, fill_in(prefix, images))
+        subfolder, stem = os.path.split(os.path.normpath(fill_in(prefix, images)))
+        folder = inside(root, subfolder)
         metadata = {**({} if prompt is None else {"prompt": prompt}), **(extra or {})}
-        counter, saved = next_counter(first), []
+        counter, saved = next_counter(folder, stem), []
         for i, image in enumerate(images):
-            name = f"{first.name.replace('%batch_num%', str(i))}_{counter + i:05}_.png"
-            save_png(first.with_name(name), image, metadata, self.COMPRESS)
-            subfolder = first.parent.relative_to(root.resolve()).as_posix()
-            saved.append(
-                {"filename": name, "subfolder": "" if subfolder == "." else subfolder, "type": kind}
-            )
+            name = f"{stem.replace('%batch_num%', str(i))}_{counter + i:05}_.png"
+            save_png(folder / name, image, metadata, self.COMPRESS)
+            saved.append({"filename": name, "subfolder": subfolder, "type": kind})
         return {"ui": {"images": saved}}
 
 
@@ -233,13 +245,14 @@ def fill_in(prefix: str, images: Tensor) -> str:
     return prefix
 
 
-def next_counter(first: Path) -> int:
-    """One more than the highest number among prefix_00001_.png, prefix_00002_….jpg, …
+def next_counter(folder: Path, stem: str) -> int:
+    """One more than the highest number among stem_00001_.png, stem_00002_….jpg, …
 
-    first   folder and prefix
+    folder   of the files
+    stem     their names' beginning
     """
-    pattern = re.compile(re.escape(first.name) + r"_(\d+)_.*")
-    files = first.parent.iterdir() if first.parent.is_dir() else ()
+    pattern = re.compile(re.escape(stem) + r"_(\d+)_.*")
+    files = folder.iterdir() if folder.is_dir() else ()
     found = [int(match[1]) for path in files if (match := pattern.fullmatch(path.name))]
     return max(found, default=0) + 1
 

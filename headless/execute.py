@@ -100,10 +100,12 @@ class Session:
         progress   makes the bar of a node; None = none
         """
         run = Run(self, graph, workflow, progress or (lambda node: Bar(node, None)))
-        with torch.inference_mode():
-            run.until_done(outputs)
-        kept = set(run.signatures.known.values())
-        self.results = {key: value for key, value in self.results.items() if key in kept}
+        try:
+            with torch.inference_mode():
+                run.until_done(outputs)
+        finally:
+            kept = set(run.signatures.known.values())
+            self.results = {key: value for key, value in self.results.items() if key in kept}
         return run.report
 
     def forget_outputs(self) -> None:

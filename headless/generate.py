@@ -1,6 +1,7 @@
 """`imagen generate`: pictures of a prompt, each with the workflow that makes the same one."""
 
 import argparse
+import random
 import sys
 import time
 from pathlib import Path
@@ -64,8 +65,6 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
     from ..nodes import host
     from .images import save_png
     from .progress import StageBars
-    from .registry import default_registry
-    from .ui_build import to_ui
 
     if options.batch < 1:
         raise InputError(f"--batch: expected at least 1, got {options.batch}")
@@ -96,7 +95,7 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
         )
     sampled = time.monotonic()
     graph = generate_graph(options, guidance, defaults)
-    metadata = {"prompt": to_api(graph), "workflow": to_ui(graph, default_registry())}
+    metadata = workflows_of(graph)
     paths = numbered(options.out, options.batch)
     for path, image in zip(paths, images, strict=True):
         save_png(path, image, metadata)
@@ -106,6 +105,25 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
         "seed": options.seed,
         "seconds": {"load": round(loaded - started, 2), "sample": round(sampled - loaded, 2)},
     }
+
+
+def workflows_of(graph: Graph) -> dict[str, Any]:
+    """A graph in both formats, as pictures carry it; in the API format alone where the other would differ.
+
+    graph   of the picture
+
+    A prompt with a comment loses it when the UI format is queued.
+    """
+    from .queued_texts import Moment
+    from .registry import default_registry
+    from .ui_build import to_ui
+    from .ui_format import convert
+
+    registry, prompt = default_registry(), to_api(graph)
+    workflow = to_ui(graph, registry)
+    queued = convert(workflow, registry, Moment(random.Random(0)))
+    same = all(node.inputs.items() <= queued[key].inputs.items() for key, node in graph.items())
+    return {"prompt": prompt, "workflow": workflow} if same else {"prompt": prompt}
 
 
 def numbered(path: Path, count: int) -> list[Path]:

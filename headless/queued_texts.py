@@ -17,6 +17,7 @@ from .widgets import UnknownOrder, widget_values
 
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n\r\u2028\u2029]*", re.DOTALL)
 ESCAPED = re.compile(r"\\([{}|])")
+SPECIAL = re.compile(r"[{}|]")
 NAMED = re.compile("%([^%]+)%")
 DATE_PART = re.compile("dd?|MM?|hh?|mm?|ss?|yyy?y?")
 NOT_IN_FILE_NAMES = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
@@ -107,6 +108,14 @@ def choose(text: str, chance: random.Random) -> str:
             parts.append(character_at(text, position))
             position += len(parts[-1])
     return ESCAPED.sub(r"\1", "".join(parts))
+
+
+def kept(text: str) -> str:
+    """A prompt that `choose` makes this text of, where there is one: comments cannot be kept.
+
+    text   to be read as it stands
+    """
+    return SPECIAL.sub(r"\\\g<0>", text)
 
 
 def read_choices(text: str, position: int) -> tuple[list[str], int]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from .graph import Graph, Node
 
+SWITCH = {"true": True, "1": True, "false": False, "0": False}
+
 
 class InputError(ValueError):
     """Something on the command line, or in a file that it names, that cannot be used."""
@@ -107,7 +109,12 @@ def set_input(graph: Graph, change: str) -> None:
     if not equals or "." not in target:
         raise InputError(f"--set: expected NODE.INPUT=VALUE, got {change!r}")
     node, name = find_input(graph, target, f"--set {change}")
-    node.inputs[name] = value
+    if isinstance(node.inputs[name], bool):
+        if value.lower() not in SWITCH:
+            raise InputError(f"--set {change}: expected true or false, got {value!r}")
+        node.inputs[name] = SWITCH[value.lower()]
+    else:
+        node.inputs[name] = value
 
 
 def find_input(graph: Graph, target: str, where: str) -> tuple[Node, str]:

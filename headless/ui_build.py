@@ -5,6 +5,7 @@ import uuid
 from typing import Any
 
 from .graph import Graph, Link, Node, to_api
+from .queued_texts import kept
 from .registry import Registry, declared_inputs
 from .ui_layout import COLUMN, lay_out
 from .widgets import is_widget, saved_positions
@@ -59,6 +60,9 @@ def ui_node(node: Node, registry: Registry) -> dict[str, Any]:
     cls: Any = registry[node.class_type]
     names = getattr(cls, "RETURN_NAMES", cls.RETURN_TYPES)
     constants = {k: v for k, v in node.inputs.items() if not isinstance(v, Link)}
+    for name, (_, options, _) in declared_inputs(cls).items():
+        if options.get("dynamicPrompts") and isinstance(constants.get(name), str):
+            constants[name] = kept(constants[name])
     values = saved_positions(cls, constants)
     inputs: list[dict[str, Any]] = []
     widgets = 0

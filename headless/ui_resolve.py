@@ -65,7 +65,7 @@ def resolve_origin(scope: Scope, link: UILink, depth: int, kind: Any) -> Source:
         return None
     if node.get("mode", 0) == BYPASSED:
         index = bypass_input(node, link.origin_slot, kind)
-        return None if index is None else resolve_input(scope, node, index, depth, kind)
+        return None if index is None else resolve_input(scope, node, index, depth)
     if node_id in scope.children:
         return resolve_subgraph_output(scope.children[node_id], link.origin_slot, depth, kind)
     if node["type"] in ("Reroute", "SetNode"):
@@ -93,7 +93,7 @@ def resolve_host_input(scope: Scope, slot: int, depth: int, kind: Any) -> Source
     slots = host.get("inputs") or []
     index = next((i for i, entry in enumerate(slots) if entry["name"] == name), None)
     if index is not None:
-        source = resolve_input(parent, host, index, depth, kind)
+        source = resolve_input(parent, host, index, depth)
         if isinstance(source, Constant):
             return Constant(source.value, promoted=True)
         if source is not None:
@@ -149,12 +149,11 @@ def bypass_input(node: dict[str, Any], slot: int, kind: Any) -> int | None:
     if kind in ANY:
         return slot if slot < len(inputs) else 0
     own = outputs[slot].get("type", "*") if slot < len(outputs) else "*"
-    if slot < len(inputs):
-        same = inputs[slot].get("type", "*")
-        if compatible(same, own) and compatible(same, kind):
-            return slot
-    exact = [i for i, entry in enumerate(inputs) if entry.get("type") == kind]
-    fits = [i for i, entry in enumerate(inputs) if compatible(entry.get("type", "*"), kind)]
+    types = [entry.get("type", "*") for entry in inputs]
+    fits = [i for i, it in enumerate(types) if compatible(it, own) and compatible(it, kind)]
+    if slot in fits:
+        return slot
+    exact = [i for i, it in enumerate(types) if it == kind]
     return (exact or fits or [None])[0]
 
 

@@ -1,5 +1,7 @@
 """The UI format read into scopes: the root graph and every instance of a subgraph, with its values."""
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,6 +9,7 @@ from .graph import Problem, WorkflowError
 
 SUBGRAPH_INPUT, SUBGRAPH_OUTPUT = -10, -20
 DEEPEST = 100  # links and subgraphs that are followed before a loop is assumed
+MOST = 10_000  # instances of subgraphs in a workflow
 
 
 @dataclass(frozen=True)
@@ -55,23 +58,25 @@ def read_scopes(data: dict[str, Any]) -> Scope:
     data   workflow in the UI format, version 0.4 or 1
     """
     listed = (data.get("definitions") or {}).get("subgraphs") or []
-    return make_scope(data, {entry["id"]: entry for entry in listed}, Scope("", {}, {}), 0)
+    definitions = {entry["id"]: entry for entry in listed}
+    return make_scope(data, definitions, Scope("", {}, {}), itertools.count())
 
 
 def make_scope(
-    data: dict[str, Any], definitions: dict[str, Any], scope: Scope, depth: int
+    data: dict[str, Any], definitions: dict[str, Any], scope: Scope, made: Iterator[int]
 ) -> Scope:
     """A scope filled with a graph's nodes, links and subgraph instances.
 
     data          nodes and links
     definitions   subgraphs by id
     scope         empty, with its prefix, host and parent; it is filled
-    depth         of nesting so far
+    made          counts the scopes of the workflow
     """
-    if depth > DEEPEST:
-        raise WorkflowError(
-            [Problem(f"subgraph {scope.prefix}: nested more than {DEEPEST} deep", "subgraph_loop")]
-        )
+    too_many = f"more than {MOST} instances of subgraphs" if next(made) > MOST else ""
+    too_deep = f"nested more than {DEEPEST} deep" if scope.prefix.count(":") > DEEPEST else ""
+    if too_many or too_deep:
+        line = f"subgraph {scope.prefix}: {too_many or too_deep}"
+        raise WorkflowError([Problem(line, "subgraph_loop")])
     scope.nodes = {str(node["id"]): node for node in data["nodes"]}
     scope.links = dict(parse_link(link) for link in data.get("links") or [])
     for node_id, node in scope.nodes.items():
@@ -79,7 +84,7 @@ def make_scope(
         if definition is None:
             continue
         child = Scope(f"{scope.prefix}{node_id}:", {}, {}, definition, node, scope)
-        make_scope(definition, definitions, child, depth + 1)
+        make_scope(definition, definitions, child, made)
         read_instance(child)
         scope.children[node_id] = child
     if scope.host is None:

@@ -120,7 +120,7 @@ def parse_value(value: Any) -> Any:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise WorkflowError([f"{path}: not a text file: {error}"]) from error
 
@@ -132,7 +132,7 @@ def _png_text(path: Path) -> str:
         with Image.open(path) as image:
             image.load()
             texts = dict(image.info)
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         raise WorkflowError([f"{path}: not a readable PNG: {error}"]) from error
     for key in ("workflow", "prompt"):
         if isinstance(texts.get(key), str):

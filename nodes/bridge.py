@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import host
-from .sampling import coloured, require_input_size, require_stage
+from .checks import coloured, named, require_input_size, require_stage
 from .widgets import SEED, number, wire
 
 if TYPE_CHECKING:
@@ -165,7 +165,8 @@ class ImagenConditioningToText:
                 f"Conditioning to Imagen Text: negative: expected {lengths[0]} states as in positive, "
                 f"got {lengths[1]}; join as much to the one as to the other"
             )
-        return (EncodedPrompt(text, null_text.expand(len(text))),)
+        with named("Conditioning to Imagen Text"):
+            return (EncodedPrompt(text, null_text.expand(len(text)), style=style_of(positive)),)
 
 
 def entry(text: Any, pooled: Any, weight: float) -> list:
@@ -194,6 +195,20 @@ def embedding_of(conditioning: Any, name: str) -> Any:
         )
     ((embeds, given),) = conditioning
     return TextEmbedding(embeds, host.text_mask(embeds, given.get("attention_mask")))
+
+
+def style_of(conditioning: Any) -> Any:
+    """The states that a CONDITIONING is pooled from as a TextEmbedding; None = its own.
+
+    conditioning   of one entry
+    """
+    from ..imagen_core import TextEmbedding
+
+    ((_, given),) = conditioning
+    style = given.get(host.STYLE)
+    if style is None:
+        return None
+    return TextEmbedding(style, host.text_mask(style, given.get("attention_mask")))
 
 
 class ImagenStageToModel:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from . import host
+from .checks import coloured
 from .widgets import wire
 
 STAGES = ("64", "256", "1024")
@@ -36,7 +37,11 @@ class ImagenCascadeView:
 
     def show(self, image_64: Any = None, image_256: Any = None, image_1024: Any = None) -> dict:
         """The pictures as temporary files: all in `images`, and by stage in `imagen_view`."""
-        given = dict(zip(STAGES, (image_64, image_256, image_1024), strict=True))
+        images = (image_64, image_256, image_1024)
+        given = {
+            name: coloured(image, "Cascade View", f"image_{name}")
+            for name, image in zip(STAGES, images, strict=True)
+        }
         given = {name: image for name, image in given.items() if image is not None}
         if not given:
             raise ValueError(

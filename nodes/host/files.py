@@ -1,5 +1,6 @@
 """Where models lie: ComfyUI's folders, else those under IMAGEN_MODELS, and the package's own."""
 
+import glob
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +58,6 @@ def stage_names() -> list[str]:
     names = []
     for kind in ("diffusion_models", "imagen"):
         models = [name for sign in MODEL_SIGNS for name in _names(kind, f"**/{sign}", _model_of)]
-        models = [name for name in models if name != "."]
         inside = tuple(f"{name}/" for name in models)
         lone = _names(kind, "**/*.safetensors", lambda path: path)
         lone += _names(kind, "**/*.bin", lambda path: path)
@@ -68,7 +68,7 @@ def stage_names() -> list[str]:
 
 
 def _model_of(path: Path) -> Path:
-    """The folder of a model that has this file: the one above where it lies in unet."""
+    """The folder of a model that has this file, both below a root: the one above where it lies in unet."""
     return path.parent.parent if path.parent.name == "unet" else path.parent
 
 
@@ -120,15 +120,17 @@ def offered(names: list[str], name: str | None, advice: str) -> bool | str:
 
 
 def resolve(kinds: tuple[str, ...], name: str, input_name: str) -> Path:
-    """The file or folder of that name, which never lies outside the folders of its kinds.
+    """The file or folder of that name, which never leads out of the folders of its kinds.
 
     kinds        searched in order
     name         as listed
     input_name   names the input in the error
+
+    Links that somebody put into a folder are followed, as ComfyUI does.
     """
-    roots = [root.resolve() for kind in kinds for root in folders(kind)]
+    roots = [Path(os.path.abspath(root)) for kind in kinds for root in folders(kind)]
     for root in roots:
-        path = (root / name).resolve()
+        path = Path(os.path.normpath(root / name))
         if path.is_relative_to(root) and path != root and path.exists():
             return path
     where = ", ".join(str(root) for root in roots)
@@ -136,12 +138,13 @@ def resolve(kinds: tuple[str, ...], name: str, input_name: str) -> Path:
 
 
 def _names(kind: str, pattern: str, entry: Callable[[Path], Path]) -> list[str]:
-    return sorted(
-        entry(path).relative_to(root).as_posix()
+    """Names below the roots of a kind, links followed; what lies in a root itself has no name."""
+    found = (
+        entry(Path(path))
         for root in folders(kind)
-        if root.is_dir()
-        for path in root.glob(pattern)
+        for path in glob.iglob(pattern, root_dir=root, recursive=True)
     )
+    return sorted(path.as_posix() for path in found if path != Path("."))
 
 
 def _unique(names) -> list[str]:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Role = Literal["unet", "text_encoder"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+"""What a RuntimeError says where there was none left: CUDA and MPS, CPUs of Linux and Windows, cuBLAS."""
 
 
 def compute_device() -> torch.device:
@@ -135,7 +137,8 @@ def out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in said for words in NO_MEMORY)
 
 
 def forget_unused() -> None:

@@ -84,10 +84,11 @@ def _sampling_class() -> type:
             return self.sigmas[-1]
 
         def timestep(self, sigma: Tensor) -> Tensor:
-            return TABLE * self.schedule.t(-2 * sigma.double().log()).to(sigma.dtype)
+            return TABLE * self.schedule.t(-2 * precise(sigma).log()).to(sigma)
 
         def sigma(self, timestep: Tensor) -> Tensor:
-            return (-0.5 * self.schedule.logsnr(timestep.double() / TABLE)).exp().float()
+            logsnr = self.schedule.logsnr(precise(timestep) / TABLE)
+            return (-0.5 * logsnr).exp().float().to(timestep.device)
 
         def percent_to_sigma(self, percent: float) -> float:
             if percent <= 0.0:
@@ -169,6 +170,14 @@ def _model_class() -> type:
             return self.prepared[1]
 
     return StageModel
+
+
+def precise(levels: Tensor) -> Tensor:
+    """Noise levels in float64; on the CPU where the device has none, as Apple's.
+
+    levels   any shape
+    """
+    return (levels.cpu() if levels.device.type == "mps" else levels).double()
 
 
 def text_mask(embeds: Tensor, mask: Tensor | None) -> Tensor:

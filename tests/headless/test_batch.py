@@ -101,6 +101,20 @@ def test_a_failure_is_recorded_and_the_others_run(go, tmp_path, capsys):
     assert told(capsys) == {"done": 0, "failed": 2, "skipped": 2, "exit": 1}
 
 
+def test_files_of_other_editors_are_read(go, tmp_path, capsys):
+    """A byte-order mark, Windows line ends, and a character that ends a line in Unicode alone."""
+    (tmp_path / "w.json").write_text((tmp_path / "w.json").read_text(), "utf-8-sig")
+    assert (
+        go('\ufeff{"prompt": "red"}\r', '{"prompt": "blue", "3.filename_prefix": "a\u2028b"}\r')
+        == 0
+    )
+    assert told(capsys) == {"done": 2, "failed": 0, "skipped": 0, "exit": 0}
+    manifest = tmp_path / "out/manifest.jsonl"
+    manifest.write_text('3\n{"files": []}\n' + manifest.read_text())
+    assert go('{"prompt": "red"}') == 0
+    assert told(capsys)["skipped"] == 1
+
+
 def test_an_interrupted_batch_goes_on_where_it_stopped(go, tmp_path, capsys):
     assert go({"prompt": "red"}, {"prompt": "stop"}) == 130
     manifest = tmp_path / "out/manifest.jsonl"

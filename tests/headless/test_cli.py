@@ -10,7 +10,9 @@ from PIL import Image
 from imagen_nodes.headless.cli import main, make_parser
 from imagen_nodes.headless.generate import generate_graph, numbered, stage_steps
 from imagen_nodes.headless.graph import Node
+from imagen_nodes.headless.registry import default_registry
 from imagen_nodes.headless.run import InputError, set_input
+from imagen_nodes.headless.workflow import load_workflow
 from imagen_nodes.imagen_core import Guidance, SamplingDefaults
 
 EXAMPLES = Path(__file__).parent.parent.parent / "example_workflows"
@@ -21,6 +23,7 @@ def graph():
         "1": Node("1", "A", "First", {"x": 1}),
         "2": Node("2", "B", "Same", {"x": 1}),
         "3": Node("3", "B", "Same", {"x": 1}),
+        "4": Node("4", "C", "Switch", {"on": True}),
     }
 
 
@@ -32,6 +35,15 @@ def test_an_input_is_set_by_id_title_or_type(name):
 
 
 @pytest.mark.parametrize(
+    ("text", "value"), [("false", False), ("0", False), ("True", True), ("1", True)]
+)
+def test_a_switch_is_set_by_the_word(text, value):
+    changed = graph()
+    set_input(changed, f"Switch.on={text}")
+    assert changed["4"].inputs["on"] is value
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ("x", "expected NODE.INPUT=VALUE"),
@@ -39,6 +51,7 @@ def test_an_input_is_set_by_id_title_or_type(name):
         ("Same.x=1", "2 nodes are called 'Same'"),
         ("Nope.x=1", "0 nodes are called 'Nope'; there are node 1"),
         ("First.y=1", "has no input 'y'; it has x"),
+        ("Switch.on=no thanks", "expected true or false, got 'no thanks'"),
     ],
 )
 def test_a_bad_change_is_explained(change, message):
@@ -111,6 +124,20 @@ def test_generate_and_its_workflow_in_every_form_give_one_picture(tmp_path, caps
         assert np.array_equal(pixels(tmp_path / name / "imagen_00001_.png"), pixels(made)), name
 
 
+@pytest.mark.parametrize(
+    ("prompt", "both"),
+    [("a {red|blue} apple", True), ("|}{", True), ("see http://x.y", False), ("\\{a|b}", False)],
+)
+def test_a_generated_picture_carries_only_workflows_that_keep_its_prompt(tmp_path, prompt, both):
+    """In the UI format braces are choices, and // begins a comment, once it is queued."""
+    made = tmp_path / "made.png"
+    assert main(["generate", prompt, "-o", str(made), "--upto", "64", "--steps", "1"]) == 0
+    assert ("workflow" in Image.open(made).info) == both
+    graph, _ = load_workflow(made, default_registry(), prompt_seed=3)
+    texts = [n.inputs["prompt"] for n in graph.values() if n.class_type == "ImagenT5Encode"]
+    assert texts == [prompt]
+
+
 @pytest.fixture
 def deepfloyd_names(tmp_path, monkeypatch):
     """Empty files under the names that DeepFloyd IF's example graphs choose."""
@@ -128,9 +155,7 @@ def deepfloyd_names(tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.json")), ids=lambda path: path.stem)
 def test_example_workflows_are_the_same_graph_in_both_formats(path):
     from imagen_nodes.headless.core_nodes import Folders, folders
-    from imagen_nodes.headless.registry import default_registry
     from imagen_nodes.headless.validate import validate
-    from imagen_nodes.headless.workflow import load_workflow
 
     registry = default_registry()
     token = folders.set(Folders(EXAMPLES / "input"))

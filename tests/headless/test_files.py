@@ -75,6 +75,31 @@ def test_names_do_not_leave_the_output_folder(places, prefix):
         run("SaveImage", images=torch.zeros(1, 2, 2, 3), filename_prefix=prefix)
 
 
+@pytest.mark.parametrize("prefix", ["", ".", "sub/.."])
+def test_a_file_without_a_name_stays_in_the_folder_too(places, prefix):
+    """Under the name that ComfyUI gives it."""
+    ui = run("SaveImage", images=torch.zeros(1, 2, 2, 3), filename_prefix=prefix)
+    assert ui["ui"]["images"][0] == {
+        "filename": "._00001_.png",
+        "subfolder": "",
+        "type": "output",
+    }
+    assert [p.name for p in places.output.parent.rglob("*.png")] == ["._00001_.png"]
+    assert (places.output / "._00001_.png").is_file()
+
+
+def test_every_frame_of_the_first_ones_size_is_loaded(places):
+    frames = [Image.new("RGB", (4, 3), colour) for colour in ("red", "lime", "blue")]
+    frames[0].save(places.input / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
+    pixels, mask = run("LoadImage", image="a.webp")
+    assert torch.equal(pixels[:, 0, 0], torch.eye(3))
+    assert mask.shape[0] == 3
+    deep = Image.fromarray(np.array([[0, 51 * 255]], np.int32), "I")
+    deep.save(places.input / "deep.tiff")
+    pixels, _ = run("LoadImage", image="deep.tiff")
+    assert torch.allclose(pixels[0, 0, :, 0], torch.tensor([0.0, 0.2]))
+
+
 @pytest.mark.parametrize(
     "name", ["../secret.png", "/etc/passwd", "link.png", "../secret.png [output]"]
 )

@@ -55,6 +55,7 @@ OTHERS = registry_of(
         ),
         "ImageToMask": declared(["MASK"], image=["IMAGE"], channel=[["red", "green"]]),
         "MaskToImage": declared(["IMAGE"], mask=["MASK"]),
+        "PreviewAny": declared([], source=["*"]),
         "VAEDecode": declared(["IMAGE"], samples=["LATENT"], vae=["VAE"]),
         "KSampler": declared(
             ["LATENT"],

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 
 import pytest
 from PIL import Image
@@ -244,6 +245,22 @@ def test_a_muted_or_bypassed_host_emits_nothing_of_its_inside(mode, expected):
     graph = subgraph(host_mode=mode)
     assert set(graph) == {"1", "6"}
     assert graph["6"].inputs.get("images") == expected
+
+
+def test_subgraphs_that_double_at_each_level_are_refused_at_once():
+    levels = [
+        {
+            **INNER,
+            "id": f"level{i}",
+            "nodes": [node(n, f"level{i + 1}") for n in (1, 2)],
+            "links": [],
+        }
+        for i in range(40)
+    ]
+    started = time.monotonic()
+    with pytest.raises(WorkflowError, match="more than 10000 instances of subgraphs"):
+        convert(ui(node(1, "level0"), definitions={"subgraphs": levels}), REGISTRY)
+    assert time.monotonic() - started < 10
 
 
 def test_links_of_version_1_are_objects():

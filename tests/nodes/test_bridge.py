@@ -142,6 +142,8 @@ def test_a_second_prompt_is_a_second_entry_and_a_style_travels_along(texts):
     assert [given["strength"] for _, given in positive] == [0.75, 0.25]
     assert all(torch.equal(given[host.STYLE], texts[3].embeds) for _, given in positive)
     assert host.STYLE not in negative[0][1]
+    (back,) = node("ImagenConditioningToText", positive=positive[:1], negative=negative)
+    assert torch.equal(back.style.embeds, texts[3].embeds)
     with pytest.raises(ValueError, match=r"positive: expected one entry, got 2; join them with"):
         node("ImagenConditioningToText", positive=positive, negative=negative)
 

@@ -55,10 +55,44 @@ def test_names_resolve_inside_their_folders_only(models):
             host.resolve(("diffusion_models", "imagen"), name, "stage")
 
 
-def test_a_link_out_of_the_folder_is_not_followed(models):
-    (models / "diffusion_models" / "way_out.safetensors").symlink_to(models / "secret.safetensors")
-    with pytest.raises(ValueError, match="expected a name inside"):
-        host.resolve(("diffusion_models",), "way_out.safetensors", "stage")
+def test_links_that_lie_in_a_folder_are_offered_and_followed(models):
+    """Models shared between programs, and those of a hub's cache, are links."""
+    disk = models / "disk"
+    disk.mkdir()
+    (disk / "shared.safetensors").write_bytes(b"")
+    (models / "diffusion_models" / "linked.safetensors").symlink_to(disk / "shared.safetensors")
+    (models / "diffusion_models" / "folder").symlink_to(disk)
+    for name in ("linked.safetensors", "folder/shared.safetensors"):
+        assert name in host.stage_names()
+        assert host.resolve(("diffusion_models",), name, "stage").is_file()
+
+
+def test_a_published_file_in_a_root_that_is_called_unet_is_a_file_like_any(models, monkeypatch):
+    root = models / "unet"
+    root.mkdir()
+    (root / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+    (root / "IF" / "unet").mkdir(parents=True)
+    (root / "IF" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+    (root / "config.json").write_bytes(b"{}")
+    monkeypatch.setattr("imagen_nodes.nodes.host.files.folders", lambda kind: [root])
+    assert host.stage_names() == ["IF", "diffusion_pytorch_model.safetensors"]
+    assert "." not in host.text_encoder_names()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)",
+        "MPS backend out of memory (MPS allocated: 8.00 GB)",
+        "[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.",
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.",
+    ],
+)
+def test_no_memory_is_known_by_what_each_device_says(said):
+    assert host.out_of_memory(RuntimeError(said))
+    assert not host.out_of_memory(ValueError(said))
+    assert not host.out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
 def test_progress_goes_to_the_reporter_of_the_runner():

@@ -29,6 +29,13 @@ def comfy(monkeypatch, tmp_path):
     return tmp_path / "comfy"
 
 
+def test_a_grey_picture_is_shown_and_one_of_no_numbers_explained(temp):
+    (stage,) = SHOW(image_64=torch.full((1, 8, 8, 1), 0.5))["ui"]["imagen_view"]
+    assert Image.open(temp / stage["images"][0]["filename"]).getpixel((0, 0)) == (127, 127, 127)
+    with pytest.raises(ValueError, match=r"Cascade View: image_256: has values that are not"):
+        SHOW(image_256=torch.full((1, 8, 8, 3), float("nan")))
+
+
 def test_each_stage_is_shown_with_its_size_and_every_picture_of_its_batch(temp):
     small, large = torch.rand(2, 8, 8, 3), torch.rand(2, 32, 16, 4)
     ui = SHOW(image_64=small, image_1024=large)["ui"]
