@@ -4,6 +4,8 @@ DIR/manifest.jsonl gains a line for each one done or failed; a line that is done
 neither it nor the workflow has changed.
 """
 
+from __future__ import annotations
+
 import argparse
 import hashlib
 import json
@@ -12,12 +14,22 @@ import random
 import sys
 import time
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .graph import Graph, Link, Node, WorkflowError, to_api
-from .run import InputError, find_input, saved_files
+from .run import (
+    InputError,
+    add_input_option,
+    find_input,
+    input_folder,
+    require_writable,
+    saved_files,
+)
+
+if TYPE_CHECKING:
+    from .draft import Draft
+    from .registry import Registry
 
 
 @dataclass(frozen=True)
@@ -42,9 +54,7 @@ def add_batch_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("prompts", type=Path, metavar="PROMPTS.jsonl", help='{"NODE.INPUT": value, …}')
     sub.add_argument("--workflow", type=Path, required=True)
     sub.add_argument("-o", "--out", type=Path, required=True, help="folder of pictures")
-    sub.add_argument(
-        "--input", type=Path, default=Path("input"), help="folder that LoadImage reads"
-    )
+    add_input_option(sub)
 
 
 def batch(options: argparse.Namespace) -> dict[str, Any]:
@@ -54,15 +64,14 @@ def batch(options: argparse.Namespace) -> dict[str, Any]:
     """
     from .core_nodes import Folders, use_folders
     from .execute import Session
-    from .queued_texts import Moment
     from .registry import default_registry
-    from .workflow import read_json, to_graph
+    from .workflow import load_draft
 
     registry = default_registry()
-    use_folders(Folders(options.input, options.out, options.out / "temp"))
-    workflow = read_json(options.workflow)
-    timeless = to_graph(workflow, registry, Moment(random.Random(0), datetime.min))
-    lines = read_lines(options.prompts, timeless)
+    use_folders(Folders(input_folder(options), options.out, options.out / "temp"))
+    draft, _ = load_draft(options.workflow, registry)
+    lines = read_lines(options.prompts, draft.graph)
+    require_writable(options.out)
     manifest = options.out / "manifest.jsonl"
     done = finished(manifest)
     todo = [line for line in lines if line.key not in done]
@@ -70,21 +79,22 @@ def batch(options: argparse.Namespace) -> dict[str, Any]:
     session, failed = Session(registry), 0
     for line in todo:
         print(f"line {line.number} of {len(lines)}", file=sys.stderr)
-        graph = to_graph(workflow, registry, Moment(random.Random(line.number)))
-        record = run_line(session, graph, line, options.out)
+        record = run_line(session, draft, line, options.out)
         failed += "error" in record
         append(manifest, record)
         if "error" in record:
             print(f"line {line.number}: {record['error']}", file=sys.stderr)
+    before = len(lines) - len(todo)
+    print(f"{len(todo) - failed} done, {failed} failed, {before} done before", file=sys.stderr)
     counts = {"done": len(todo) - failed, "failed": failed, "skipped": len(lines) - len(todo)}
     return {**counts, "manifest": str(manifest), "exit": 1 if failed else 0}
 
 
-def run_line(session: Any, graph: Graph, line: Line, out: Path) -> dict[str, Any]:
+def run_line(session: Any, draft: Draft, line: Line, out: Path) -> dict[str, Any]:
     """Run one line; its record, which holds an error where it failed.
 
     session   keeps models and what did not change
-    graph     of the workflow
+    draft     the workflow
     line      of the batch
     out       folder of pictures
     """
@@ -93,7 +103,7 @@ def run_line(session: Any, graph: Graph, line: Line, out: Path) -> dict[str, Any
 
     started = time.monotonic()
     record: dict[str, Any] = {"line": line.number, "key": line.key, "values": line.values}
-    changed = changed_graph(graph, line)
+    changed = changed_graph(draft, line, session.registry)
     try:
         outputs = validate(changed, session.registry)
         report = session.run(changed, outputs, progress=Bar)
@@ -106,22 +116,25 @@ def run_line(session: Any, graph: Graph, line: Line, out: Path) -> dict[str, Any
     return {**record, "seconds": round(time.monotonic() - started, 2)}
 
 
-def changed_graph(graph: Graph, line: Line) -> Graph:
-    """The graph with a line's values; what it saves is named by the line.
+def changed_graph(draft: Draft, line: Line, registry: Registry) -> Graph:
+    """The graph with a line's values, which are typed as into a widget; what it saves is named by the line.
 
-    graph   of the workflow; it is not changed
-    line    of the batch
+    draft      the workflow; it is not changed
+    line       of the batch; its number draws one of each {a|b} in prompts
+    registry   node classes
     """
-    changed = {k: Node(n.id, n.class_type, n.title, dict(n.inputs)) for k, n in graph.items()}
-    named = {node.id: node.inputs.get("filename_prefix") for node in changed.values()}
-    for target, value in line.values.items():
-        node, name = find_target(changed, target, line.number)
-        node.inputs[name] = value
-    for node in changed.values():
+    from .draft import Moment
+
+    changed = draft.copy()
+    given = [find_target(changed.graph, target, line.number) for target in line.values]
+    for (node, name), value in zip(given, line.values.values(), strict=True):
+        changed.set(node, name, value)
+    named = {node.id for node, name in given if name == "filename_prefix"}
+    for node in changed.graph.values():
         prefix = node.inputs.get("filename_prefix")
-        if isinstance(prefix, str) and prefix == named[node.id]:
+        if isinstance(prefix, str) and node.id not in named:
             node.inputs["filename_prefix"] = f"{line.number:06}/{prefix}"
-    return changed
+    return changed.queued(registry, Moment(random.Random(line.number)))
 
 
 def find_target(graph: Graph, target: str, number: int) -> tuple[Node, str]:

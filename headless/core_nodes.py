@@ -95,7 +95,9 @@ class LoadImage:
             found = input_file(image).is_file()
         except ValueError as error:
             return str(error)
-        return True if found else f"no file {image!r} in {folders.get().input}"
+        where = folders.get().input
+        advice = "" if where.is_dir() else ", which is not there; name a folder with --input"
+        return found or f"no file {image!r} in {where}{advice}"
 
     @classmethod
     def IS_CHANGED(cls, image: str) -> str:

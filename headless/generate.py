@@ -114,14 +114,14 @@ def workflows_of(graph: Graph) -> dict[str, Any]:
 
     A prompt with a comment loses it when the UI format is queued.
     """
-    from .queued_texts import Moment
+    from .draft import Moment
     from .registry import default_registry
     from .ui_build import to_ui
     from .ui_format import convert
 
     registry, prompt = default_registry(), to_api(graph)
     workflow = to_ui(graph, registry)
-    queued = convert(workflow, registry, Moment(random.Random(0)))
+    queued = convert(workflow, registry).queued(registry, Moment(random.Random(0)))
     same = all(node.inputs.items() <= queued[key].inputs.items() for key, node in graph.items())
     return {"prompt": prompt, "workflow": workflow} if same else {"prompt": prompt}
 

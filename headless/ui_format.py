@@ -11,47 +11,47 @@ And a primitive wired to a subgraph's widget is shown there but not queued by fr
 import re
 from typing import Any
 
-from .graph import Graph, Link, Node, Problem, WorkflowError
-from .queued_texts import Moment, QueuedTexts
+from .draft import Draft, Shown
+from .graph import Link, Node, Problem, WorkflowError
 from .registry import Registry
 from .ui_resolve import BYPASSED, MUTED, VIRTUAL, Constant, resolve_input
-from .ui_scope import Scope, read_scopes
+from .ui_scope import Scope, nodes_within, read_scopes
 from .widgets import UnknownOrder, widget_values
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
-def convert(data: dict[str, Any], registry: Registry, moment: Moment) -> Graph:
-    """The graph that the frontend would queue; WorkflowError names every node that cannot be read.
+def convert(data: dict[str, Any], registry: Registry) -> Draft:
+    """What the frontend would queue; WorkflowError names every node that cannot be read.
 
     data       workflow in the UI format, version 0.4 or 1
     registry   node classes; a type that is not in it keeps its links and the values that the file names
-    moment     in which it is queued: prompts with {a|b} and file names with a date depend on it
     """
-    graph: Graph = {}
+    draft = Draft({})
     problems: list[Problem] = []
     try:
         root = read_scopes(data)
-        emit(root, QueuedTexts(root, registry, moment), graph, problems)
+        emit(root, registry, draft, problems)
+        draft.shown += (shown(scope, node, registry) for scope, node in nodes_within(root))
     except WorkflowError as error:
         problems += error.problems
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         problems.append(Problem(f"workflow: not well-formed UI format: {error!r}"))
     if problems:
         raise WorkflowError(problems)
-    for node in graph.values():
-        gone = [name for name, link in node.links().items() if link.node not in graph]
+    for node in draft.graph.values():
+        gone = [name for name, link in node.links().items() if link.node not in draft.graph]
         for name in gone:
             del node.inputs[name]
-    return graph
+    return draft
 
 
-def emit(scope: Scope, texts: QueuedTexts, graph: Graph, problems: list[Problem]) -> None:
-    """Put the scope's real nodes into the graph.
+def emit(scope: Scope, registry: Registry, draft: Draft, problems: list[Problem]) -> None:
+    """Put the scope's real nodes into the draft.
 
     scope      with its subgraph instances
-    texts      of the workflow, and the node classes
-    graph      receives the nodes
+    registry   node classes
+    draft      receives the nodes
     problems   receives what cannot be read
     """
     for node_id, node in scope.nodes.items():
@@ -59,38 +59,38 @@ def emit(scope: Scope, texts: QueuedTexts, graph: Graph, problems: list[Problem]
         if node.get("mode", 0) in (MUTED, BYPASSED) or kind in VIRTUAL:
             continue
         if node_id in scope.children:
-            emit(scope.children[node_id], texts, graph, problems)
+            emit(scope.children[node_id], registry, draft, problems)
             continue
         full_id = scope.prefix + node_id
         fault = unreadable(scope, node)
         try:
-            values = widget_values(node, texts.registry.get(kind))
+            values = widget_values(node, registry.get(kind))
         except UnknownOrder as error:
             values, fault = {}, fault or unknown_order(scope, node, error)
         if fault:
             problems.append(fault)
             continue
-        inputs = joined(scope, node, values, texts)
-        graph[full_id] = Node(full_id, kind, node.get("title") or kind, inputs)
+        own, brought = joined(scope, node, values, kind in registry)
+        draft.typed |= dict.fromkeys((full_id, name) for name in own if name not in brought)
+        draft.graph[full_id] = Node(full_id, kind, node.get("title") or kind, {**own, **brought})
 
 
 def joined(
-    scope: Scope, node: dict[str, Any], values: dict[str, Any], texts: QueuedTexts
-) -> dict[str, Any]:
-    """A node's inputs: its widgets as they are queued, and over them what links and subgraphs bring.
+    scope: Scope, node: dict[str, Any], values: dict[str, Any], declared: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A node's inputs: its own widgets, primitives among them; and over them what links and subgraphs bring.
 
-    scope    of the node
-    node     in the UI format
-    values   of its widgets
-    texts    of the workflow
+    scope      of the node
+    node       in the UI format
+    values     of its widgets
+    declared   whether its class is known
     """
-    kind = node["type"]
     slots = [slot["name"] for slot in node.get("inputs") or []]
     sources = {name: resolve_input(scope, node, i) for i, name in enumerate(slots)}
     brought = {
         name: source
         for name, source in sources.items()
-        if isinstance(source, Constant) and (name in values or kind not in texts.registry)
+        if isinstance(source, Constant) and (name in values or not declared)
     }
     own = {name: source.value for name, source in brought.items() if not source.promoted}
     promoted = {name: source.value for name, source in brought.items() if source.promoted}
@@ -100,7 +100,23 @@ def joined(
         if inner == str(node["id"]) and name in values
     }
     links = {name: source for name, source in sources.items() if isinstance(source, Link)}
-    return {**texts.of(kind, {**values, **own}), **overrides, **promoted, **links}
+    return {**values, **own}, {**overrides, **promoted, **links}
+
+
+def shown(scope: Scope, node: dict[str, Any], registry: Registry) -> Shown:
+    """A node as file names refer to it.
+
+    scope      of the node
+    node       in the UI format
+    registry   node classes
+    """
+    try:
+        values = widget_values(node, registry.get(node["type"]))
+    except UnknownOrder:
+        values = {}
+    kind = node.get("properties", {}).get("Node name for S&R", "")
+    title = node.get("title") or node["type"]
+    return Shown(scope.prefix + str(node["id"]), (kind, title), values)
 
 
 def unreadable(scope: Scope, node: dict[str, Any]) -> Problem | None:

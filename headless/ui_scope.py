@@ -62,6 +62,17 @@ def read_scopes(data: dict[str, Any]) -> Scope:
     return make_scope(data, definitions, Scope("", {}, {}), itertools.count())
 
 
+def nodes_within(scope: Scope) -> Iterator[tuple[Scope, dict[str, Any]]]:
+    """All nodes and their scopes in the frontend's order: what is in a subgraph comes before its instance.
+
+    scope   the root, or an instance
+    """
+    for node_id, node in scope.nodes.items():
+        if node_id in scope.children:
+            yield from nodes_within(scope.children[node_id])
+        yield scope, node
+
+
 def make_scope(
     data: dict[str, Any], definitions: dict[str, Any], scope: Scope, made: Iterator[int]
 ) -> Scope:

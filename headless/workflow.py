@@ -5,8 +5,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from .draft import Draft, Moment
 from .graph import Graph, Link, Node, WorkflowError
-from .queued_texts import Moment
 from .registry import Registry
 from .ui_format import convert
 
@@ -14,40 +14,53 @@ LARGEST = 64 * 2**20  # bytes of a workflow file
 DEEPEST = 100  # nested brackets
 
 
+def load_draft(path: str | Path, registry: Registry) -> tuple[Draft, dict[str, Any] | None]:
+    """What a file holds before it is queued, and its UI format where it has one.
+
+    path       of a file as `read_workflow` takes it
+    registry   the node classes, whose order of inputs gives widget values their names
+    """
+    data, ui = read_workflow(Path(path))
+    if is_ui(data):
+        return convert(data, registry), ui
+    return Draft.of_api(parse_api(data)), ui
+
+
 def load_workflow(
     path: str | Path, registry: Registry, prompt_seed: int = 0
 ) -> tuple[Graph, dict[str, Any] | None]:
-    """The graph in a file, and the file's UI format where it has one.
+    """The graph in a file as it is queued now, and the file's UI format where it has one.
 
-    path          .json in either format, or a .png that carries a workflow
-    registry      the node classes, whose order of inputs gives widget values their names
-    prompt_seed   which one of each {a|b} a prompt takes
+    path          as for `load_draft`
+    registry      the node classes
+    prompt_seed   draws one of each {a|b} in a prompt
     """
-    data = read_json(Path(path))
-    graph = to_graph(data, registry, Moment(random.Random(prompt_seed)))
-    return graph, data if is_ui(data) else None
+    draft, data = load_draft(path, registry)
+    return draft.queued(registry, Moment(random.Random(prompt_seed))), data
 
 
-def to_graph(data: dict[str, Any], registry: Registry, moment: Moment) -> Graph:
-    """The graph of a workflow in either format.
+def read_workflow(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The workflow in a file, and its UI format where there is one.
 
-    data       from `read_json`
-    registry   the node classes, whose order of inputs gives widget values their names
-    moment     in which it is queued; the API format holds texts that are settled already
-    """
-    return convert(data, registry, moment) if is_ui(data) else parse_api(data)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a workflow file or in a PNG's metadata.
-
-    path   of the file
+    path   .json in either format; or a .png, which is made again as it was: its API format comes first
     """
     if not path.is_file():
-        raise WorkflowError([f"{path}: no such file"])
+        raise WorkflowError(
+            [f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}"]
+        )
     if path.stat().st_size > LARGEST:
         raise WorkflowError([f"{path}: larger than {LARGEST} bytes, not a workflow"])
-    text = _png_text(path) if path.suffix.lower() == ".png" else _text(path)
+    texts = _png_texts(path) if path.suffix.lower() == ".png" else [_text(path)]
+    found = [parse_json(text, path) for text in texts]
+    return found[0], found[-1] if is_ui(found[-1]) else None
+
+
+def parse_json(text: str, path: Path) -> dict[str, Any]:
+    """A workflow's JSON object, in either format.
+
+    text   of a file, or in a PNG's metadata
+    path   of the file, for errors
+    """
     if _depth(text) > DEEPEST:
         raise WorkflowError([f"{path}: nested more than {DEEPEST} deep, not a workflow"])
     try:
@@ -122,22 +135,25 @@ def _text(path: Path) -> str:
     try:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise WorkflowError([f"{path}: not a text file: {error}"]) from error
+        raise WorkflowError(
+            [f"{path}: expected a .json or .png file, got no text: {error}"]
+        ) from error
 
 
-def _png_text(path: Path) -> str:
+def _png_texts(path: Path) -> list[str]:
+    """What a picture carries: the API format, then the UI format."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
             image.load()
-            texts = dict(image.info)
+            info = dict(image.info)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         raise WorkflowError([f"{path}: not a readable PNG: {error}"]) from error
-    for key in ("workflow", "prompt"):
-        if isinstance(texts.get(key), str):
-            return texts[key]
-    raise WorkflowError([f"{path}: carries no workflow"])
+    texts = [info[key] for key in ("prompt", "workflow") if isinstance(info.get(key), str)]
+    if not texts:
+        raise WorkflowError([f"{path}: carries no workflow"])
+    return texts
 
 
 def _depth(text: str) -> int:

@@ -177,6 +177,14 @@ def test_each_line_draws_its_own_choices_and_a_dated_workflow_is_resumed(go, tmp
         for file in record["files"]
     }
     assert len(drawn) > 2
+    assert go(*({"Draw.prompt": "{lime|blue}", "size": 1 + n % 8} for n in range(12))) == 0
+    typed = {
+        Image.open(tmp_path / "out" / file).getpixel((0, 0))
+        for record in records(tmp_path)[12:]
+        for file in record["files"]
+    }
+    assert typed == {(0, 255, 0), (0, 0, 255)}
+    capsys.readouterr()
     assert "date" not in records(tmp_path)[0]["files"][0]
     capsys.readouterr()
     time.sleep(1.1)  # other file names from here on

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from imagen_nodes.headless.cli import main, make_parser
+from imagen_nodes.headless.draft import Draft
 from imagen_nodes.headless.generate import generate_graph, numbered, stage_steps
 from imagen_nodes.headless.graph import Node
 from imagen_nodes.headless.registry import default_registry
@@ -30,7 +31,7 @@ def graph():
 @pytest.mark.parametrize("name", ["1", "First", "A"])
 def test_an_input_is_set_by_id_title_or_type(name):
     changed = graph()
-    set_input(changed, f"{name}.x=a=b")
+    set_input(Draft(changed), f"{name}.x=a=b")
     assert changed["1"].inputs["x"] == "a=b"
 
 
@@ -39,7 +40,7 @@ def test_an_input_is_set_by_id_title_or_type(name):
 )
 def test_a_switch_is_set_by_the_word(text, value):
     changed = graph()
-    set_input(changed, f"Switch.on={text}")
+    set_input(Draft(changed), f"Switch.on={text}")
     assert changed["4"].inputs["on"] is value
 
 
@@ -56,7 +57,7 @@ def test_a_switch_is_set_by_the_word(text, value):
 )
 def test_a_bad_change_is_explained(change, message):
     with pytest.raises(InputError, match=message):
-        set_input(graph(), change)
+        set_input(Draft(graph()), change)
 
 
 def test_names_of_several_pictures():
@@ -136,6 +137,24 @@ def test_a_generated_picture_carries_only_workflows_that_keep_its_prompt(tmp_pat
     graph, _ = load_workflow(made, default_registry(), prompt_seed=3)
     texts = [n.inputs["prompt"] for n in graph.values() if n.class_type == "ImagenT5Encode"]
     assert texts == [prompt]
+
+
+def test_a_folder_that_cannot_be_written_to_is_known_before_the_run(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    path = EXAMPLES / "text_to_64.json"
+    assert main(["run", str(path), "-o", str(tmp_path / "file" / "out")]) == 2
+    assert "-o: expected a folder that can be written to" in capsys.readouterr().err
+
+
+def test_pictures_to_load_may_lie_beside_the_workflow(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = ["--set", "Imagen Base Sample.steps=1", "--set", "Imagen SR 256.steps=1"]
+    assert main(["run", str(EXAMPLES / "inpaint.json"), "-o", "out", *few]) == 0
+    (tmp_path / "input").mkdir()
+    assert main(["run", str(EXAMPLES / "inpaint.json"), "-o", "out", *few]) == 2
+    assert "no file 'imagen_heart_64.png' in input" in capsys.readouterr().err
+    assert main(["run", str(EXAMPLES / "inpaint.json"), "--input", "nowhere"]) == 2
+    assert "in nowhere, which is not there; name a folder with --input" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from imagen_nodes.headless import core_nodes, images
 from imagen_nodes.headless.core_nodes import CORE_NODES, Folders, folders
 from imagen_nodes.headless.execute import NodeError, execute
 from imagen_nodes.headless.graph import Link, Node
-from imagen_nodes.headless.workflow import parse_api, read_json
+from imagen_nodes.headless.workflow import parse_api, read_workflow
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_saved_picture_carries_the_graph_that_made_it(places):
         "2": Node("2", "SaveImage", "Save", {"images": Link("1", 0), "filename_prefix": "p"}),
     }
     execute(graph, CORE_NODES)
-    assert parse_api(read_json(places.output / "p_00001_.png")) == graph
+    assert parse_api(read_workflow(places.output / "p_00001_.png")[0]) == graph
 
 
 @pytest.mark.parametrize("prefix", ["../escape", "/tmp/escape", "a/../../escape"])

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from imagen_nodes.headless.core_nodes import CORE_NODES
+from imagen_nodes.headless.draft import Moment
 from imagen_nodes.headless.graph import WorkflowError, to_api
 from imagen_nodes.headless.object_info import read_object_info, registry_of
-from imagen_nodes.headless.queued_texts import Moment
 from imagen_nodes.headless.registry import declared_inputs, default_registry
 from imagen_nodes.headless.ui_format import convert
 from imagen_nodes.headless.widgets import default_value
@@ -98,7 +98,8 @@ def inputs_of(api):
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
 def test_the_frontend_queues_the_same_inputs(path):
     golden = json.loads(path.read_text("utf-8"))
-    graph = convert(golden["workflow"], {**OTHERS, **CORE_NODES}, MOMENT)
+    registry = {**OTHERS, **CORE_NODES}
+    graph = convert(golden["workflow"], registry).queued(registry, MOMENT)
     assert inputs_of(to_api(graph)) == inputs_of(golden["api"])
 
 
@@ -110,7 +111,8 @@ def test_the_frontend_queues_the_same_inputs_of_our_own_graphs(path):
     """
     golden = json.loads((GOLDEN / "examples" / path.name).read_text("utf-8"))
     registry = default_registry()
-    made = to_api(convert(json.loads(path.read_text("utf-8")), registry, MOMENT))
+    draft = convert(json.loads(path.read_text("utf-8")), registry)
+    made = to_api(draft.queued(registry, MOMENT))
     for key, node in made.items():
         declared = declared_inputs(registry[node["class_type"]])
         for name in node["inputs"].keys() - golden.get(key, node)["inputs"].keys():
@@ -131,7 +133,7 @@ def templates():
 def read(data, registry):
     """The graph and no problems, or no graph and what was wrong."""
     try:
-        return convert(data, registry, MOMENT), []
+        return convert(data, registry).queued(registry, MOMENT), []
     except WorkflowError as error:
         return {}, error.problems
 

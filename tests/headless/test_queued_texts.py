@@ -8,10 +8,12 @@ from datetime import datetime
 import pytest
 
 from imagen_nodes.headless.core_nodes import CORE_NODES
-from imagen_nodes.headless.queued_texts import Moment, choose, format_date
+from imagen_nodes.headless.draft import Moment
+from imagen_nodes.headless.queued_texts import choose, format_date
 from imagen_nodes.headless.registry import default_registry
+from imagen_nodes.headless.run import set_input
 from imagen_nodes.headless.ui_format import convert
-from imagen_nodes.headless.workflow import load_workflow
+from imagen_nodes.headless.workflow import load_draft, load_workflow
 
 NOW = datetime(2026, 3, 4, 15, 6, 7)
 
@@ -68,7 +70,7 @@ def saver(prefix):
 
 def test_a_file_name_takes_the_moment_of_queueing():
     data = {"nodes": [saver("x/%date:yyyy-MM-dd_hhmmss%")], "links": []}
-    graph = convert(data, CORE_NODES, Moment(random.Random(), NOW))
+    graph = convert(data, CORE_NODES).queued(CORE_NODES, Moment(random.Random(), NOW))
     assert graph["1"].inputs["filename_prefix"] == "x/2026-03-04_150607"
 
 
@@ -91,6 +93,27 @@ def test_a_prompt_seed_draws_the_same_again_and_other_seeds_draw_others(tmp_path
 
     assert [drawn(seed) for seed in range(20)] == [drawn(seed) for seed in range(20)]
     assert len({drawn(seed) for seed in range(20)}) > 4
+
+
+def test_what_is_set_counts_as_typed_in_either_format(tmp_path):
+    data = {"nodes": [{**prompt("old"), "id": 2}, saver("%ImagenT5Encode.prompt%_%date:yy%")]}
+    api = {
+        "1": {"class_type": "SaveImage", "inputs": {"filename_prefix": "%date:yy%"}},
+        "2": {"class_type": "ImagenT5Encode", "inputs": {"prompt": "{kept|as it is}"}},
+    }
+    path = tmp_path / "graph.json"
+    for form in ({**data, "links": []}, api):
+        path.write_text(json.dumps(form))
+        draft, _ = load_draft(path, default_registry())
+        if form is api:
+            graph = draft.queued(default_registry(), Moment(random.Random(0), NOW))
+            assert graph["2"].inputs["prompt"] == "{kept|as it is}"
+            assert graph["1"].inputs["filename_prefix"] == "%date:yy%"
+            set_input(draft, "1.filename_prefix=%ImagenT5Encode.prompt%_%date:yy%")
+        set_input(draft, "2.prompt={fox|fox} // why")
+        graph = draft.queued(default_registry(), Moment(random.Random(0), NOW))
+        assert graph["2"].inputs["prompt"] == "fox "
+        assert graph["1"].inputs["filename_prefix"] == "{fox_fox} __ why_26"
 
 
 def test_the_api_format_keeps_its_braces(tmp_path):

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from imagen_nodes.headless.draft import Moment
 from imagen_nodes.headless.graph import Link, WorkflowError
-from imagen_nodes.headless.queued_texts import Moment
 from imagen_nodes.headless.ui_build import to_ui
-from imagen_nodes.headless.ui_format import convert as convert_at
-from imagen_nodes.headless.workflow import parse_api, read_json
+from imagen_nodes.headless.ui_format import convert as draft_of
+from imagen_nodes.headless.workflow import parse_api, read_workflow
 
 
 class Source:
@@ -55,7 +55,7 @@ class Save(Source):
 
 
 def convert(data, registry):
-    return convert_at(data, registry, Moment(random.Random(0)))
+    return draft_of(data, registry).queued(registry, Moment(random.Random(0)))
 
 
 REGISTRY = {"Source": Source, "Filter": Filter, "Save": Save}
@@ -296,7 +296,7 @@ API = {
 def test_api_format_and_its_wrapper(tmp_path):
     for name, data in {"plain": API, "wrapped": {"prompt": API}}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(data))
-        graph = parse_api(read_json(tmp_path / f"{name}.json"))
+        graph = parse_api(read_workflow(tmp_path / f"{name}.json")[0])
         assert graph["2"].inputs == {"images": Link("1", 0), "prefix": "x"}
     assert parse_api({"1": {"class_type": "A", "inputs": {"v": {"__value__": ["x", 1]}}}})[
         "1"
@@ -307,10 +307,12 @@ def test_a_png_carries_its_workflow(tmp_path):
     info = PngInfo()
     info.add_text("prompt", json.dumps({**API, "1": {**API["1"], "is_changed": float("nan")}}))
     Image.new("RGB", (2, 2)).save(tmp_path / "p.png", pnginfo=info)
-    assert set(read_json(tmp_path / "p.png")) == {"1", "2"}
+    assert set(read_workflow(tmp_path / "p.png")[0]) == {"1", "2"}
     info.add_text("workflow", json.dumps(ui(node(1, "Source"))))
     Image.new("RGB", (2, 2)).save(tmp_path / "both.png", pnginfo=info)
-    assert "nodes" in read_json(tmp_path / "both.png")
+    data, workflow = read_workflow(tmp_path / "both.png")
+    assert set(data) == {"1", "2"}  # with the choices of its prompt as they were drawn
+    assert "nodes" in workflow
 
 
 @pytest.mark.parametrize(
@@ -321,7 +323,7 @@ def test_a_png_carries_its_workflow(tmp_path):
         ("a.json", b"[1, 2]", "neither ComfyUI's UI format"),
         ("a.json", b'{"a": 1}', "neither ComfyUI's UI format"),
         ("a.json", b"[" * 200, "nested more than 100 deep"),
-        ("a.json", b"\xff\xfe\x00", "not a text file"),
+        ("a.json", b"\xff\xfe\x00", "expected a .json or .png file, got no text"),
         ("a.png", b"no picture", "not a readable PNG"),
     ],
 )
@@ -329,7 +331,7 @@ def test_unreadable_files_are_named(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(WorkflowError, match=message):
-        read_json(tmp_path / name)
+        read_workflow(tmp_path / name)
 
 
 def test_what_is_built_for_the_frontend_reads_back_as_the_same_graph():
