@@ -87,6 +87,8 @@ def sample_base(
 
     Imagen, arXiv:2205.11487, section 2.
     """
+    stage.check_kind("base")
+    check_inputs(text, image)
     defaults = stage.config.defaults
     guidance = guidance or stage.guidance()
     if mask is not None and image is None:
@@ -151,9 +153,13 @@ def super_resolve(
 
     Imagen, arXiv:2205.11487, sections 2.4 and 2.5.
     """
+    stage.check_kind("sr")
+    check_inputs(text, image)
     defaults = stage.config.defaults
     guidance = guidance or stage.guidance()
     aug_level = defaults.aug_level if aug_level is None else aug_level
+    if not 0 <= aug_level <= 1:
+        raise ValueError(f"aug_level must be in [0, 1], got {aug_level}")
     sigmas = partial_grid(
         stage.schedule.sigmas(defaults.steps if steps is None else steps),
         1.0 if original is None else strength,
@@ -247,6 +253,23 @@ class Cascade:
         if resolution not in sizes:
             raise ValueError(f"upto must be one of {sizes}, got {resolution}")
         return stages[: sizes.index(resolution) + 1]
+
+
+def check_inputs(text: EncodedPrompt, image: Tensor | None) -> None:
+    """Raise TypeError or ValueError with what to give instead where these are something else.
+
+    text    encoded prompt
+    image   b h w c, or None
+    """
+    if not isinstance(text, EncodedPrompt):
+        raise TypeError(
+            f"text: expected an EncodedPrompt, as text_encoder.encode_prompt gives it, got "
+            f"{type(text).__name__}"
+        )
+    if image is not None and (image.ndim != 4 or image.shape[-1] not in (3, 4)):
+        raise ValueError(
+            f"image: expected batch x height x width x 3 channels in 0..1, got {list(image.shape)}"
+        )
 
 
 def per_stage(name: str, value, count: int) -> list:

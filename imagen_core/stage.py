@@ -143,6 +143,18 @@ class Stage:
         }
         return Guidance(**settings | {k: v for k, v in chosen.items() if v is not None})
 
+    def check_kind(self, kind: StageKind) -> None:
+        """Raise ValueError unless the stage is of the kind.
+
+        kind   "base" or "sr"
+        """
+        if self.config.kind != kind:
+            names = {"base": "a base stage", "sr": "a super-resolution stage"}
+            raise ValueError(
+                f"stage: expected {names[kind]}, got {names[self.config.kind]} "
+                f"({self.config.resolution})"
+            )
+
     def check_text(self, embeds: torch.Tensor) -> None:
         """Raise ValueError unless the network can read these states of a text encoder.
 

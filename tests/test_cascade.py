@@ -310,6 +310,24 @@ def test_bad_input_is_named(base, settings, message):
         sample_base(base, encoded(), **{"width": 16, "height": 16, **settings})
 
 
+def test_what_is_no_stage_text_or_picture_of_the_kind_is_named(base, sr, picture):
+    with pytest.raises(ValueError, match=r"stage: expected a base stage, got a super-resolution"):
+        sample_base(sr, encoded())
+    with pytest.raises(ValueError, match=r"stage: expected a super-resolution stage, got a base"):
+        super_resolve(base, picture, encoded())
+    with pytest.raises(TypeError, match=r"text: expected an EncodedPrompt.+encode_prompt.+got str"):
+        sample_base(base, "a red apple")
+    with pytest.raises(
+        ValueError, match=r"batch x height x width x 3 channels in 0..1, got \[2, 3"
+    ):
+        super_resolve(sr, picture.movedim(-1, 1), encoded())
+    with pytest.raises(ValueError, match=r"aug_level must be in \[0, 1\], got 5"):
+        super_resolve(sr, picture, encoded(), aug_level=5)
+    for scale in (float("nan"), -1.0, float("inf")):
+        with pytest.raises(ValueError, match="guidance_scale must be at least 0"):
+            Guidance(scale)
+
+
 def test_bad_tiles_are_named(sr, picture):
     with pytest.raises(ValueError, match="tile must be 0 .* or at least 16, got 5"):
         super_resolve(sr, picture, encoded(), tile=5)

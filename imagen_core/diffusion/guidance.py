@@ -6,6 +6,7 @@ References: CFG, arXiv:2207.12598; Imagen, arXiv:2205.11487, sections 2.2 and 2.
 guidance, Imagen Video, arXiv:2210.02303; guidance interval, arXiv:2404.07724.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -41,6 +42,8 @@ class Guidance:
     def __post_init__(self):
         if self.threshold not in THRESHOLDS:
             raise ValueError(f"threshold must be one of {THRESHOLDS}, got {self.threshold!r}")
+        if not 0 <= self.guidance_scale < math.inf:
+            raise ValueError(f"guidance_scale must be at least 0, got {self.guidance_scale}")
         if not 0 < self.percentile <= 1:
             raise ValueError(f"percentile must be in (0, 1], got {self.percentile}")
         if self.max_value is not None and not self.max_value >= 1:
