@@ -5,6 +5,7 @@ Needs nothing beyond the standard library; with `websockets` (imagen-nodes[comfy
 
 import contextlib
 import json
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -89,13 +90,32 @@ class Server:
 
         graph      nodes by id
         workflow   UI format of the same graph
+
+        A server queues the sound outputs all the same; like a run in this process, this refuses all.
         """
         extra = {} if workflow is None else {"extra_pnginfo": {"workflow": workflow}}
         body = {"prompt": to_api(graph), "client_id": self.client_id, "extra_data": extra}
         status, answer = self._post("/prompt", body)
         if status == 200 and not answer.get("node_errors"):
             return answer["prompt_id"]
+        if "prompt_id" in answer:
+            self.cancel(answer["prompt_id"])
         raise WorkflowError(problems_of(answer, graph))
+
+    def cancel(self, prompt_id: str) -> None:
+        """Take a run off the queue, or stop it if it is the one running; what fails is told on stderr.
+
+        prompt_id   of the run
+
+        The queue is looked at because older servers stop whatever runs, whichever id they are sent.
+        """
+        try:
+            self._tell("/queue", {"delete": [prompt_id]})
+            if self._place(prompt_id) == "queue_running":
+                self._tell("/interrupt", {"prompt_id": prompt_id})
+        except (OSError, RuntimeError, ValueError) as error:
+            text = f"expected to take run {prompt_id} off the queue, but {error}; stop it on the server"
+            print(f"imagen: {text}", file=sys.stderr)
 
     def fetch(self, entry: dict[str, Any], out: Path) -> Path:
         """Bring one picture back; the file appears whole or not at all.
@@ -175,20 +195,32 @@ class Server:
     def _history(self, prompt_id: str) -> dict[str, Any] | None:
         return json.loads(self._get(f"/history/{prompt_id}")).get(prompt_id)
 
+    def _place(self, prompt_id: str) -> str | None:
+        """Where a run is: "queue_running", "queue_pending" or, finished or unknown, None."""
+        queue = json.loads(self._get("/queue"))
+        for name in ("queue_running", "queue_pending"):
+            if any(item[1] == prompt_id for item in queue[name]):
+                return name
+        return None
+
     # --- HTTP ------------------------------------------------------------------------------------
 
     def _get(self, path: str) -> bytes:
         return self._request(urllib.request.Request(self.url + path))[1]
 
     def _post(self, path: str, data: Any) -> tuple[int, dict[str, Any]]:
-        request = urllib.request.Request(
-            self.url + path, json.dumps(data).encode(), {"Content-Type": "application/json"}
-        )
-        status, answer = self._request(request, may_fail=True)
+        status, answer = self._request(self._with_json(path, data), may_fail=True)
         try:
             return status, json.loads(answer) if answer else {}
         except ValueError as error:
             raise RuntimeError(f"{self.url}{path}: answered {status}: {answer[:200]!r}") from error
+
+    def _tell(self, path: str, data: Any) -> None:
+        self._request(self._with_json(path, data))
+
+    def _with_json(self, path: str, data: Any) -> urllib.request.Request:
+        kind = {"Content-Type": "application/json"}
+        return urllib.request.Request(self.url + path, json.dumps(data).encode(), kind)
 
     def _upload(self, path: Path) -> str:
         """The name under which the server keeps a picture; a different one of that name is spared."""

@@ -1,10 +1,12 @@
 """`imagen run --comfy` against a server in this process that speaks as much of ComfyUI as it needs."""
 
 import base64
+import copy
 import hashlib
 import io
 import json
 import threading
+import time
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -76,10 +78,14 @@ class Handler(BaseHTTPRequestHandler):
         elif path.path == "/object_info":
             self.answer(INFO)
         elif path.path == "/history/7":
-            self.answer({"7": state["history"]} if state["submitted"].is_set() else {})
+            state["unseen"] -= 1
+            there = state["submitted"].is_set() and state["unseen"] < 0
+            self.answer({"7": state["history"]} if there else {})
+        elif path.path == "/queue":
+            self.answer(state["queue"], state["queue_status"])
         elif path.path == "/view":
             state["viewed"].append(dict(urllib.parse.parse_qsl(path.query)))
-            self.answer(picture())
+            self.answer(state["picture"])
         else:
             self.answer({}, 404)
 
@@ -92,6 +98,13 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Sec-WebSocket-Accept", accept)
         self.end_headers()
         state["submitted"].wait(10)
+        for _ in range(state["chatter"]):
+            self.frame({"type": "status", "data": {"status": {}}})
+            time.sleep(0.01)
+        if state["chatter"]:
+            self.rfile.read(2)
+            self.close_connection = True
+            return
         for step in (1, 2):
             data = {"value": step, "max": 2, "node": "1", "prompt_id": "7"}
             self.frame({"type": "progress", "data": data})
@@ -115,7 +128,12 @@ class Handler(BaseHTTPRequestHandler):
             state["submitted"].set()
             self.answer(data, status)
         else:
-            self.answer({})
+            data = json.loads(body)
+            state["posted"].append((self.path, data))
+            for name in data.get("delete", []):
+                pending = state["queue"]["queue_pending"]
+                pending[:] = [item for item in pending if item[1] != name]
+            self.answer(b"", state["queue_status"])
 
 
 @pytest.fixture
@@ -124,6 +142,12 @@ def server():
     entry = {"filename": "p_00001_.png", "subfolder": "sub", "type": "output"}
     server.state = {
         "websocket": False,
+        "chatter": 0,  # websocket messages about the queue, after which nothing is said
+        "unseen": 0,  # looks at the history that find nothing
+        "queue": {"queue_running": [], "queue_pending": []},
+        "queue_status": 200,
+        "posted": [],
+        "picture": picture(),
         "submitted": threading.Event(),
         "viewed": [],
         "reply": (200, {"prompt_id": "7", "node_errors": {}}),
@@ -197,6 +221,38 @@ def test_what_the_server_refuses_names_node_title_and_input(server, run, tmp_pat
     said = capsys.readouterr().err
     assert 'node 2 "Keep" (SaveImage), input filename_prefix: Value not in list' in said
     assert not (tmp_path / "out").exists()
+
+
+PARTLY = {"2": {"errors": [{"type": "x", "message": "Bad", "extra_info": {}}]}}
+OURS, THEIRS = [0, "7", {}, {}, ["2"]], [1, "8", {}, {}, ["2"]]
+
+
+@pytest.mark.parametrize(
+    ("queue", "stopped"),
+    [
+        ({"queue_running": [OURS], "queue_pending": [THEIRS]}, True),
+        ({"queue_running": [THEIRS], "queue_pending": [OURS]}, False),
+    ],
+)
+def test_a_workflow_with_a_bad_output_is_refused_as_a_whole_and_leaves_the_queue(
+    server, run, tmp_path, capsys, queue, stopped
+):
+    server.state["queue"] = copy.deepcopy(queue)
+    server.state["reply"] = (200, {"prompt_id": "7", "number": 1, "node_errors": PARTLY})
+    assert run() == 2
+    assert 'node 2 "Keep" (SaveImage): Bad' in capsys.readouterr().err
+    interrupts = [("/interrupt", {"prompt_id": "7"})] if stopped else []
+    assert server.state["posted"] == [("/queue", {"delete": ["7"]}), *interrupts]
+    assert not server.state["viewed"] and not (tmp_path / "out").exists()
+
+
+def test_a_refused_run_that_cannot_be_stopped_is_told_beside_the_problems(server, run, capsys):
+    server.state["queue_status"] = 500
+    server.state["reply"] = (200, {"prompt_id": "7", "number": 1, "node_errors": PARTLY})
+    assert run() == 2
+    said = capsys.readouterr().err
+    assert "expected to take run 7 off the queue" in said and "answered 500" in said
+    assert 'node 2 "Keep" (SaveImage): Bad' in said
 
 
 def test_a_run_that_fails_there_fails_here(server, run, capsys):
