@@ -24,6 +24,7 @@ from .registry import Registry
 
 TIMEOUT = 60.0  # seconds without an answer
 POLL = 0.5  # seconds between two looks at the history
+LOOK = 5.0  # seconds between two looks at the queue, while a websocket tells what happens
 
 
 class Server:
@@ -78,7 +79,7 @@ class Server:
                 self._watch(prompt_id, graph, messages, progress)
                 history = self._finished(prompt_id)
             except KeyboardInterrupt:
-                self._post("/interrupt", {"prompt_id": prompt_id})
+                self.cancel(prompt_id)
                 raise
         entries = [
             entry for shown in history["outputs"].values() for entry in shown.get("images") or []
@@ -153,19 +154,22 @@ class Server:
     def _watch(
         self, prompt_id: str, graph: Graph, socket: Any, progress: Callable[[Node], Bar]
     ) -> None:
-        """Move the bars until the run is over; without a websocket, do nothing."""
+        """Move the bars until the run is over or off the queue; without a websocket, do nothing."""
         if socket is None:
             return
         from websockets.exceptions import ConnectionClosed
 
         bars: dict[str, Bar] = {}
+        looked = time.monotonic()
         try:
             while True:
-                try:
-                    message = socket.recv(timeout=5)
-                except TimeoutError:
-                    if self._history(prompt_id) is not None:
+                if time.monotonic() - looked >= LOOK:  # other runs' messages may never pause
+                    if self._place(prompt_id) is None:
                         return
+                    looked = time.monotonic()
+                try:
+                    message = socket.recv(timeout=LOOK)
+                except TimeoutError:
                     continue
                 event = json.loads(message) if isinstance(message, str) else {}
                 data = event.get("data") or {}
@@ -184,8 +188,18 @@ class Server:
                 bar.close()
 
     def _finished(self, prompt_id: str) -> dict[str, Any]:
-        """The history of a run, waited for; RuntimeError if it failed."""
+        """The history of a run, waited for; RuntimeError if it failed or is nowhere any more.
+
+        Between the two questions a run may go from the queue to the history, so that it is missed once.
+        """
+        missed = 0
         while (history := self._history(prompt_id)) is None:
+            missed = missed + 1 if self._place(prompt_id) is None else 0
+            if missed == 2:
+                raise RuntimeError(
+                    f"{self.url}: expected run {prompt_id} in its queue or its history, found it in neither; "
+                    f"it was deleted there, or the server was restarted: queue it again"
+                )
             time.sleep(POLL)
         status = history.get("status") or {}
         if status.get("status_str", "success") != "success":

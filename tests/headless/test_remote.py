@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from imagen_nodes.headless import remote
 from imagen_nodes.headless.cli import main
 from imagen_nodes.headless.progress import Bar
 
@@ -261,6 +262,61 @@ def test_a_run_that_fails_there_fails_here(server, run, capsys):
     server.state["history"] = {"outputs": {}, "status": status}
     assert run() == 1
     assert "node 1 (LoadImage): broken file" in capsys.readouterr().err
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(remote, "POLL", 0.01)
+    monkeypatch.setattr(remote, "LOOK", 0.05, raising=False)
+
+
+@pytest.mark.parametrize("chatter", [None, 1, 100])
+def test_a_run_that_the_server_no_longer_knows_is_not_waited_for(
+    server, run, capsys, quick, chatter
+):
+    if chatter is not None:
+        pytest.importorskip("websockets")
+        server.state.update(websocket=True, chatter=chatter)
+    server.state["unseen"] = 20
+    server.state["queue"]["queue_running"] = [THEIRS]
+    assert run() == 1
+    said = capsys.readouterr().err
+    assert "expected run 7 in its queue or its history" in said and "queue it again" in said
+    assert server.state["unseen"] > 10
+
+
+def test_a_run_may_be_missed_once_on_its_way_from_the_queue_to_the_history(server, run, quick):
+    server.state["unseen"] = 1
+    assert run() == 0
+
+
+@pytest.mark.parametrize("place", ["queue_running", "queue_pending"])
+def test_a_run_is_waited_for_while_the_queue_has_it(server, run, quick, place):
+    server.state["queue"][place] = [THEIRS, OURS]
+    server.state["unseen"] = 10
+    assert run() == 0
+
+
+def interrupt(*arguments):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("queue", "stopped"),
+    [
+        ({"queue_running": [OURS], "queue_pending": [THEIRS]}, True),
+        ({"queue_running": [THEIRS], "queue_pending": [OURS]}, False),
+    ],
+)
+def test_an_interrupt_takes_the_run_off_the_queue_and_stops_no_other(
+    server, run, monkeypatch, queue, stopped
+):
+    server.state["queue"] = copy.deepcopy(queue)
+    server.state["unseen"] = 20
+    monkeypatch.setattr(remote.Server, "_finished", interrupt)
+    assert run() == 130
+    interrupts = [("/interrupt", {"prompt_id": "7"})] if stopped else []
+    assert server.state["posted"] == [("/queue", {"delete": ["7"]}), *interrupts]
 
 
 @pytest.mark.parametrize(
