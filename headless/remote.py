@@ -4,7 +4,9 @@ Needs nothing beyond the standard library; with `websockets` (imagen-nodes[comfy
 """
 
 import contextlib
+import itertools
 import json
+import re
 import sys
 import time
 import urllib.error
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..imagen_core.checkpoints.files import replacing
-from .core_nodes import inside
+from .core_nodes import inside, next_counter
 from .graph import Graph, Node, Problem, WorkflowError, to_api
 from .object_info import registry_of
 from .progress import Bar
@@ -119,7 +121,7 @@ class Server:
             print(f"imagen: {text}", file=sys.stderr)
 
     def fetch(self, entry: dict[str, Any], out: Path) -> Path:
-        """Bring one picture back; the file appears whole or not at all.
+        """Bring one picture back; the file appears whole or not at all, and replaces temporary ones only.
 
         entry   filename, subfolder and type, as the server tells them
         out     folder of pictures
@@ -127,6 +129,8 @@ class Server:
         folder = out / "temp" if entry.get("type") == "temp" else out
         path = inside(folder, f"{entry.get('subfolder') or '.'}/{entry['filename']}")
         data = self._get("/view?" + urllib.parse.urlencode(entry))
+        if entry.get("type") != "temp":
+            path = free_path(path, data)
         with replacing(path) as temporary:
             Path(temporary).write_bytes(data)
         return path
@@ -267,6 +271,22 @@ class Server:
 
 
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
+
+
+def free_path(path: Path, data: bytes) -> Path:
+    """Where a file may be kept: there if nothing or the same is, else under ComfyUI's next number.
+
+    path   wanted, such as prefix_00001_.png
+    data   of the file
+    """
+    if not path.exists() or (path.is_file() and path.read_bytes() == data):
+        return path
+    match = re.fullmatch(r"(.+)_\d+_(.*)", path.name)
+    prefix, ending = match.groups() if match else (path.stem, path.suffix)
+    first = path.with_name(prefix)
+    names = (f"{prefix}_{number:05}_{ending}" for number in itertools.count(next_counter(first)))
+    # Where upper and lower case are one, the next number may be taken.
+    return next(free for name in names if not (free := path.with_name(name)).exists())
 
 
 def problems_of(answer: dict[str, Any], graph: Graph) -> list[Problem]:

@@ -320,6 +320,65 @@ def test_an_interrupt_takes_the_run_off_the_queue_and_stops_no_other(
 
 
 @pytest.mark.parametrize(
+    ("name", "others", "free"),
+    [
+        ("p_00001_.png", [], "p_00002_.png"),
+        ("p_00001_.png", ["p_00007_.png"], "p_00008_.png"),
+        ("a_00003_b_00001_.png", ["a_00009_.png"], "a_00003_b_00002_.png"),
+        ("clip_00001_.tar.gz", [], "clip_00002_.tar.gz"),
+        ("x.png", [], "x_00001_.png"),
+        ("x.png", ["x_00001_.png"], "x_00002_.png"),
+    ],
+)
+def test_a_picture_spares_another_of_its_name(server, run, tmp_path, capsys, name, others, free):
+    out = tmp_path / "out" / "sub"
+    out.mkdir(parents=True)
+    for other in (name, *others):
+        (out / other).write_bytes(b"mine")
+    entry = {"filename": name, "subfolder": "sub", "type": "output"}
+    server.state["history"]["outputs"] = {"2": {"images": [entry]}}
+    assert run("--json") == 0
+    assert json.loads(capsys.readouterr().out)["files"] == [str(out / free)]
+    assert (out / free).read_bytes() == picture()
+    assert all((out / other).read_bytes() == b"mine" for other in (name, *others))
+    assert len(list(out.iterdir())) == 2 + len(others)
+
+
+def test_the_same_picture_keeps_its_name(server, run, tmp_path, capsys):
+    assert run("--json") == run("--json") == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["files"] == second["files"]
+    assert len(list((tmp_path / "out" / "sub").iterdir())) == 1
+
+
+def test_a_temporary_picture_is_replaced(server, run, tmp_path):
+    entry = {"filename": "p_00001_.png", "subfolder": "", "type": "temp"}
+    server.state["history"]["outputs"] = {"2": {"images": [entry]}}
+    assert run() == 0
+    server.state["picture"] = picture("blue")
+    assert run() == 0
+    (path,) = (tmp_path / "out" / "temp").iterdir()
+    assert path.name == "p_00001_.png" and path.read_bytes() == picture("blue")
+
+
+@pytest.mark.parametrize("kind", ["output", "temp"])
+def test_a_picture_that_cannot_be_written_leaves_nothing(
+    server, run, tmp_path, monkeypatch, capsys, kind
+):
+    def full(path, data):
+        with path.open("wb") as file:
+            file.write(data[:10])
+        raise OSError("disk full")
+
+    entry = {"filename": "p_00001_.png", "subfolder": "", "type": kind}
+    server.state["history"]["outputs"] = {"2": {"images": [entry]}}
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert run() == 1
+    assert "disk full" in capsys.readouterr().err
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
     "entry", [{"filename": "../../x.png"}, {"filename": "x.png", "subfolder": "../.."}]
 )
 def test_a_server_cannot_write_outside_the_folder(server, run, tmp_path, capsys, entry):
