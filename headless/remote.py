@@ -283,8 +283,8 @@ def free_path(path: Path, data: bytes) -> Path:
         return path
     match = re.fullmatch(r"(.+)_\d+_(.*)", path.name)
     prefix, ending = match.groups() if match else (path.stem, path.suffix)
-    first = path.with_name(prefix)
-    names = (f"{prefix}_{number:05}_{ending}" for number in itertools.count(next_counter(first)))
+    first = next_counter(path.parent, prefix)
+    names = (f"{prefix}_{number:05}_{ending}" for number in itertools.count(first))
     # Where upper and lower case are one, the next number may be taken.
     return next(free for name in names if not (free := path.with_name(name)).exists())
 
