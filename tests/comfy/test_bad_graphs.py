@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -172,15 +173,20 @@ def draw(page, graph):
     page.wait_for_timeout(800)
 
 
-def read(page, picture):
-    """All that the frontend says of an error, its details opened as a person would; a picture is kept."""
+def read(page, picture, message="", seconds=10):
+    """All that the frontend says of an error, its details opened as a person would; a picture is kept.
+
+    The details appear part by part: there are that many seconds for the message to be among them.
+    """
     page.wait_for_timeout(1200)
     for button in ("[data-testid=error-overlay-see-errors]", INFO):
         for each in page.locator(button).all():
             each.click(timeout=3000)
             page.wait_for_timeout(500)
+    end = time.monotonic() + seconds
+    while not re.search(message, said := page.evaluate(SHOWN)) and time.monotonic() < end:
+        page.wait_for_timeout(200)
     page.screenshot(path=picture)
-    said = page.evaluate(SHOWN)
     for _ in range(2):
         page.keyboard.press("Escape")
         page.wait_for_timeout(300)
@@ -209,7 +215,7 @@ def test_a_person_reads_what_to_do_in_the_frontend(server, models, page, changed
     answer = caught.value.json()
     if "error" not in answer:
         assert server.wait(answer["prompt_id"])["status"]["status_str"] == "error"
-    said = read(page, tmp_path / "error.png")
+    said = read(page, tmp_path / "error.png", message)
     assert re.search(message, said), said[:2000]
     assert server.pictures(server.run(fresh(changed(dict))))
 
