@@ -30,6 +30,18 @@ def test_the_registry_takes_the_name_and_the_requirements(project):
     )
 
 
+def test_a_build_has_nothing_to_warn_of(project):
+    """setuptools deprecates the licence as a table, and takes folders of data for packages left out."""
+    assert project["project"]["license"] == "Apache-2.0"
+    assert all((ROOT / name).is_file() for name in project["project"]["license-files"])
+    setuptools = project["tool"]["setuptools"]
+    assert setuptools["include-package-data"] is False
+    names = {"imagen_core", "headless", "nodes"}
+    folders = {f.parent.relative_to(ROOT) for f in ROOT.glob("*/**/__init__.py")}
+    found = {".".join(f.parts) for f in folders if f.parts[0] in names}
+    assert set(setuptools["packages"]) == {"imagen_nodes"} | {f"imagen_nodes.{f}" for f in found}
+
+
 def test_icon_and_banner_have_the_registry_s_shapes(project):
     icon, banner = (ROOT / project["tool"]["comfy"][key] for key in ("Icon", "Banner"))
     assert max(Image.open(icon).size) <= 400
