@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Without an NVIDIA GPU: the version of torch that has a CPU build at hand.
 TORCH := $(if $(shell command -v nvidia-smi 2>/dev/null),torch>=2.4,torch==2.13.0)
+# The advice that setuptools gives on every editable install says nothing of this one.
+export PYTHONWARNINGS := ignore:Editable installation
 PROMPT ?= a red apple, noto style
 
 .PHONY: demo test lint bench comfy clean
