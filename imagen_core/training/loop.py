@@ -21,7 +21,7 @@ from .data import Batch, draw_batch, load_pairs
 from .ema import EMA
 from .loss import diffusion_loss
 from .optim import lr_factor, make_optimizer
-from .recipe import Recipe
+from .recipe import Recipe, check_data
 
 
 class StageLoss(nn.Module):
@@ -43,6 +43,7 @@ def train(recipe: Recipe) -> Path:
     """
     from accelerate import Accelerator
 
+    check_data(recipe)
     bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
     torch.manual_seed(recipe.run.seed)

@@ -157,6 +157,20 @@ def load_recipe(path: str | Path) -> Recipe:
     return parse_recipe(data, path.parent)
 
 
+def check_data(recipe: Recipe) -> None:
+    """Raise RecipeError unless the files of pictures and captions are there.
+
+    recipe   with absolute paths
+    """
+    for key in ("images", "manifest"):
+        path = Path(getattr(recipe.data, key))
+        if not path.is_file():
+            raise RecipeError(
+                f"data.{key}: expected a file, got {path}, which is not there; make it first "
+                f"(for the bundled recipes: fetch.py, then render.py; see recipes/emoji/README.md)"
+            )
+
+
 def parse_recipe(data: dict[str, Any], folder: Path) -> Recipe:
     """The recipe in parsed TOML.
 
