@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+import sys
 from collections import Counter
 from contextlib import ExitStack
 from math import prod
@@ -23,6 +24,16 @@ PUBLISHED_T5 = {
     (False, 1024, 4096): "T5 large",
     (False, 1024, 16384): "T5 3B",
     (False, 1024, 65536): "T5 11B",
+}
+
+# Packages that one thing needs, by their names in pip.
+OPTIONAL = {
+    "accelerate": "imagen train",
+    "tensorboard": "imagen train",
+    "ftfy": "clean_caption",
+    "beautifulsoup4": "clean_caption",
+    "gguf": "the tests of GGUF files, which load without it",
+    "websockets": "the progress of imagen run --comfy",
 }
 
 
@@ -105,6 +116,7 @@ def _describe_tensors(path: Path) -> dict[str, Any]:
         )
     with open_stage(path) as stored:
         config = stored.config.to_dict()
+        config["defaults"]["threshold"] = stored.config.guidance().threshold
     if layout is None:
         return {"kind": "Imagen stage", **found, "stage": config}
     stage = {"base": "I", "sr": "II"}[config["kind"]]
@@ -145,12 +157,15 @@ def _describe_text_encoder(path: Path) -> dict[str, Any]:
 
 
 def examine() -> dict[str, Any]:
-    """Versions, devices, bundled weights and model folders; each check says whether it is well."""
-    checks = [_version("torch", "2.4"), _version("tokenizers", "0.20")]
+    """Versions, devices, bundled weights and model folders.
+
+    Each check says whether it is well: true, false, or null where something optional is not there.
+    """
+    checks = [_version("torch", "2.4"), _version("transformers", "4.50")]
+    checks.append(_version("tokenizers", "0.20"))
     checks += [_version(name, "0") for name in ("einops", "safetensors", "numpy", "pillow", "tqdm")]
-    checks.append(
-        _line("python", platform.python_version(), platform.python_version_tuple() >= ("3", "1"))
-    )
+    checks += [_optional(package, use) for package, use in OPTIONAL.items()]
+    checks.append(_line("python", platform.python_version(), sys.version_info >= (3, 10)))
     try:
         import torch
 
@@ -166,9 +181,21 @@ def examine() -> dict[str, Any]:
         _line("cascades", ", ".join(host.cascade_names()) or "none", bool(host.cascade_names()))
     )
     for kind in ("imagen", "diffusion_models", "text_encoders"):
-        roots = ", ".join(str(root) for root in host.folders(kind))
-        checks.append(_line(f"models/{kind}", roots, True))
+        checks += [_folder(f"models/{kind}", root) for root in host.folders(kind)]
     return {"checks": checks}
+
+
+def _optional(package: str, use: str) -> dict[str, Any]:
+    try:
+        return _line(package, f"{importlib.metadata.version(package)}, for {use}", True)
+    except importlib.metadata.PackageNotFoundError:
+        return _line(package, f"not there (optional, for {use}): pip install {package}", None)
+
+
+def _folder(what: str, root: Path) -> dict[str, Any]:
+    there = root.is_dir()
+    found = str(root.absolute())
+    return _line(what, found if there else f"not there (optional): {found}", there or None)
 
 
 def _version(package: str, least: str) -> dict[str, Any]:
@@ -181,5 +208,5 @@ def _version(package: str, least: str) -> dict[str, Any]:
     return _line(package, found, numbers >= wanted)
 
 
-def _line(what: str, found: str, ok: bool) -> dict[str, Any]:
+def _line(what: str, found: str, ok: bool | None) -> dict[str, Any]:
     return {"what": what, "found": found, "ok": ok}

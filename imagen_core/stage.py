@@ -77,6 +77,20 @@ class StageConfig:
                 f"got {self.prediction!r}"
             )
 
+    def guidance(self, **chosen: Any) -> Guidance:
+        """The stage's own guidance and threshold (an SR stage's is static), but for what is chosen.
+
+        chosen   fields of Guidance; None = the stage's own
+        """
+        own = self.defaults
+        settings = {
+            "guidance_scale": own.guidance_scale,
+            "threshold": own.threshold if self.kind == "base" else "static",
+            "percentile": own.percentile,
+            "max_value": own.max_value,
+        }
+        return Guidance(**settings | {k: v for k, v in chosen.items() if v is not None})
+
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON-able data; `from_dict` reads it back."""
         kind = next(name for name, (config, _) in UNets.items() if isinstance(self.unet, config))
@@ -134,14 +148,7 @@ class Stage:
 
         chosen   fields of Guidance; None = the stage's own
         """
-        own = self.config.defaults
-        settings = {
-            "guidance_scale": own.guidance_scale,
-            "threshold": own.threshold if self.config.kind == "base" else "static",
-            "percentile": own.percentile,
-            "max_value": own.max_value,
-        }
-        return Guidance(**settings | {k: v for k, v in chosen.items() if v is not None})
+        return self.config.guidance(**chosen)
 
     def check_kind(self, kind: StageKind) -> None:
         """Raise ValueError unless the stage is of the kind.
