@@ -1,8 +1,9 @@
 """Makes docs/grid.png: twelve prompts through the bundled base, default settings, seed 0.
 
-python recipes/readme_grid.py
+python recipes/readme_grid.py [--out FILE]
 """
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,13 @@ NAMES = (
     "blue heart",
 )
 COLUMNS, ENLARGE = 6, 2
+GRID = Path(__file__).parent.parent / "docs" / "grid.png"
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=GRID, help="the picture; default: %(default)s")
+    options = parser.parse_args()
     cascade = core.load_cascade("emoji")
     # One call a prompt, so that every picture has seed 0.
     pictures = [cascade.generate(f"{name}, noto style", upto=64)[0] for name in NAMES]
@@ -38,9 +43,8 @@ def main() -> None:
     ]
     grid = Image.fromarray(np.concatenate(rows, axis=0))
     size = (grid.width * ENLARGE, grid.height * ENLARGE)
-    path = Path(__file__).parent.parent / "docs" / "grid.png"
-    grid.resize(size, Image.Resampling.NEAREST).save(path)
-    print(path)
+    grid.resize(size, Image.Resampling.NEAREST).save(options.out)
+    print(options.out)
 
 
 if __name__ == "__main__":
