@@ -1,46 +1,90 @@
 """The command line `imagen`. Exit codes: 0 done, 1 failed while running, 2 bad input, 130 interrupted."""
 
 import argparse
+import importlib.metadata
+import importlib.util
 import json
 import sys
+import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .batch import add_batch_options, batch
 from .convert import add_convert_options, convert
 from .generate import add_generate_options, generate
-from .graph import WorkflowError
 from .run import InputError, add_run_options, run
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+MARKS = {True: "ok  ", False: "FIX ", None: "--  "}  # None = optional, and not there
+TRAINS_WITH = ["accelerate", "tensorboard", *(["tomli"] if sys.version_info < (3, 11) else [])]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are raised, so that they end as those of the commands do."""
+
+    def error(self, message: str) -> NoReturn:
+        """Show the usage and raise InputError.
+
+        message   what is wrong
+        """
+        self.print_usage(sys.stderr)
+        raise InputError(message)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code.
+    """Run one command; its exit code. With --json one object is last on standard output, whatever happens.
 
     arguments   of the command line; None = this process's
     """
-    options = make_parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    as_json = "--json" in arguments
     try:
-        result = options.command(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = show_warning
+            options = make_parser().parse_args(arguments)
+            result = options.command(options)
     except KeyboardInterrupt:
-        print("interrupted; nothing half-written was left", file=sys.stderr)
-        return INTERRUPTED
-    except (WorkflowError, InputError) as error:
-        print(f"imagen: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except (OSError, RuntimeError, ValueError) as error:
-        print(f"imagen: {error}", file=sys.stderr)
-        return BAD_INPUT if isinstance(error, ValueError) else FAILED
-    if options.json:
+        return failed(INTERRUPTED, "interrupted; nothing half-written was left", as_json)
+    except ValueError as error:  # WorkflowError and InputError are some
+        return failed(BAD_INPUT, str(error), as_json)
+    except (OSError, RuntimeError) as error:
+        return failed(FAILED, str(error), as_json)
+    except Exception as error:
+        traceback.print_exc()
+        return failed(FAILED, f"{type(error).__name__}: {error}", as_json)
+    if as_json:
         print(json.dumps(result))
     return result.get("exit", DONE)
 
 
+def failed(code: int, error: str, as_json: bool) -> int:
+    """Say on standard error, and as JSON if that is wanted, why a command failed; the exit code.
+
+    code      the exit code
+    error     why
+    as_json   whether standard output gets an object
+    """
+    print(f"imagen: {error}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": error, "exit": code}))
+    return code
+
+
+def show_warning(message: Warning | str, *_place: Any) -> None:
+    """Show a warning as one for people, not for programmers.
+
+    message   what is shown
+    _place    category, file and line, which are not
+    """
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(prog="imagen", description="Imagen cascades from a shell.")
+    parser = Parser(prog="imagen", description="Imagen cascades from a shell.")
+    parser.add_argument("--version", action="version", version=installed_version())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, function: Any, about: str) -> argparse.ArgumentParser:
@@ -55,12 +99,20 @@ def make_parser() -> argparse.ArgumentParser:
     about = "Run a workflow once for each line of a file; goes on where it stopped."
     add_batch_options(command("batch", batch, about))
     sub = command("train", train, "Train a stage by a recipe; goes on from its last checkpoint.")
-    sub.add_argument("recipe", type=Path)
+    sub.add_argument("recipe", type=Path, help="a TOML file, such as recipes/emoji/*.toml")
     add_convert_options(command("convert", convert, "Write a stage's weights in another layout."))
     sub = command("info", info, "Say what a file or folder is.")
-    sub.add_argument("path", type=Path)
+    sub.add_argument("path", type=Path, help="of a model, an encoded prompt, a workflow, a picture")
     command("doctor", doctor, "Check this installation and say what to fix.")
     return parser
+
+
+def installed_version() -> str:
+    """What `imagen --version` prints."""
+    try:
+        return f"imagen-nodes {importlib.metadata.version('imagen-nodes')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "imagen-nodes, not installed by pip"
 
 
 def train(options: argparse.Namespace) -> dict[str, Any]:
@@ -68,13 +120,14 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
 
     options   of the command line
     """
-    try:
-        from ..imagen_core.training.loop import train as follow
-        from ..imagen_core.training.recipe import load_recipe
-    except ModuleNotFoundError as error:
-        raise RuntimeError(
-            f"training needs {error.name}: pip install imagen-nodes[train]"
-        ) from error
+    missing = [name for name in TRAINS_WITH if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"train needs more packages ({', '.join(missing)}): pip install 'imagen-nodes[train]' "
+            f"(in the clone: pip install -e '.[train]')"
+        )
+    from ..imagen_core.training.loop import train as follow
+    from ..imagen_core.training.recipe import load_recipe
 
     return {"stage": str(follow(load_recipe(options.recipe)))}
 
@@ -103,5 +156,6 @@ def doctor(options: argparse.Namespace) -> dict[str, Any]:
     found = examine()
     if not options.json:
         for line in found["checks"]:
-            print(f"{'ok  ' if line['ok'] else 'FIX '} {line['what']}: {line['found']}")
-    return {**found, "exit": DONE if all(line["ok"] for line in found["checks"]) else FAILED}
+            print(f"{MARKS[line['ok']]} {line['what']}: {line['found']}")
+    well = all(line["ok"] is not False for line in found["checks"])
+    return {**found, "exit": DONE if well else FAILED}

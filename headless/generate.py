@@ -1,12 +1,14 @@
 """`imagen generate`: pictures of a prompt, each with the workflow that makes the same one."""
 
 import argparse
+import os
 import random
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from ..nodes.widgets import SAMPLERS
 from .graph import Graph, Link, Node, to_api
 from .run import InputError
 
@@ -16,30 +18,43 @@ def add_generate_options(sub: argparse.ArgumentParser) -> None:
 
     sub   receives them
     """
-    sub.add_argument("prompt")
-    sub.add_argument("-o", "--out", type=Path, default=Path("imagen.png"))
-    sub.add_argument("--cascade", default="emoji", help="a bundled cascade or a folder")
-    sub.add_argument("--upto", type=int, default=1024, choices=(64, 256, 1024))
-    sub.add_argument("--negative", default="", metavar="TEXT")
-    sub.add_argument("--guidance", type=float)
-    sub.add_argument("--threshold", choices=("dynamic", "static", "none"))
-    sub.add_argument("--percentile", type=float)
-    sub.add_argument("--max-value", type=float, help="bound on the dynamic threshold; 100 = none")
-    sub.add_argument("--steps", type=numbers(int), metavar="N[,N[,N]]")
-    sub.add_argument(
-        "--timesteps",
-        action="append",
-        default=[],
-        metavar="PRESET|LIST",
-        help="for DeepFloyd IF, once a stage, base first: smart50, leading50, 10,10,0 or [999, 500, 0]",
+    add = sub.add_argument
+    of_stage = "default: the stage's own"
+    add("prompt", help="what the pictures show")
+    about = "a .png file, numbered for several; in a folder, imagen.png; default: %(default)s"
+    add("-o", "--out", type=picture_path, default=Path("imagen.png"), metavar="PATH", help=about)
+    about = "a bundled cascade, or a folder with a cascade.json; default: %(default)s"
+    add("--cascade", default="emoji", metavar="NAME", help=about)
+    about = "side of the pictures: where the cascade ends; default: %(default)s"
+    add("--upto", type=int, default=1024, choices=(64, 256, 1024), help=about)
+    add("--negative", default="", metavar="TEXT", help="what to keep away from; default: nothing")
+    about = f"how strongly the text pulls on the base, 1 = off; {of_stage}"
+    add("--guidance", type=float, metavar="W", help=about)
+    about = f"what keeps the base's values in range; {of_stage}"
+    add("--threshold", choices=("dynamic", "static", "none"), help=about)
+    about = f"of the dynamic threshold, over 0 and up to 1; {of_stage}"
+    add("--percentile", type=float, metavar="P", help=about)
+    about = f"bound on the dynamic threshold, 1 or more, 100 = none; {of_stage}"
+    add("--max-value", type=float, metavar="V", help=about)
+    about = f"sampler steps, of all stages or of each, base first; {of_stage}"
+    add("--steps", type=numbers(int), metavar="N[,N[,N]]", help=about)
+    about = (
+        "for DeepFloyd IF, once a stage, base first: smart50, leading50, 10,10,0 or [999, 500, 0]"
     )
-    sub.add_argument("--sampler")
-    sub.add_argument("--aug-level", type=numbers(float), metavar="F[,F]")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--batch", type=int, default=1)
-    sub.add_argument("--tile", type=int, default=0, help="side of the SR stages' tiles; 0 = whole")
-    sub.add_argument("--device", default="auto")
-    sub.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    add("--timesteps", action="append", default=[], metavar="PRESET|LIST", help=about)
+    about = f"of all stages, one of {', '.join(SAMPLERS)}; {of_stage}"
+    add("--sampler", metavar="NAME", help=about)
+    about = f"noise on what the SR stages enlarge, 0 to 1, of both or of each; {of_stage}"
+    add("--aug-level", type=numbers(float), metavar="F[,F]", help=about)
+    about = "same seed, same picture; picture i of several has seed + i; default: %(default)s"
+    add("--seed", type=int, default=0, metavar="N", help=about)
+    add("--batch", type=int, default=1, metavar="N", help="pictures; default: %(default)s")
+    about = "side of the SR stages' tiles, 0 = whole pictures; default: %(default)s"
+    add("--tile", type=int, default=0, metavar="PIXELS", help=about)
+    about = "auto (a GPU where there is one), cpu, cuda, cuda:1, mps, …; default: %(default)s"
+    add("--device", default="auto", metavar="NAME", help=about)
+    about = "of the networks; auto: float32 on a CPU, else half precision; default: %(default)s"
+    add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help=about)
 
 
 def numbers(kind: type) -> Any:
@@ -47,11 +62,49 @@ def numbers(kind: type) -> Any:
 
     kind   int or float
     """
+    expected = (
+        "whole numbers, such as 32 or 32,12,8" if kind is int else "numbers, such as 0.1 or 0.1,0.2"
+    )
 
     def parse(text: str) -> list:
-        return [kind(part) for part in text.split(",")]
+        try:
+            return [kind(part) for part in text.split(",")]
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}") from error
 
     return parse
+
+
+def picture_path(text: str) -> Path:
+    """Where a picture goes: into a folder as imagen.png.
+
+    text   of the command line; a folder exists, or ends with a slash
+    """
+    path = Path(text)
+    return path / "imagen.png" if path.is_dir() or text.endswith(("/", os.sep)) else path
+
+
+def chosen_device(name: str) -> Any:
+    """The device that a name stands for; one that cannot be used raises InputError.
+
+    name   "auto", or as torch calls it
+    """
+    import torch
+
+    from ..nodes import host
+
+    if name == "auto":
+        return host.compute_device()
+    try:
+        torch.zeros(1, device=name).cpu()
+        return torch.device(name)
+    except (AssertionError, ImportError, RuntimeError) as error:
+        there = ["auto", "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        there += ["mps"] if torch.backends.mps.is_available() else []
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"--device: expected one that is here, such as {', '.join(there)}, got {name!r}: {reason}"
+        ) from error
 
 
 def generate(options: argparse.Namespace) -> dict[str, Any]:
@@ -59,8 +112,6 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
 
     options   of the command line
     """
-    import torch
-
     from .. import imagen_core as core
     from ..nodes import host
     from .images import save_png
@@ -69,7 +120,7 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
     if options.batch < 1:
         raise InputError(f"--batch: expected at least 1, got {options.batch}")
     started = time.monotonic()
-    device = host.compute_device() if options.device == "auto" else torch.device(options.device)
+    device = chosen_device(options.device)
     cascade = core.load_cascade(options.cascade, device, host.dtype(options.dtype))
     defaults = [stage.config.defaults for stage in cascade.stages_upto(options.upto)]
     guidance = cascade.base.guidance(
