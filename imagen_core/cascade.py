@@ -47,7 +47,7 @@ def to_image(x: Tensor) -> Tensor:
     return rearrange((x.cpu() + 1) / 2, "b c h w -> b h w c").clamp(0, 1).contiguous()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def sample_base(
     stage: Stage,
     text: EncodedPrompt,
@@ -109,7 +109,7 @@ def sample_base(
     return to_image(x) if kept is None or image is None else kept.composite(to_image(x), image)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def super_resolve(
     stage: Stage,
     image: Tensor,
@@ -177,7 +177,8 @@ def super_resolve(
     lowres = augmentation(stage, large, aug_level, aug_noise, noise)
     tiles = tile_windows(stage, large.shape[2], large.shape[3], tile)
     denoise = make_denoiser(stage, text, guidance, sigmas, len(small), lowres, tiles, trace)
-    x = run(choose_sampler(sampler or defaults.sampler), denoise, x, sigmas, noise, on_step, kept)
+    cropped = None if on_step is None else lambda i, n, x0: on_step(i, n, x0[..., :height, :width])
+    x = run(choose_sampler(sampler or defaults.sampler), denoise, x, sigmas, noise, cropped, kept)
     result = to_image(x[..., :height, :width])
     return result if kept is None or original is None else kept.composite(result, original)
 
@@ -382,7 +383,7 @@ def augmentation(
     aug_noise   "once" or "each step"
     noise       the batch's generators
     """
-    level = torch.full((len(large),), aug_level, dtype=torch.float64)
+    level = torch.full((len(large),), aug_level, dtype=torch.float64, device="cpu")
 
     def draw() -> Lowres:
         return augment(large, noise.randn(*large.shape[1:]), level, stage.schedule)

@@ -310,6 +310,42 @@ def test_bad_input_is_named(base, settings, message):
         sample_base(base, encoded(), **{"width": 16, "height": 16, **settings})
 
 
+def test_results_may_be_changed_in_place_and_learned_from(base, sr, picture):
+    for image in (sample_base(base, encoded(), steps=1), super_resolve(sr, picture, encoded())):
+        image.mul_(255)
+        weight = torch.ones(3, requires_grad=True)
+        (image * weight).sum().backward()
+        assert weight.grad is not None
+
+
+def test_previews_of_a_padded_picture_have_its_size(sr):
+    seen = []
+    made = super_resolve(
+        sr, torch.rand(1, 9, 7, 3), encoded(), on_step=lambda i, n, x0: seen.append(x0.shape)
+    )
+    assert set(seen) == {(1, 3, 36, 28)}
+    assert made.shape == (1, 36, 28, 3)
+
+
+def test_global_defaults_of_torch_do_not_reach_a_picture(base):
+    text = encoded()
+    expected = sample_base(base, text, steps=2, sampler="ddpm")
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(sample_base(base, text, steps=2, sampler="ddpm"), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_bad_masks_and_batches_are_named(base, picture):
+    with pytest.raises(
+        ValueError, match=r"mask: expected 1 or 1 x height x width, got \[2, 8, 8\]"
+    ):
+        sample_base(base, encoded(), image=picture[:1], mask=torch.ones(2, 8, 8))
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        sample_base(base, encoded(), batch_size=0)
+
+
 def test_what_is_no_stage_text_or_picture_of_the_kind_is_named(base, sr, picture):
     with pytest.raises(ValueError, match=r"stage: expected a base stage, got a super-resolution"):
         sample_base(sr, encoded())

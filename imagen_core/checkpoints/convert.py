@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -58,7 +59,8 @@ def write_file(stored: StoredStage, target: Path, layout: Layout) -> None:
     origin: dict[str, tuple[str, int]] = {}
     table = {entry.ours: entry for entry in table_of(stored.config, layout, set(stored.wanted))}
     for name, entry in table.items():
-        like = stored.wanted[name].to(stored.tensors.get(stored.table[name].theirs[0]).dtype)
+        stacked = [stored.tensors.get(theirs).dtype for theirs in stored.table[name].theirs]
+        like = stored.wanted[name].to(reduce(torch.promote_types, stacked))
         for i, part in enumerate(entry.write(like, head_dim)):
             plan[entry.theirs[i]], origin[entry.theirs[i]] = part, (name, i)
 

@@ -79,7 +79,13 @@ def write_tensors(
         with replacing(path) as temporary, temporary.open("wb") as file:
             file.write(len(start).to_bytes(8, "little") + start)
             for name in names:
-                data = produce(name).detach().cpu().contiguous().flatten().view(torch.uint8)
+                made = produce(name)
+                if (made.dtype, made.shape) != (tensors[name].dtype, tensors[name].shape):
+                    raise CheckpointError(
+                        f"{path}: {name}: expected {tensors[name].dtype} {list(tensors[name].shape)}, got "
+                        f"{made.dtype} {list(made.shape)}"
+                    )
+                data = made.detach().cpu().contiguous().flatten().view(torch.uint8)
                 file.write(memoryview(data.numpy()))  # pyright: ignore[reportArgumentType]
     except OSError as error:
         raise CheckpointError(f"{path}: could not be written: {error}") from error

@@ -119,6 +119,11 @@ def fit_mask(mask: Tensor, known: Tensor) -> Tensor:
     mask    b h w, h w or b 1 h w, any size
     known   b c h w
     """
+    rows = 1 if mask.ndim == 2 else len(mask)
+    if mask.numel() != rows * mask.shape[-1] * mask.shape[-2] or rows not in (1, len(known)):
+        raise ValueError(
+            f"mask: expected 1 or {len(known)} x height x width, got {list(mask.shape)}"
+        )
     mask = mask.to(known).reshape(-1, 1, *mask.shape[-2:])
     if mask.shape[2:] != known.shape[2:]:
         mask = F.interpolate(mask, size=known.shape[2:], mode="bilinear", align_corners=False)

@@ -16,7 +16,9 @@ from torch import Tensor
 
 ThresholdName = Literal["dynamic", "static", "none"]
 THRESHOLDS: tuple[ThresholdName, ...] = ("dynamic", "static", "none")
-QUANTILE_LIMIT = 2**24  # torch.quantile refuses more elements than this
+QUANTILE_LIMIT = (
+    2**20
+)  # values of a picture; torch.quantile is slow beyond and refuses more than 2**24
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,8 @@ def dynamic_bound(x0: Tensor, percentile: float, max_value: float | None) -> Ten
     Imagen, arXiv:2205.11487, section 2.3.
     """
     magnitudes = x0.abs().flatten(1)
-    s = (torch.quantile if magnitudes.numel() <= QUANTILE_LIMIT else _large_quantile)(
-        magnitudes, percentile, dim=1
-    )
+    quantile = torch.quantile if magnitudes.shape[1] <= QUANTILE_LIMIT else _large_quantile
+    s = quantile(magnitudes, percentile, dim=1)
     return s.nan_to_num(nan=torch.inf).clamp(1.0, max_value)  # inf - inf in lerp
 
 
@@ -138,7 +139,7 @@ def static_threshold(x0: Tensor) -> Tensor:
 
 
 def _large_quantile(x: Tensor, q: float, dim: int) -> Tensor:
-    """`torch.quantile` (linear interpolation) for tensors over its size limit."""
+    """`torch.quantile` (linear interpolation) for large pictures, without sorting them."""
     rank = q * (x.shape[dim] - 1)
     lower = int(rank)
     below = x.kthvalue(lower + 1, dim=dim).values

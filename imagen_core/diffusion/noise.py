@@ -7,10 +7,13 @@ from torch import Tensor
 class ImageNoise:
     """Normal noise for a batch; image i draws from `torch.Generator("cpu").manual_seed(seed + i)`.
 
-    At batch 1 the draws are those of diffusers' pipelines given `torch.Generator().manual_seed(seed)`.
+    At batch 1 the draws are those of diffusers' pipelines given `torch.Generator().manual_seed(seed)`. Like
+    those, seeds that differ by a multiple of 2**32 draw the same: torch keeps the lower 32 bits.
     """
 
     def __init__(self, seed: int, batch: int, device: torch.device | str = "cpu"):
+        if batch < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch}")
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed must be an integer from 0 to 2**64 - 1, got {seed}")
         self.device = torch.device(device)
@@ -23,5 +26,10 @@ class ImageNoise:
 
         channels, height, width   shape of one image's draw
         """
-        draws = [torch.randn(channels, height, width, generator=g) for g in self.generators]
-        return torch.stack(draws).to(self.device, non_blocking=True)
+        shape = channels, height, width
+        draws = [
+            torch.randn(shape, generator=each, dtype=torch.float32, device="cpu")
+            for each in self.generators
+        ]
+        # Elsewhere than on CUDA the copy may be read after its source is gone.
+        return torch.stack(draws).to(self.device, non_blocking=self.device.type == "cuda")

@@ -76,7 +76,7 @@ class Schedule:
             )
         if num_steps < 1:
             raise ValueError(f"steps must be at least 1, got {num_steps}")
-        t = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
+        t = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64, device="cpu")
         sigmas = (-0.5 * self.logsnr(t)).exp()
         sigmas[-1] = 0.0
         return sigmas
@@ -97,7 +97,7 @@ class DiscreteSchedule:
 
     def table(self) -> Tensor:
         """Log signal-to-noise ratio of every timestep: (num_timesteps,) float64, falling."""
-        edges = torch.linspace(0, 1, self.num_timesteps + 1, dtype=torch.float64)
+        edges = torch.linspace(0, 1, self.num_timesteps + 1, dtype=torch.float64, device="cpu")
         alpha_bar = torch.cos((edges + 0.008) / 1.008 * math.pi / 2) ** 2
         betas = (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp_max(0.999)
         return torch.logit((1 - betas).cumprod(0))
@@ -132,7 +132,9 @@ class DiscreteSchedule:
         if isinstance(num_steps, int) and num_steps < 1:
             raise ValueError(f"steps must be at least 1, got {num_steps}")
         visited = self.table()[timesteps(num_steps, self.num_timesteps)]
-        return torch.cat([(-0.5 * visited).exp(), torch.zeros(1, dtype=torch.float64)])
+        return torch.cat(
+            [(-0.5 * visited).exp(), torch.zeros(1, dtype=torch.float64, device="cpu")]
+        )
 
 
 AnySchedule = Schedule | DiscreteSchedule

@@ -16,6 +16,7 @@ from .embedding import EncodedPrompt, TextEmbedding
 from .tokenizer import Tokenizer
 
 CACHE_SIZE = 256  # prompts
+AT_ONCE = 16  # prompts that go through T5 together
 
 
 class Reading(NamedTuple):
@@ -74,8 +75,13 @@ class TextEncoder:
         clean_caption   whether they go through DeepFloyd IF's caption cleaning
         """
         prompts = [normalised(prompt, clean_caption) for prompt in prompts]
+        if not prompts:
+            raise ValueError("prompts: expected at least one, got none")
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.cache]
-        states = dict(zip(missing, self._evaluate(missing), strict=True)) if missing else {}
+        states: dict[str, tuple[Tensor, Tensor]] = {}
+        for first in range(0, len(missing), AT_ONCE):
+            part = missing[first : first + AT_ONCE]
+            states |= zip(part, self._evaluate(part), strict=True)
         for prompt in prompts:
             if prompt in self.cache:
                 self.cache.move_to_end(prompt)
@@ -124,7 +130,9 @@ class TextEncoder:
             numbers[row, : len(kept)] = torch.tensor(kept)
             mask[row, : len(kept)] = True
         output = self.model(input_ids=numbers.to(self.device), attention_mask=mask.to(self.device))
-        return list(zip(output.last_hidden_state.cpu(), mask, strict=True))
+        states = output.last_hidden_state.cpu()
+        # Copies, so that a prompt that stays in the cache does not keep the others of its batch.
+        return [(row.clone(), real.clone()) for row, real in zip(states, mask, strict=True)]
 
     def _warn_if_cut(self, numbers: list[int]) -> None:
         if len(numbers) <= self.max_length:
@@ -143,4 +151,6 @@ def normalised(prompt: str, clean_caption: bool = False) -> str:
     prompt          any text
     clean_caption   whether it goes through DeepFloyd IF's caption cleaning
     """
+    # Half of a surrogate pair, which JavaScript may leave of an emoji that was cut, is no text.
+    prompt = prompt.encode("utf-8", "replace").decode()
     return cleaned(prompt) if clean_caption else prompt.lower().strip()

@@ -2,13 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from imagen_nodes.headless.cli import main
 from imagen_nodes.imagen_core import (
@@ -21,6 +22,7 @@ from imagen_nodes.imagen_core import (
 )
 from imagen_nodes.imagen_core.checkpoints import files
 from imagen_nodes.imagen_core.checkpoints.convert import convert
+from imagen_nodes.imagen_core.checkpoints.files import write_tensors
 
 
 @pytest.fixture
@@ -54,6 +56,35 @@ def test_a_single_file_of_any_layout_says_what_it_is(published, tmp_path, layout
     assert told["kind"] == kind
     assert told["parameters"] == sum(p.numel() for p in published.peer.parameters())
     assert told["dtypes"] == ["float32"]
+
+
+def test_tensors_that_are_stacked_may_differ_in_dtype(published, tmp_path):
+    shutil.copytree(published.folder, tmp_path / "mixed")
+    file = tmp_path / "mixed/unet/diffusion_pytorch_model.safetensors"
+    half = {
+        name: tensor.half() if "to_q" in name else tensor
+        for name, tensor in load_file(file).items()
+    }
+    save_file(half, file)
+    assert any(tensor.dtype == torch.float16 for tensor in half.values())
+    path = tmp_path / "stage.safetensors"
+    convert(tmp_path / "mixed", path, "imagen")
+    ours, theirs = load_stage(path), load_stage(tmp_path / "mixed")
+    for name, tensor in theirs.unet.state_dict().items():
+        assert torch.equal(ours.unet.state_dict()[name], tensor), name
+
+
+def test_a_file_is_not_written_with_other_tensors_than_its_header_tells(tmp_path):
+    with pytest.raises(
+        CheckpointError, match=r"a: expected torch.float32 \[2\], got torch.float16"
+    ):
+        write_tensors(
+            tmp_path / "x.safetensors",
+            {"a": torch.zeros(2)},
+            {},
+            lambda name: torch.zeros(2, dtype=torch.float16),
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_diffusers_and_torch_read_what_is_written(published, tmp_path):

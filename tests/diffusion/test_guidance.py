@@ -56,6 +56,14 @@ def test_large_pictures_have_the_same_quantile(monkeypatch):
     assert torch.allclose(dynamic_threshold(x0, 0.97), expected, atol=1e-6)
 
 
+def test_which_quantile_is_taken_does_not_depend_on_the_batch(monkeypatch):
+    x0 = 2 * torch.randn(4, 3, 16, 16)
+    monkeypatch.setattr(module, "QUANTILE_LIMIT", 3 * 16 * 16)
+    monkeypatch.setattr(module, "_large_quantile", None)
+    together = dynamic_threshold(x0, 0.97)
+    assert torch.equal(together[1:2], dynamic_threshold(x0[1:2], 0.97))
+
+
 def test_infinite_values_are_clipped_under_a_bound():
     x0 = torch.zeros(1, 3, 4, 4)
     x0[0, 0, 0] = float("inf")

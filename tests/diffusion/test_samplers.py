@@ -12,7 +12,7 @@ import torch
 
 from imagen_nodes.imagen_core.diffusion.denoiser import Denoised
 from imagen_nodes.imagen_core.diffusion.samplers import SAMPLERS
-from imagen_nodes.imagen_core.diffusion.schedules import Schedule
+from imagen_nodes.imagen_core.diffusion.schedules import DiscreteSchedule, Schedule
 
 MU, S = 0.3, 0.5
 ORDER = {"ddim": 1, "heun": 2, "dpmpp_2m": 2}
@@ -63,6 +63,30 @@ def test_deterministic_samplers_converge_at_their_order(name):
     coarse, fine, finest = (deterministic_error(name, grid) for grid in grids)
     assert coarse / fine == pytest.approx(2 ** ORDER[name], rel=0.15)
     assert fine / finest == pytest.approx(2 ** ORDER[name], rel=0.15)
+
+
+@pytest.mark.parametrize("name", ORDER)
+@pytest.mark.parametrize("num_steps", [2, 4, 8, 32])
+def test_a_short_run_is_near_the_closed_form_though_its_first_steps_are_huge(name, num_steps):
+    """The spread of the data is 0.5; sigma falls from 20000 to 20 or less in the first step."""
+    assert deterministic_error(name, Schedule().sigmas(num_steps)) < 2.5 / num_steps
+
+
+@pytest.mark.parametrize("preset", ["smart50", "smart100", "super27", "super40", "fast27"])
+@pytest.mark.parametrize("name", ["heun", "dpmpp_2m", "dpmpp_2m_sde"])
+def test_second_order_is_no_worse_than_first_on_presets_with_neighbours(name, preset):
+    """In 800, 799 a step is a hundredth of the next one."""
+    sigmas = DiscreteSchedule().sigmas(preset)
+
+    def spread(name):
+        axes = iter(torch.eye(len(sigmas), dtype=torch.float64))
+        x = next(axes) * math.sqrt(S**2 + sigmas[0] ** 2)
+        denoise = gaussian_denoiser(sigmas, mu=0.0)
+        result = SAMPLERS[name](denoise, x, sigmas, lambda: next(axes), lambda i, x0: None)
+        return result.square().sum().sqrt().item()
+
+    first = "ddpm" if name in STOCHASTIC else "ddim"
+    assert abs(spread(name) - S) < max(1.3 * abs(spread(first) - S), 0.03)
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)

@@ -64,6 +64,20 @@ def test_an_encoding_of_more_prompts_than_the_cache_holds_is_whole(encoder, monk
     assert len(encoder.encode(["a dog", "a cat", "a pear"])) == 3
 
 
+def test_what_stays_in_the_cache_keeps_no_other_prompt_of_its_batch(encoder):
+    encoder.encode([f"prompt {i}" for i in range(40)])
+    for embeds, mask in encoder.cache.values():
+        assert embeds.untyped_storage().nbytes() == embeds.nbytes
+        assert mask.untyped_storage().nbytes() == mask.nbytes
+
+
+def test_no_prompt_and_half_an_emoji_are_told_and_read(encoder):
+    with pytest.raises(ValueError, match="prompts: expected at least one, got none"):
+        encoder.encode([])
+    half = encoder.encode(["a \ud83d cat"])
+    assert torch.equal(half.embeds, encoder.encode(["a ? cat"]).embeds)
+
+
 def test_case_and_outer_blanks_do_not_matter(encoder):
     assert torch.equal(encoder.encode([" Red Apple "]).embeds, encoder.encode(["red apple"]).embeds)
 
