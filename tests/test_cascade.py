@@ -318,7 +318,8 @@ def test_results_may_be_changed_in_place_and_learned_from(base, sr, picture):
         assert weight.grad is not None
 
 
-def test_previews_of_a_padded_picture_have_its_size(sr):
+def test_previews_of_a_padded_picture_have_its_size(sr, monkeypatch):
+    monkeypatch.setattr(type(sr.unet), "size_multiple", 16)
     seen = []
     made = super_resolve(
         sr, torch.rand(1, 9, 7, 3), encoded(), on_step=lambda i, n, x0: seen.append(x0.shape)
