@@ -121,7 +121,7 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"--batch: expected at least 1, got {options.batch}")
     started = time.monotonic()
     device = chosen_device(options.device)
-    cascade = core.load_cascade(options.cascade, device, host.dtype(options.dtype))
+    cascade = core.load_cascade(options.cascade, device, host.dtype(options.dtype, device))
     defaults = [stage.config.defaults for stage in cascade.stages_upto(options.upto)]
     guidance = cascade.base.guidance(
         guidance_scale=options.guidance,

@@ -30,16 +30,17 @@ def compute_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def dtype(name: str) -> torch.dtype:
+def dtype(name: str, device: torch.device | None = None) -> torch.dtype:
     """The dtype that a name stands for; "auto" is float32 on a CPU, else the best half precision.
 
-    name   one of DTYPES
+    name     one of DTYPES
+    device   where it is to run; None = where networks are to run
     """
     import torch
 
     if name != "auto":
         return getattr(torch, name)
-    device, management = compute_device(), comfy("comfy.model_management")
+    device, management = device or compute_device(), comfy("comfy.model_management")
     if device.type == "cpu":
         return torch.float32
     if management is not None:

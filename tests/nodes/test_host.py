@@ -270,3 +270,12 @@ def test_comfy_folders_are_used(comfy, tmp_path):
 def test_auto_dtype_is_float32_on_a_cpu(comfy):
     assert host.dtype("auto") == torch.float32
     assert host.dtype("bfloat16") == torch.bfloat16
+
+
+def test_auto_dtype_is_that_of_the_device_that_was_chosen(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert host.dtype("auto", torch.device("cuda")) == torch.bfloat16
+    monkeypatch.setattr(
+        "imagen_nodes.nodes.host.memory.compute_device", lambda: torch.device("cuda")
+    )
+    assert host.dtype("auto", torch.device("cpu")) == torch.float32
