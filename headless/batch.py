@@ -84,9 +84,8 @@ def batch(options: argparse.Namespace) -> dict[str, Any]:
         append(manifest, record)
         if "error" in record:
             print(f"line {line.number}: {record['error']}", file=sys.stderr)
-    before = len(lines) - len(todo)
-    print(f"{len(todo) - failed} done, {failed} failed, {before} done before", file=sys.stderr)
     counts = {"done": len(todo) - failed, "failed": failed, "skipped": len(lines) - len(todo)}
+    print("{done} done, {failed} failed, {skipped} done before".format(**counts), file=sys.stderr)
     return {**counts, "manifest": str(manifest), "exit": 1 if failed else 0}
 
 

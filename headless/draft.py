@@ -75,9 +75,8 @@ class Draft:
 
     def copy(self) -> Draft:
         """The same, to be changed without changing this one."""
-        graph = {key: replace(node, inputs=dict(node.inputs)) for key, node in self.graph.items()}
         shown = [replace(each, values=dict(each.values)) for each in self.shown]
-        return Draft(graph, dict(self.typed), shown)
+        return Draft(copied(self.graph), dict(self.typed), shown)
 
     def set(self, node: Node, name: str, value: Any) -> None:
         """Change an input, as a person does who types into its widget.
@@ -98,7 +97,7 @@ class Draft:
         registry   node classes
         moment     in which it is queued
         """
-        graph = self.copy().graph
+        graph = copied(self.graph)
         for node_id, name in self.typed:
             node = graph[node_id]
             text, cls = node.inputs.get(name), registry.get(node.class_type)
@@ -118,3 +117,11 @@ class Draft:
     def _called(self, name: str) -> Iterator[Shown]:
         for kind in (0, 1):
             yield from (each for each in self.shown if each.names[kind] == name)
+
+
+def copied(graph: Graph) -> Graph:
+    """The same nodes, whose inputs may be changed without changing these.
+
+    graph   nodes by id
+    """
+    return {key: replace(node, inputs=dict(node.inputs)) for key, node in graph.items()}

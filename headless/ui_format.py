@@ -87,20 +87,20 @@ def joined(
     """
     slots = [slot["name"] for slot in node.get("inputs") or []]
     sources = {name: resolve_input(scope, node, i) for i, name in enumerate(slots)}
-    brought = {
+    constants = {
         name: source
         for name, source in sources.items()
         if isinstance(source, Constant) and (name in values or not declared)
     }
-    own = {name: source.value for name, source in brought.items() if not source.promoted}
-    promoted = {name: source.value for name, source in brought.items() if source.promoted}
+    primitives = {name: each.value for name, each in constants.items() if not each.promoted}
+    promoted = {name: each.value for name, each in constants.items() if each.promoted}
     overrides = {
         name: value
         for (inner, name), value in scope.overrides.items()
         if inner == str(node["id"]) and name in values
     }
     links = {name: source for name, source in sources.items() if isinstance(source, Link)}
-    return {**values, **own}, {**overrides, **promoted, **links}
+    return {**values, **primitives}, {**overrides, **promoted, **links}
 
 
 def shown(scope: Scope, node: dict[str, Any], registry: Registry) -> Shown:

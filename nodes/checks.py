@@ -17,12 +17,11 @@ def require_stage(stage: Any, kind: str | None, node: str) -> None:
             f"{node}: stage: the loaded cascade has no such stage; "
             f"choose another cascade, or connect Load Imagen Stage"
         )
-    if kind is not None and stage.config.kind != kind:
-        wanted = {"base": "a base stage", "sr": "a super-resolution stage"}
-        raise ValueError(
-            f"{node}: stage: expected {wanted[kind]}, got {wanted[stage.config.kind]} "
-            f"({stage.config.resolution}); connect another output of the loader"
-        )
+    if kind is not None:
+        try:
+            stage.check_kind(kind)
+        except ValueError as error:
+            raise ValueError(f"{node}: {error}; connect another output of the loader") from None
 
 
 @contextmanager

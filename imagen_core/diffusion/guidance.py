@@ -16,9 +16,7 @@ from torch import Tensor
 
 ThresholdName = Literal["dynamic", "static", "none"]
 THRESHOLDS: tuple[ThresholdName, ...] = ("dynamic", "static", "none")
-QUANTILE_LIMIT = (
-    2**20
-)  # values of a picture; torch.quantile is slow beyond and refuses more than 2**24
+QUANTILE_LIMIT = 2**20  # values of a picture: torch.quantile is slow beyond, and refuses over 2**24
 
 
 @dataclass(frozen=True)
