@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from imagen_nodes.imagen_core import ADMConfig, ADMUNet, TextEmbedding
-from imagen_nodes.imagen_core.checkpoints.deepfloyd_names import entries
+from imagen_nodes.imagen_core.formats.deepfloyd_names import entries
 
 RESULTS = Path(__file__).parent / "results"
 CHANNELS = (64, 128, 192, 256)

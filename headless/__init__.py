@@ -1,1 +1,1 @@
-"""Saved workflows without ComfyUI: read, check, run, save; and the command line."""
+"""Saved workflows without ComfyUI: read, check, run, save."""

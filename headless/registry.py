@@ -6,14 +6,6 @@ Registry = dict[str, type]
 Spec = tuple[Any, dict[str, Any]]  # type, a combo's being a list; options
 
 
-def default_registry() -> Registry:
-    """The pack's own nodes and the core nodes that its workflows use."""
-    from ..nodes import NODE_CLASS_MAPPINGS
-    from .core_nodes import CORE_NODES
-
-    return {**CORE_NODES, **NODE_CLASS_MAPPINGS}
-
-
 def declared_inputs(cls: Any) -> dict[str, tuple[Any, dict[str, Any], bool]]:
     """Inputs of a class in order: type, options, whether required. A combo's type is a list.
 

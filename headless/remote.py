@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..imagen_core.checkpoints.files import replacing
-from .core_nodes import inside, next_counter
+from ..imagen_core.weights.files import replacing
+from .comfy_nodes.core_nodes import inside, next_counter
+from .engine.progress import Bar
 from .graph import Graph, Node, Problem, WorkflowError, to_api
 from .object_info import registry_of
-from .progress import Bar
 from .registry import Registry
 
 TIMEOUT = 60.0  # seconds without an answer

@@ -3,8 +3,13 @@
 The one door: everything public is named in `__all__`. Imagen, arXiv:2205.11487.
 """
 
-from .cascade import Cascade, sample_base, super_resolve
-from .checkpoints import (
+from .cascade import Cascade
+from .diffusion.editing import Inpainting
+from .diffusion.guidance import Guidance, dynamic_threshold, static_threshold
+from .diffusion.samplers import SAMPLERS
+from .diffusion.schedules import Schedule
+from .diffusion.trace import Trace
+from .formats import (
     CheckpointError,
     load_cascade,
     load_stage,
@@ -13,11 +18,7 @@ from .checkpoints import (
     save_stage,
     save_text,
 )
-from .diffusion.editing import Inpainting
-from .diffusion.guidance import Guidance, dynamic_threshold, static_threshold
-from .diffusion.samplers import SAMPLERS
-from .diffusion.schedules import Schedule
-from .diffusion.trace import Trace
+from .sampling import sample_base, super_resolve
 from .stage import SamplingDefaults, Stage, StageConfig
 from .text import EncodedPrompt, Reading, TextEmbedding, TextEncoder
 from .unet.adm import ADMConfig, ADMUNet

@@ -10,9 +10,9 @@ from .bridge import (
 )
 from .conditioning import ImagenDynamicThreshold, ImagenMixPrompts, ImagenT5Encode
 from .loaders import ImagenLoadCascade, ImagenLoadStage, ImagenLoadTextEncoder
+from .preview import ImagenCascadeView
+from .prompt_files import ImagenLoadText, ImagenSaveText
 from .sampling import ImagenBaseSample, ImagenSR256, ImagenSR1024
-from .texts import ImagenLoadText, ImagenSaveText
-from .view import ImagenCascadeView
 
 NODE_CLASS_MAPPINGS = {
     "ImagenLoadCascade": ImagenLoadCascade,

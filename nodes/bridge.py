@@ -294,9 +294,9 @@ def lowres_of(stage: Any, image: Any, seed: int, aug_level: float) -> Any:
     """
     import torch
 
-    from ..imagen_core.cascade import augmentation, to_network
     from ..imagen_core.diffusion.lowres import upsample
     from ..imagen_core.diffusion.noise import ImageNoise
+    from ..imagen_core.sampling import augmentation, to_network
     from ..imagen_core.stage import check_sides
 
     small = to_network(image, torch.device("cpu"))

@@ -4,8 +4,8 @@ from typing import Any
 
 from . import host
 from .checks import coloured, named, require_input_size, require_mask, require_stage
-from .shortage import in_parts, rows_of, smaller_parts
-from .watch import Watch
+from .oom import in_parts, rows_of, smaller_parts
+from .trace import Watch
 from .widgets import INPAINT, SAMPLER, SEED, TIMESTEPS, choice, integer, number, wire
 
 

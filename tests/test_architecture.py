@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("imagen_core", "nodes", "headless")
+PACKAGES = ("imagen_core", "nodes", "headless", "cli")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 LAZY = {"transformers", "accelerate", "diffusers", "tensorboard", "tqdm", "PIL", "tokenizers"}
 EACH = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -45,30 +45,30 @@ def uses(path, *packages, **options):
 def test_arrows_point_one_way(path):
     where = path.relative_to(ROOT).parts
     if where[0] == "imagen_core":
-        assert not uses(path, "nodes", "headless", "comfy", "folder_paths", "server")
+        assert not uses(path, "nodes", "headless", "cli", "comfy", "folder_paths", "server")
         if where[1] != "training":
             assert not uses(path, "imagen_core.training")
         if where[1] == "unet":
             assert not uses(
-                path, "imagen_core.diffusion", "imagen_core.cascade", "imagen_core.stage"
+                path, "imagen_core.diffusion", "imagen_core.sampling", "imagen_core.stage"
             )
         if where[1] == "diffusion":
             allowed = {"imagen_core.unet.layers"} if where[2] == "denoiser.py" else set()
             assert uses(path, "imagen_core.unet") <= allowed
-            assert not uses(path, "imagen_core.cascade", "imagen_core.checkpoints")
+            assert not uses(path, "imagen_core.sampling", "imagen_core.formats")
     if where[0] == "nodes":
-        assert not uses(path, "headless")
+        assert not uses(path, "headless", "cli")
     assert not uses(path, "comfy", "folder_paths"), "the host is reached through sys.modules only"
 
 
 def test_only_the_host_touches_comfyui():
-    """nodes/host/ is a package, since a stage as ComfyUI's MODEL needs room; door.py is its one door."""
+    """nodes/host/ holds all that knows ComfyUI; of its files adapter.py alone looks ComfyUI's modules up."""
     for path in FILES:
         where = path.relative_to(ROOT).parts
-        if where[0] == "nodes" and where != ("nodes", "host", "door.py"):
+        if where[0] == "nodes" and where != ("nodes", "host", "adapter.py"):
             assert "sys.modules" not in path.read_text("utf-8"), path
         if where[:2] != ("nodes", "host"):
-            assert not uses(path, "nodes.host.door"), path
+            assert not uses(path, "nodes.host.adapter"), path
 
 
 def test_attention_knows_nothing_and_layers_know_attention_only():

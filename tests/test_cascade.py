@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from imagen_nodes.imagen_core.cascade import per_stage, sample_base, super_resolve
+from imagen_nodes.imagen_core.cascade import per_stage
 from imagen_nodes.imagen_core.diffusion.editing import Inpainting
 from imagen_nodes.imagen_core.diffusion.guidance import Guidance
 from imagen_nodes.imagen_core.diffusion.noise import ImageNoise
 from imagen_nodes.imagen_core.diffusion.samplers import SAMPLERS
+from imagen_nodes.imagen_core.sampling import sample_base, super_resolve
 from imagen_nodes.imagen_core.stage import SamplingDefaults, Stage, StageConfig
 from imagen_nodes.imagen_core.text.embedding import EncodedPrompt, TextEmbedding
 from imagen_nodes.imagen_core.unet.presets import PRESETS

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HINT = "run python recipes/locales.py, then translate what it added to locales/zh"
+HINT = "run python tools/locales.py, then translate what it added to locales/zh"
 
 
 def recipe():
-    spec = importlib.util.spec_from_file_location("locales", ROOT / "recipes" / "locales.py")
+    spec = importlib.util.spec_from_file_location("locales", ROOT / "tools" / "locales.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -36,7 +36,7 @@ def test_a_build_has_nothing_to_warn_of(project):
     assert all((ROOT / name).is_file() for name in project["project"]["license-files"])
     setuptools = project["tool"]["setuptools"]
     assert setuptools["include-package-data"] is False
-    names = {"imagen_core", "headless", "nodes"}
+    names = {"cli", "headless", "imagen_core", "nodes"}
     folders = {f.parent.relative_to(ROOT) for f in ROOT.glob("*/**/__init__.py")}
     found = {".".join(f.parts) for f in folders if f.parts[0] in names}
     assert set(setuptools["packages"]) == {"imagen_nodes"} | {f"imagen_nodes.{f}" for f in found}
@@ -55,7 +55,9 @@ def test_the_ignore_list_is_anchored():
     lines = (ROOT / ".comfyignore").read_text("utf-8").split()
     assert lines
     assert all(re.fullmatch(r"/[.\w]+/", line) for line in lines)
-    assert not {"/web/", "/nodes/", "/headless/", "/imagen_core/", "/locales/"} & set(lines)
+    assert not {"/web/", "/nodes/", "/cli/", "/headless/", "/imagen_core/", "/locales/"} & set(
+        lines
+    )
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -64,7 +66,7 @@ def test_every_template_has_a_thumbnail_a_note_and_its_api_twin(path):
     thumbnail = path.with_suffix(".jpg")
     of_graphs = path.stem.startswith("if_")
     recipe = "graph_thumbnails.py" if of_graphs else f"example_workflows.py --pictures {path.stem}"
-    assert thumbnail.is_file(), f"python recipes/{recipe}"
+    assert thumbnail.is_file(), f"python tools/{recipe}"
     assert 8_000 < thumbnail.stat().st_size < 100_000, "blank, or large"
     nodes = json.loads(path.read_text("utf-8"))["nodes"]
     assert any(node["type"] == "MarkdownNote" for node in nodes)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .matrix import Matrix, Table
+from ..weights.quantised import Matrix, Table
 
 ACTIVATIONS = ("gelu_new", "gelu", "relu", "silu")
 Shapes = Mapping[str, tuple[int, ...]]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import load_stage, load_text_encoder, save_stage
+from ..formats import load_stage, load_text_encoder, save_stage
 from ..stage import Stage
 from ..text.embedding import TextEmbedding
 from .checkpoint import has_checkpoint, load_checkpoint, save_checkpoint

@@ -1,8 +1,8 @@
 """The one door to whatever runs the nodes: ComfyUI where it is there, else a plain shell.
 
 Folders of models (files), the device and its memory (memory), progress, previews and interrupts
-(progress), pictures that are only looked at (pictures), and a stage as ComfyUI's MODEL (native).
-ComfyUI's modules are found through `door` once it has loaded them, and never imported.
+(progress), pictures that are only looked at (images), and a stage as ComfyUI's MODEL (model).
+ComfyUI's modules are found through `adapter` once it has loaded them, and never imported.
 """
 
 from .files import (
@@ -19,6 +19,7 @@ from .files import (
     text_path,
     tokenizer_folders,
 )
+from .images import save_temporary, temporary, watched
 from .memory import (
     DTYPES,
     compute_device,
@@ -28,8 +29,7 @@ from .memory import (
     out_of_memory,
     to_results,
 )
-from .native import AUG, LOWRES, STYLE, native_model, pixel_vae, text_mask
-from .pictures import save_temporary, temporary, watched
+from .model import AUG, LOWRES, STYLE, native_model, pixel_vae, text_mask
 from .progress import OnStep, note, preview, progress, reporter
 
 __all__ = [

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from .door import comfy
+from .adapter import comfy
 
 TEXTS = "texts"
 MOST_NAMES = 8  # in a message

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from .door import comfy
+from .adapter import comfy
 
 if TYPE_CHECKING:
     import torch

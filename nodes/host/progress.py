@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from .door import comfy
+from .adapter import comfy
 
 if TYPE_CHECKING:
     from torch import Tensor

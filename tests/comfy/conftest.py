@@ -82,7 +82,7 @@ def inside_comfy(tmp_path):
 
 
 def browser_tool():
-    spec = importlib.util.spec_from_file_location("browser", ROOT / "recipes" / "browser.py")
+    spec = importlib.util.spec_from_file_location("browser", ROOT / "tools" / "browser.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -235,7 +235,7 @@ def example():
 
 @pytest.fixture(scope="session", name="browser_tool")
 def browser_tool_fixture():
-    """recipes/browser.py"""
+    """tools/browser.py"""
     return browser_tool()
 
 

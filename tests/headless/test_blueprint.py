@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from imagen_nodes.headless.registry import default_registry
-from imagen_nodes.headless.workflow import load_workflow
+from imagen_nodes.cli.node_classes import default_registry
+from imagen_nodes.headless.formats.workflow import load_workflow
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "subgraphs" / "Imagen Cascade.json"

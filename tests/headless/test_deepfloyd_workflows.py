@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagen_nodes.headless.cli import main
-from imagen_nodes.headless.images import to_bytes
+from imagen_nodes.cli.main import main
+from imagen_nodes.headless.comfy_nodes.png import to_bytes
 from imagen_nodes.imagen_core import load_cascade, sample_base
 
 EXAMPLES = Path(__file__).parents[2] / "example_workflows"

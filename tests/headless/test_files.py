@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from imagen_nodes.headless import core_nodes, images
-from imagen_nodes.headless.core_nodes import CORE_NODES, Folders, folders
-from imagen_nodes.headless.execute import NodeError, execute
+from imagen_nodes.headless.comfy_nodes import core_nodes, png
+from imagen_nodes.headless.comfy_nodes.core_nodes import CORE_NODES, Folders, folders
+from imagen_nodes.headless.engine.execute import NodeError, execute
+from imagen_nodes.headless.formats.workflow import parse_api, read_workflow
 from imagen_nodes.headless.graph import Link, Node
-from imagen_nodes.headless.workflow import parse_api, read_workflow
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_a_failed_save_leaves_nothing(places, monkeypatch, fault):
 
 
 def test_truncation_not_rounding():
-    assert images.to_bytes(torch.tensor([0.9999, -1.0, 2.0])).tolist() == [254, 0, 255]
+    assert png.to_bytes(torch.tensor([0.9999, -1.0, 2.0])).tolist() == [254, 0, 255]
 
 
 PNG = bytes.fromhex(

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from imagen_nodes.headless.core_nodes import CORE_NODES
-from imagen_nodes.headless.draft import Moment
+from imagen_nodes.cli.node_classes import default_registry
+from imagen_nodes.headless.comfy_nodes.core_nodes import CORE_NODES
+from imagen_nodes.headless.formats.queueing import Moment
+from imagen_nodes.headless.formats.ui_read import convert
+from imagen_nodes.headless.formats.widget_values import default_value
 from imagen_nodes.headless.graph import WorkflowError, to_api
 from imagen_nodes.headless.object_info import read_object_info, registry_of
-from imagen_nodes.headless.registry import declared_inputs, default_registry
-from imagen_nodes.headless.ui_format import convert
-from imagen_nodes.headless.widgets import default_value
+from imagen_nodes.headless.registry import declared_inputs
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden"
@@ -107,7 +108,7 @@ def test_the_frontend_queues_the_same_inputs(path):
 def test_the_frontend_queues_the_same_inputs_of_our_own_graphs(path):
     """An input that was appended to a node since is at its default.
 
-    After another change of a node or an example: python recipes/frontend_goldens.py.
+    After another change of a node or an example: python tools/frontend_goldens.py.
     """
     golden = json.loads((GOLDEN / "examples" / path.name).read_text("utf-8"))
     registry = default_registry()

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from imagen_nodes.cli.main import main
 from imagen_nodes.headless import remote
-from imagen_nodes.headless.cli import main
-from imagen_nodes.headless.progress import Bar
+from imagen_nodes.headless.engine.progress import Bar
 
 INFO = {
     "LoadImage": {

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from imagen_nodes.headless.calls import ExecutionBlocker
-from imagen_nodes.headless.execute import NodeError, Session, execute
+from imagen_nodes.headless.engine.execute import NodeError, Session, execute
+from imagen_nodes.headless.engine.node_calls import ExecutionBlocker
+from imagen_nodes.headless.engine.validate import check, validate
 from imagen_nodes.headless.graph import Link, Node, WorkflowError
-from imagen_nodes.headless.validate import check, validate
 
 CALLS = []
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from imagen_nodes.headless.formats.ui_layout import GROWING, PICTURE, lay_out
 from imagen_nodes.headless.graph import Link, Node
-from imagen_nodes.headless.ui_layout import GROWING, PICTURE, lay_out
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "example_workflows").glob("*.json"))
 

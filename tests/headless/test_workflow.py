@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from imagen_nodes.headless.draft import Moment
+from imagen_nodes.headless.formats.queueing import Moment
+from imagen_nodes.headless.formats.ui_read import convert as draft_of
+from imagen_nodes.headless.formats.ui_write import to_ui
+from imagen_nodes.headless.formats.workflow import parse_api, read_workflow
 from imagen_nodes.headless.graph import Link, WorkflowError
-from imagen_nodes.headless.ui_build import to_ui
-from imagen_nodes.headless.ui_format import convert as draft_of
-from imagen_nodes.headless.workflow import parse_api, read_workflow
 
 
 class Source:

@@ -4,12 +4,7 @@ import pytest
 import torch
 
 from imagen_nodes import NODE_CLASS_MAPPINGS
-from imagen_nodes.imagen_core import (
-    EncodedPrompt,
-    Guidance,
-    TextEmbedding,
-    dynamic_threshold,
-)
+from imagen_nodes.imagen_core import EncodedPrompt, Guidance, TextEmbedding, dynamic_threshold
 from imagen_nodes.nodes import host
 from imagen_nodes.nodes.bridge import post_cfg, scale_at
 

@@ -20,7 +20,7 @@ from imagen_nodes.imagen_core import (
     super_resolve,
 )
 from imagen_nodes.imagen_core.diffusion.schedules import DiscreteSchedule
-from imagen_nodes.nodes import host, shortage
+from imagen_nodes.nodes import host, oom
 
 BASE = {"width": 16, "height": 16, "batch_size": 1, "seed": 0, "steps": 2}
 BASE |= {"sampler": "dpmpp_2m", "strength": 1.0}
@@ -318,7 +318,7 @@ def test_a_batch_that_does_not_fit_is_made_in_smaller_ones(
 
 
 def test_a_picture_that_does_not_fit_is_made_in_tiles(sr, text, monkeypatch, caplog):
-    monkeypatch.setattr(shortage, "TILES", (64, 32))
+    monkeypatch.setattr(oom, "TILES", (64, 32))
     image = torch.rand(2, 24, 24, 3)
     seen = Shortage(monkeypatch, sr, 32 * 32).seen
     (made,) = node("ImagenSR256", stage=sr, text=text, image=image, guidance=SCALE_ONE, **SR)

@@ -68,10 +68,10 @@ def test_help_page_names_every_input(node_id):
 
 @NODES
 def test_help_page_shows_the_node(node_id):
-    """Made by recipes/node_pictures.py in a real frontend; small, since every page loads its own."""
+    """Made by tools/node_pictures.py in a real frontend; small, since every page loads its own."""
     page = (ROOT / "web" / "docs" / f"{node_id}.md").read_text("utf-8")
     picture = ROOT / "web" / "docs" / f"{node_id}.png"
-    assert picture.is_file(), f"COMFYUI_DIR=… python recipes/node_pictures.py {node_id}"
+    assert picture.is_file(), f"COMFYUI_DIR=… python tools/node_pictures.py {node_id}"
     assert f"]({node_id}.png)" in page
     assert 1_000 < picture.stat().st_size < 60_000
 

@@ -23,9 +23,9 @@ from imagen_nodes.imagen_core import (
     sample_base,
     super_resolve,
 )
-from imagen_nodes.imagen_core.checkpoints.convert import convert
-from imagen_nodes.imagen_core.checkpoints.deepfloyd import read_yaml
 from imagen_nodes.imagen_core.diffusion.respacing import SECTIONS, timesteps
+from imagen_nodes.imagen_core.formats.convert import convert
+from imagen_nodes.imagen_core.formats.deepfloyd import read_yaml
 
 pytest.importorskip("deepfloyd_if", reason="pip install --no-deps deepfloyd-if")
 ORIGINAL = Path(importlib.util.find_spec("deepfloyd_if").origin).parent

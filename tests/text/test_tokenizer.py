@@ -4,13 +4,9 @@ import shutil
 
 import pytest
 
-from imagen_nodes.imagen_core.checkpoints.cascades import BUNDLED
-from imagen_nodes.imagen_core.checkpoints.errors import CheckpointError
-from imagen_nodes.imagen_core.checkpoints.tokenizer_files import (
-    max_length,
-    read_tokenizer,
-    tokenizer_for,
-)
+from imagen_nodes.imagen_core.formats.cascade import BUNDLED
+from imagen_nodes.imagen_core.formats.tokenizer import max_length, read_tokenizer, tokenizer_for
+from imagen_nodes.imagen_core.weights.errors import CheckpointError
 
 EMOJI = BUNDLED / "emoji" / "text_encoder"
 TEXTS = [

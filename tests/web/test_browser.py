@@ -37,7 +37,7 @@ CENTRE = """type => {
 
 
 def tool():
-    spec = importlib.util.spec_from_file_location("browser", ROOT / "recipes" / "browser.py")
+    spec = importlib.util.spec_from_file_location("browser", ROOT / "tools" / "browser.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

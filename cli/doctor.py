@@ -1,0 +1,90 @@
+"""`imagen doctor`: whether an installation is whole."""
+
+import argparse
+import importlib.metadata
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+# Packages that one thing needs, by their names in pip.
+OPTIONAL = {
+    "accelerate": "imagen train",
+    "tensorboard": "imagen train",
+    "ftfy": "clean_caption",
+    "beautifulsoup4": "clean_caption",
+    "gguf": "the tests of GGUF files, which load without it",
+    "websockets": "the progress of imagen run --comfy",
+}
+
+
+MARKS = {True: "ok  ", False: "FIX ", None: "--  "}  # None = optional, and not there
+
+
+def doctor(options: argparse.Namespace) -> dict[str, Any]:
+    """Check this installation.
+
+    options   of the command line
+    """
+    found = examine()
+    if not options.json:
+        for line in found["checks"]:
+            print(f"{MARKS[line['ok']]} {line['what']}: {line['found']}")
+    well = all(line["ok"] is not False for line in found["checks"])
+    return {**found, "exit": 0 if well else 1}
+
+
+def examine() -> dict[str, Any]:
+    """Versions, devices, bundled weights and model folders.
+
+    Each check says whether it is well: true, false, or null where something optional is not there.
+    """
+    checks = [_version("torch", "2.4"), _version("transformers", "4.50")]
+    checks.append(_version("tokenizers", "0.20"))
+    checks += [_version(name, "0") for name in ("einops", "safetensors", "numpy", "pillow", "tqdm")]
+    checks += [_optional(package, use) for package, use in OPTIONAL.items()]
+    checks.append(_line("python", platform.python_version(), sys.version_info >= (3, 10)))
+    try:
+        import torch
+
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        checks.append(
+            _line("device", ", ".join(names) or f"CPU, {torch.get_num_threads()} threads", True)
+        )
+    except ImportError:
+        checks.append(_line("device", "unknown: torch is missing", False))
+    from ..nodes import host
+
+    checks.append(
+        _line("cascades", ", ".join(host.cascade_names()) or "none", bool(host.cascade_names()))
+    )
+    for kind in ("imagen", "diffusion_models", "text_encoders"):
+        checks += [_folder(f"models/{kind}", root) for root in host.folders(kind)]
+    return {"checks": checks}
+
+
+def _optional(package: str, use: str) -> dict[str, Any]:
+    try:
+        return _line(package, f"{importlib.metadata.version(package)}, for {use}", True)
+    except importlib.metadata.PackageNotFoundError:
+        return _line(package, f"not there (optional, for {use}): pip install {package}", None)
+
+
+def _folder(what: str, root: Path) -> dict[str, Any]:
+    there = root.is_dir()
+    found = str(root.absolute())
+    return _line(what, found if there else f"not there (optional): {found}", there or None)
+
+
+def _version(package: str, least: str) -> dict[str, Any]:
+    try:
+        found = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return _line(package, f"missing: pip install '{package}>={least}'", False)
+    numbers = [int("".join(filter(str.isdigit, part)) or 0) for part in found.split(".")[:2]]
+    wanted = [int(part) for part in least.split(".")]
+    return _line(package, found, numbers >= wanted)
+
+
+def _line(what: str, found: str, ok: bool | None) -> dict[str, Any]:
+    return {"what": what, "found": found, "ok": ok}

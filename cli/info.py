@@ -1,0 +1,156 @@
+"""`imagen info`: what a file or folder is."""
+
+import argparse
+import json
+from collections import Counter
+from contextlib import ExitStack
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from ..headless.graph import WorkflowError
+
+# Whether the feed-forward is gated, width of the states, width inside the feed-forward.
+PUBLISHED_T5 = {
+    (True, 512, 1024): "T5 v1.1 small",
+    (True, 768, 2048): "T5 v1.1 base",
+    (True, 1024, 2816): "T5 v1.1 large",
+    (True, 2048, 5120): "T5 v1.1 XL",
+    (True, 4096, 10240): "T5 v1.1 XXL",
+    (False, 512, 2048): "T5 small",
+    (False, 768, 3072): "T5 base",
+    (False, 1024, 4096): "T5 large",
+    (False, 1024, 16384): "T5 3B",
+    (False, 1024, 65536): "T5 11B",
+}
+
+
+def info(options: argparse.Namespace) -> dict[str, Any]:
+    """Say what a file or folder is.
+
+    options   of the command line
+    """
+    found = describe(options.path)
+    if not options.json:
+        for key, value in found.items():
+            print(f"{key}: {value}")
+    return found
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a file or folder is, as far as the nodes care.
+
+    path   of a stage, cascade, text encoder, workflow or picture
+    """
+    from ..imagen_core.weights.gguf import is_gguf
+
+    if not path.exists():
+        raise ValueError(f"{path}: no such file or folder")
+    if path.is_dir():
+        return _describe_folder(path)
+    if path.suffix in (".json", ".png"):
+        return _describe_workflow(path)
+    if is_gguf(path):
+        return _describe_text_encoder(path)
+    return _describe_tensors(path)
+
+
+def _describe_folder(path: Path) -> dict[str, Any]:
+    if (path / "cascade.json").is_file():
+        names = json.loads((path / "cascade.json").read_text("utf-8"))
+        return {"kind": "cascade", "path": str(path), **names}
+    if (path / "config.json").is_file():
+        config = json.loads((path / "config.json").read_text("utf-8"))
+        if config.get("model_type") == "t5":
+            return _describe_text_encoder(path)
+    return _describe_tensors(path)
+
+
+def _describe_workflow(path: Path) -> dict[str, Any]:
+    from ..headless.engine.validate import validate
+    from ..headless.formats.workflow import load_workflow
+    from .node_classes import default_registry
+
+    registry = default_registry()
+    graph, ui = load_workflow(path, registry)
+    try:
+        validate(graph, registry)
+        problems = []
+    except WorkflowError as error:
+        problems = [problem.line for problem in error.problems]
+    return {
+        "kind": "workflow",
+        "format": "API" if ui is None else "UI",
+        "nodes": [str(node) for node in graph.values()],
+        "problems": problems,
+    }
+
+
+def _describe_tensors(path: Path) -> dict[str, Any]:
+    from ..imagen_core.formats.deepfloyd import find_layout
+    from ..imagen_core.formats.prompt import load_text
+    from ..imagen_core.formats.stage import FORMAT, guess, open_stage, stage_files
+    from ..imagen_core.weights.tensors import open_all
+
+    files = stage_files(path)
+    with open_all(files) as tensors:
+        shapes, layout = tensors.shapes, find_layout(tensors.shapes)
+        ours = tensors.metadata.get("format") == FORMAT
+        if any(".SelfAttention." in name for name in shapes):
+            return _describe_text_encoder(path)
+        if "text.embeds" in shapes:
+            shape = list(load_text(path).text.embeds.shape)
+            return {"kind": "encoded prompt", "path": str(path), "rows, tokens, width": shape}
+        dtypes = sorted({str(tensors.get(name).dtype).removeprefix("torch.") for name in shapes})
+    found = {
+        "path": str(path),
+        "files": [file.name for file in files],
+        "tensors": len(shapes),
+        "parameters": sum(map(prod, shapes.values())),
+        "dtypes": dtypes,
+    }
+    if not ours and layout is None:
+        raise ValueError(
+            f"{path}: expected a stage, a cascade, a T5 encoder, an encoded prompt, a workflow or a picture "
+            f"that carries one; it looks like {guess(list(shapes))}"
+        )
+    with open_stage(path) as stored:
+        config = stored.config.to_dict()
+        config["defaults"]["threshold"] = stored.config.guidance().threshold
+    if layout is None:
+        return {"kind": "Imagen stage", **found, "stage": config}
+    stage = {"base": "I", "sr": "II"}[config["kind"]]
+    return {"kind": f"DeepFloyd IF stage {stage}", "layout": layout, **found, "stage": config}
+
+
+def _describe_text_encoder(path: Path) -> dict[str, Any]:
+    """Read off the files' headers; of the weights nothing is read but what lies beside them."""
+    from ..imagen_core.formats.t5 import open_text_encoder
+    from ..imagen_core.weights.gguf import is_gguf
+    from ..imagen_core.weights.tensors import weight_files
+
+    files = weight_files(path)
+    stored: Counter[str] = Counter()
+    with ExitStack() as stack:
+        source, config = open_text_encoder(path, stack)
+        for weight in source.weights.values():
+            tensor = weight.stored()
+            kind = str(tensor.dtype).removeprefix("torch.")
+            kind = weight.blocks.name if weight.blocks else kind
+            stored[f"{kind} with scales" if weight.scale else kind] += tensor.nbytes
+    safetensors = "safetensors" if files[0].suffix in (".safetensors", ".sft") else "torch"
+    form = "GGUF" if is_gguf(files[0]) else f"Hugging Face {safetensors}"
+    return {
+        "kind": "T5 text encoder",
+        "size": PUBLISHED_T5.get((config.gated, config.width, config.hidden), "custom"),
+        "layout": f"{form}, {'folder' if path.is_dir() else 'one file'}",
+        "path": str(path),
+        "files": [file.name for file in files],
+        "stored as": [kind for kind, _ in stored.most_common()],
+        "parameters": sum(prod(weight.shape) for weight in source.weights.values()),
+        "bytes": stored.total(),
+        "d_model": config.width,
+        "num_layers": config.layers,
+        "num_heads": config.heads,
+        "vocab_size": config.vocab,
+    }

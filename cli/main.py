@@ -1,0 +1,117 @@
+"""The command line `imagen`. Exit codes: 0 done, 1 failed while running, 2 bad input, 130 interrupted."""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..headless.inputs import InputError
+from .batch import add_batch_options, batch
+from .convert import add_convert_options, convert
+from .doctor import doctor
+from .generate import add_generate_options, generate
+from .info import info
+from .run import add_run_options, run
+from .train import train
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are raised, so that they end as those of the commands do."""
+
+    def error(self, message: str) -> NoReturn:
+        """Show the usage and raise InputError.
+
+        message   what is wrong
+        """
+        self.print_usage(sys.stderr)
+        raise InputError(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code. With --json one object is last on standard output, whatever happens.
+
+    arguments   of the command line; None = this process's
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    as_json = "--json" in arguments
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show_warning
+            options = make_parser().parse_args(arguments)
+            result = options.command(options)
+    except KeyboardInterrupt:
+        return failed(INTERRUPTED, "interrupted; nothing half-written was left", as_json)
+    except ValueError as error:  # WorkflowError and InputError are some
+        return failed(BAD_INPUT, str(error), as_json)
+    except (OSError, RuntimeError) as error:
+        return failed(FAILED, str(error), as_json)
+    except Exception as error:
+        traceback.print_exc()
+        return failed(FAILED, f"{type(error).__name__}: {error}", as_json)
+    if as_json:
+        print(json.dumps(result))
+    return result.get("exit", DONE)
+
+
+def failed(code: int, error: str, as_json: bool) -> int:
+    """Say on standard error, and as JSON if that is wanted, why a command failed; the exit code.
+
+    code      the exit code
+    error     why
+    as_json   whether standard output gets an object
+    """
+    print(f"imagen: {error}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": error, "exit": code}))
+    return code
+
+
+def show_warning(message: Warning | str, *_place: Any) -> None:
+    """Show a warning as one for people, not for programmers.
+
+    message   what is shown
+    _place    category, file and line, which are not
+    """
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = Parser(prog="imagen", description="Imagen cascades from a shell.")
+    parser.add_argument("--version", action="version", version=installed_version())
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: Any, about: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=about, description=about)
+        sub.set_defaults(command=function)
+        sub.add_argument("--json", action="store_true", help="one JSON object last on stdout")
+        return sub
+
+    add_generate_options(command("generate", generate, "Make pictures of a prompt."))
+    about = "Run a saved workflow: UI or API format, or a PNG that carries one."
+    add_run_options(command("run", run, about))
+    about = "Run a workflow once for each line of a file; goes on where it stopped."
+    add_batch_options(command("batch", batch, about))
+    sub = command("train", train, "Train a stage by a recipe; goes on from its last checkpoint.")
+    sub.add_argument("recipe", type=Path, help="a TOML file, such as recipes/emoji/*.toml")
+    add_convert_options(command("convert", convert, "Write a stage's weights in another layout."))
+    sub = command("info", info, "Say what a file or folder is.")
+    sub.add_argument("path", type=Path, help="of a model, an encoded prompt, a workflow, a picture")
+    command("doctor", doctor, "Check this installation and say what to fix.")
+    return parser
+
+
+def installed_version() -> str:
+    """What `imagen --version` prints."""
+    try:
+        return f"imagen-nodes {importlib.metadata.version('imagen-nodes')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "imagen-nodes, not installed by pip"

@@ -1,0 +1,1 @@
+"""ComfyUI's own nodes, as far as Imagen workflows use them."""

@@ -1,0 +1,38 @@
+"""PNG files of a run: metadata inside, written by rename."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ...imagen_core.weights.files import replacing
+
+
+def to_bytes(image: Tensor) -> np.ndarray:
+    """A picture as ComfyUI's Save Image stores it: truncated, not rounded.
+
+    image     h w c in 0..1
+    returns   h w c, uint8
+    """
+    return np.clip(255.0 * image.cpu().numpy(), 0, 255).astype(np.uint8)
+
+
+def save_png(path: Path, image: Tensor, metadata: dict[str, Any], compress_level: int = 4) -> None:
+    """Write a picture; the file appears whole or not at all.
+
+    path             of the file; its folder is made
+    image            h w c in 0..1
+    metadata         JSON data by key, such as "prompt" and "workflow"
+    compress_level   of PNG, 0..9
+    """
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    for key, value in metadata.items():
+        info.add_text(key, json.dumps(value))
+    with replacing(path) as temporary:
+        picture = Image.fromarray(to_bytes(image))
+        picture.save(temporary, format="PNG", pnginfo=info, compress_level=compress_level)

@@ -1,0 +1,1 @@
+"""What checks a graph and runs it, by the rules of ComfyUI."""

@@ -1,0 +1,340 @@
+"""Checks a graph before it runs: every problem in one report, by ComfyUI's rules and under its names."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from ..graph import Graph, Link, Node, Problem, WorkflowError
+from ..registry import Registry, declared_inputs
+from .cache_keys import constants
+from .node_calls import is_blocker, make_calls, settle
+
+LISTED = 20  # choices that an error spells out
+WIRES = ("IMAGE", "MASK", "LATENT", "CONDITIONING", "MODEL", "CLIP", "VAE")  # never constants
+SIMPLE = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
+
+
+@dataclass
+class Verdict:
+    """What a check found.
+
+    outputs    ids of the output nodes that can run
+    problems   of the nodes that outputs need, and of unknown ones
+    """
+
+    outputs: list[str]
+    problems: list[Problem]
+
+
+def validate(graph: Graph, registry: Registry) -> list[str]:
+    """The ids of the outputs to run; raises WorkflowError with all problems of the graph.
+
+    graph      constants are converted to their declared types in place, as ComfyUI does
+    registry   node classes
+    """
+    verdict = check(graph, registry)
+    if verdict.problems:
+        raise WorkflowError(verdict.problems)
+    return verdict.outputs
+
+
+def check(graph: Graph, registry: Registry, targets: list[str] | None = None) -> Verdict:
+    """The outputs that can run, and every problem; one output's problems do not stop another.
+
+    graph      constants are converted to their declared types in place
+    registry   node classes
+    targets    outputs to run; None = all
+    """
+    unknown = [unknown_type(n, registry) for n in graph.values() if n.class_type not in registry]
+    if unknown:
+        return Verdict([], unknown + problems_of(graph, registry, output_ids(graph, registry)))
+    outputs = [
+        node_id for node_id in output_ids(graph, registry) if targets is None or node_id in targets
+    ]
+    if not outputs:
+        line = "workflow: has no output node, such as Save Image; nothing would run"
+        return Verdict([], [Problem(line, "prompt_no_outputs")])
+    problems = problems_of(graph, registry, outputs)
+    bad = {problem.node for problem in problems}
+    sound = [output for output in outputs if not bad & set(reachable(graph, [output]))]
+    return Verdict(sound, problems)
+
+
+def output_ids(graph: Graph, registry: Registry) -> list[str]:
+    """The ids of a graph's output nodes.
+
+    graph      nodes by id
+    registry   node classes
+    """
+    return [
+        node_id
+        for node_id, node in graph.items()
+        if getattr(registry.get(node.class_type), "OUTPUT_NODE", False)
+    ]
+
+
+def problems_of(graph: Graph, registry: Registry, outputs: list[str]) -> list[Problem]:
+    """The problems of all known nodes that outputs need.
+
+    graph      nodes by id
+    registry   node classes
+    outputs    ids
+    """
+    needed = reachable(graph, outputs)
+    problems: list[Problem] = []
+    for node_id in needed:
+        if graph[node_id].class_type in registry:
+            problems += check_node(graph[node_id], graph, registry)
+    return problems + cycles(graph, needed)
+
+
+def unknown_type(node: Node, registry: Registry) -> Problem:
+    """The problem of a node whose class is not known.
+
+    node       of the graph
+    registry   node classes
+    """
+    known = _choices(sorted(registry))
+    line = f"{node}: this node type is not known here; a workflow may use {known}"
+    info = {"node_id": node.id, "class_type": node.class_type, "node_title": node.title}
+    return Problem(line, "missing_node_type", node.id, node.class_type, info)
+
+
+def reachable(graph: Graph, outputs: list[str]) -> list[str]:
+    """The nodes that the outputs need, in the graph's order.
+
+    graph     nodes by id
+    outputs   where to start
+    """
+    seen, stack = set(), list(outputs)
+    while stack:
+        node_id = stack.pop()
+        if node_id in seen or node_id not in graph:
+            continue
+        seen.add(node_id)
+        stack += [link.node for link in graph[node_id].links().values()]
+    return [node_id for node_id in graph if node_id in seen]
+
+
+def check_node(node: Node, graph: Graph, registry: Registry) -> list[Problem]:
+    """Problems of one node's inputs.
+
+    node       its constants are converted in place
+    graph      for the sources of links
+    registry   node classes
+    """
+    problems = []
+    cls: Any = registry[node.class_type]
+    names, takes_all = validator_arguments(cls)
+    for name, (kind, options, required) in declared_inputs(cls).items():
+        value = node.inputs.get(name)
+        if name not in node.inputs:
+            fault = (
+                "required_input_missing",
+                f"missing; connect it or give it a value ({_kind(kind)})",
+            )
+            fault = fault if required else None
+        elif isinstance(value, Link):
+            fault = check_link(value, kind, graph, registry, "input_types" in names)
+        else:
+            own = takes_all or name in names
+            node.inputs[name], fault = check_constant(value, kind, {} if own else options, own)
+        if fault:
+            info = {"input_name": name, "input_config": _config(kind, options)}
+            if isinstance(value, Link):
+                info["linked_node"] = [value.node, value.slot]
+            elif value is not None:
+                info["received_value"] = value
+            line = f"{node}, input {name}: {fault[1]}"
+            problems.append(Problem(line, fault[0], node.id, f"{name}: {fault[1]}", info))
+    return problems or check_custom(node, graph, registry)
+
+
+Fault = tuple[str, str]  # ComfyUI's type, what a person reads
+
+
+def check_link(
+    link: Link, kind: Any, graph: Graph, registry: Registry, any_type: bool = False
+) -> Fault | None:
+    """What is wrong with a link, or None.
+
+    link       the input
+    kind       declared type of the input
+    graph      for the source
+    registry   node classes
+    any_type   the class checks the types of its links itself
+    """
+    source = graph.get(link.node)
+    if source is None:
+        text = f"is linked to node {link.node}, which is not in the workflow"
+        return "exception_during_inner_validation", text
+    if source.class_type not in registry:
+        return None
+    types = getattr(registry[source.class_type], "RETURN_TYPES", ())
+    if not 0 <= link.slot < len(types):
+        text = f"is linked to output {link.slot} of {source}, which has {len(types)}"
+        return "exception_during_inner_validation", text
+    given = types[link.slot]
+    if not any_type and not _fits(given, kind):
+        return "return_type_mismatch", f"expected {_wire(kind)}, got {_wire(given)} from {source}"
+    return None
+
+
+def check_constant(
+    value: Any, kind: Any, options: dict[str, Any], any_choice: bool = False
+) -> tuple[Any, Fault | None]:
+    """The constant in its declared type, and what is wrong with it, or None.
+
+    value        of the input
+    kind         declared type
+    options      declared range
+    any_choice   the class checks its choices itself
+    """
+    if isinstance(kind, list):
+        if any_choice or value in kind or options.get("remote"):
+            return value, None
+        return value, ("value_not_in_list", f"expected one of {_choices(kind)}, got {value!r}")
+    if kind not in SIMPLE:
+        if kind not in WIRES and not str(kind).startswith("IMAGEN_"):
+            return value, None  # ComfyUI takes any constant; some packs' types are plain values
+        text = f"expected a link that carries {kind}, got {value!r:.40}"
+        return value, ("invalid_input_type", text)
+    try:
+        value = SIMPLE[kind](value)
+    except (TypeError, ValueError, OverflowError):
+        return value, ("invalid_input_type", f"expected {_kind(kind)}, got {value!r:.80}")
+    if kind in ("INT", "FLOAT"):
+        low, high = options.get("min"), options.get("max")
+        if low is not None and not value >= low:
+            return value, ("value_smaller_than_min", f"expected at least {low}, got {value}")
+        if high is not None and not value <= high:
+            return value, ("value_bigger_than_max", f"expected at most {high}, got {value}")
+    return value, None
+
+
+def validator_arguments(cls: Any) -> tuple[list[str], bool]:
+    """The inputs that a class checks itself, and whether it checks all.
+
+    cls   a node class
+    """
+    function = getattr(cls, "VALIDATE_INPUTS", None)
+    if function is None:
+        return [], False
+    spec = inspect.getfullargspec(function)
+    return [name for name in spec.args if name not in ("cls", "self", "s")], spec.varkw is not None
+
+
+def check_custom(node: Node, graph: Graph, registry: Registry) -> list[Problem]:
+    """Problems that the class's own VALIDATE_INPUTS finds among the constants.
+
+    node       whose inputs passed the other checks
+    graph      for the types of links
+    registry   node classes
+    """
+    cls: Any = registry[node.class_type]
+    if not hasattr(cls, "VALIDATE_INPUTS"):
+        return []
+    names, takes_all = validator_arguments(cls)
+    given = {k: v for k, v in constants(node, cls).items() if takes_all or k in names}
+    if "input_types" in names:
+        given["input_types"] = [received_types(node, graph, registry)]
+    if not given:
+        return []
+    try:
+        answers = [settle(answer) for answer in make_calls(cls.VALIDATE_INPUTS, given, False)]
+    except Exception as error:  # the class's own code
+        line = f"{node}: its inputs could not be checked: {error}"
+        return [Problem(line, "exception_during_validation", node.id, str(error))]
+    where = ", ".join(given)
+    return [
+        Problem(
+            f"{node}, input {where}: {answer or 'not valid'}",
+            "custom_validation_failed",
+            node.id,
+            f"{where} - {answer}" if answer else where,
+            {"input_name": next(iter(given))},
+        )
+        for answer in answers
+        if answer is not True and not is_blocker(answer)
+    ]
+
+
+def received_types(node: Node, graph: Graph, registry: Registry) -> dict[str, Any]:
+    """The types that a node's links bring, by input.
+
+    node       of the graph
+    graph      for the sources
+    registry   node classes
+    """
+    return {
+        name: getattr(registry[graph[link.node].class_type], "RETURN_TYPES", ())[link.slot]
+        for name, link in node.links().items()
+        if link.node in graph and graph[link.node].class_type in registry
+    }
+
+
+def cycles(graph: Graph, needed: list[str]) -> list[Problem]:
+    """One problem naming the nodes that lie on, or only between, circles of links.
+
+    graph    nodes by id
+    needed   where to look
+    """
+    sources = {
+        node_id: {link.node for link in graph[node_id].links().values() if link.node in graph}
+        for node_id in needed
+    }
+    while True:
+        free = {node_id for node_id, before in sources.items() if not before & sources.keys()}
+        feeding = set().union(*sources.values()) if sources else set()
+        free |= sources.keys() - feeding
+        if not free:
+            break
+        sources = {node_id: before for node_id, before in sources.items() if node_id not in free}
+    if not sources:
+        return []
+    line = "links run in a circle through " + ", ".join(str(graph[n]) for n in sources)
+    return [
+        Problem(line, "dependency_cycle", next(iter(sources)), extra_info={"nodes": [*sources]})
+    ]
+
+
+def _fits(given: Any, wanted: Any) -> bool:
+    """Whether an output type may feed an input type: wildcards, unions, lists to combos.
+
+    The first test is "not unequal": some packs' types are text that is unequal to nothing.
+    """
+    if not (given != wanted):  # noqa: SIM202
+        return True
+    if isinstance(wanted, list):
+        return isinstance(given, list) or given in ("*", "COMBO")
+    if isinstance(given, list):
+        return wanted in ("*", "COMBO")
+    if "*" in (given, wanted) or "COMFY_MATCHTYPE_V3" in (given, wanted):
+        return True
+    return bool(set(given.split(",")) & set(wanted.split(",")))
+
+
+def _config(kind: Any, options: dict[str, Any]) -> Any:
+    """A declaration as ComfyUI sends it; a long list of choices is left out."""
+    return None if isinstance(kind, list) and len(kind) > LISTED else [kind, options]
+
+
+def _wire(kind: Any) -> str:
+    return "COMBO" if isinstance(kind, list) else str(kind)
+
+
+def _kind(kind: Any) -> str:
+    if isinstance(kind, list):
+        return f"one of {_choices(kind)}"
+    names = {
+        "INT": "a whole number",
+        "FLOAT": "a number",
+        "STRING": "text",
+        "BOOLEAN": "true or false",
+    }
+    return names.get(kind, str(kind))
+
+
+def _choices(names: list[Any]) -> str:
+    listed = ", ".join(str(name) for name in names[:LISTED])
+    return listed + (f", … ({len(names)} in all)" if len(names) > LISTED else "")

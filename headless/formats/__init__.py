@@ -1,0 +1,1 @@
+"""Files of workflows -> graphs, and graphs -> files: API format, UI format, PNG."""

@@ -1,0 +1,130 @@
+"""One layout of a stage's weights to another, bit for bit, one tensor at a time."""
+
+import json
+import os
+import shutil
+from functools import reduce
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..unet.adm import ADMConfig
+from ..weights.errors import CheckpointError
+from ..weights.files import open_tensors, replacing, write_tensors
+from .deepfloyd import to_diffusers, to_original
+from .deepfloyd_names import Layout
+from .stage import StoredStage, header, open_stage, table_of
+
+LAYOUTS: tuple[Layout, ...] = ("imagen", "diffusers", "original")
+
+
+def convert(source: str | Path, target: str | Path, layout: Layout | None = None) -> Layout:
+    """Write a stage's weights in another layout; they appear whole or not at all.
+
+    source    anything that `load_stage` takes
+    target    a .safetensors file; or, for a published layout, a folder that is not there yet
+    layout    "imagen", "diffusers" or "original"; None = diffusers', or the original one from diffusers'
+    returns   the layout that was written
+    """
+    target = Path(target)
+    if layout is not None and layout not in LAYOUTS:
+        raise CheckpointError(f"layout must be one of {LAYOUTS}, got {layout!r}")
+    if target.exists():
+        raise CheckpointError(f"{target}: exists already; remove it or choose another name")
+    with open_stage(source) as stored:
+        layout = layout or ("original" if stored.layout == "diffusers" else "diffusers")
+        if target.suffix == ".safetensors":
+            write_file(stored, target, layout)
+        elif target.suffix or layout == "imagen":
+            raise CheckpointError(
+                f"{target}: expected a name that ends in .safetensors"
+                + ("" if layout == "imagen" else ", or a folder's name without an ending")
+            )
+        else:
+            write_folder(stored, target, layout)
+    return layout
+
+
+def write_file(stored: StoredStage, target: Path, layout: Layout) -> None:
+    """Write one safetensors file, its header holding the configuration.
+
+    stored   open
+    target   of the file
+    layout   of its tensors
+    """
+    require_layout(stored, layout)
+    head_dim = stored.config.unet.head_dim
+    plan: dict[str, Tensor] = {}
+    origin: dict[str, tuple[str, int]] = {}
+    table = {entry.ours: entry for entry in table_of(stored.config, layout, set(stored.wanted))}
+    for name, entry in table.items():
+        stacked = [stored.tensors.get(theirs).dtype for theirs in stored.table[name].theirs]
+        like = stored.wanted[name].to(reduce(torch.promote_types, stacked))
+        for i, part in enumerate(entry.write(like, head_dim)):
+            plan[entry.theirs[i]], origin[entry.theirs[i]] = part, (name, i)
+
+    def produce(theirs: str) -> Tensor:
+        name, i = origin[theirs]
+        return table[name].write(stored.read(name), head_dim)[i]
+
+    write_tensors(target, plan, header(stored.config), produce)
+
+
+def write_folder(stored: StoredStage, target: Path, layout: Layout) -> None:
+    """Write a folder as it is published: weights and configuration.
+
+    stored   open
+    target   of the folder
+    layout   "diffusers" or "original"
+    """
+    require_layout(stored, layout)
+    config = stored.config.unet
+    assert isinstance(config, ADMConfig)
+    folder = target.with_name(f".{target.name}.{os.getpid()}.writing")
+    folder.mkdir(parents=True)
+    try:
+        if layout == "diffusers":
+            write_file(stored, folder / "diffusion_pytorch_model.safetensors", layout)
+            text = json.dumps(to_diffusers(config), indent=2)
+            (folder / "config.json").write_text(text + "\n", "utf-8")
+        else:
+            weights = folder / "pytorch_model.safetensors"
+            write_file(stored, weights, layout)
+            to_torch_file(weights, folder / "pytorch_model.bin")
+            weights.unlink()
+            dtype = stored.tensors.get(stored.table["conv_in.weight"].theirs[0]).dtype
+            # JSON is YAML, and needs no library.
+            text = json.dumps(to_original(config, dtype), indent=2)
+            (folder / "config.yml").write_text(text + "\n", "utf-8")
+        os.replace(folder, target)
+    except OSError as error:
+        raise CheckpointError(f"{target}: could not be written: {error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def to_torch_file(source: Path, target: Path) -> None:
+    """The tensors of a safetensors file as torch.save stores them, straight from the mapped file.
+
+    source, target   of the files
+    """
+    with open_tensors(source) as file, replacing(target) as temporary:
+        torch.save({name: file.get_tensor(name) for name in file.keys()}, temporary)  # noqa: SIM118
+
+
+def require_layout(stored: StoredStage, layout: Layout) -> None:
+    """Raise CheckpointError where the stage has no such layout.
+
+    stored   open
+    layout   wanted
+    """
+    config = stored.config.unet
+    if layout == "imagen" or (
+        isinstance(config, ADMConfig) and config.patch == 1 and "text_proj.weight" in stored.wanted
+    ):
+        return
+    raise CheckpointError(
+        f"{stored.files[0]}: only DeepFloyd IF's networks have the {layout} layout; this stage can be "
+        f"written as 'imagen' alone"
+    )

@@ -1,0 +1,228 @@
+"""Stages on disk: our own files, with the configuration in the header, and DeepFloyd IF's as published.
+
+`open_stage` says what a file or folder holds and gives its weights, memory-mapped, one by one.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..stage import Stage, StageConfig, build_unet
+from ..unet.adm import ADMConfig
+from ..weights.errors import CheckpointError
+from ..weights.files import release, write_tensors
+from ..weights.tensors import Tensors, open_all, weight_files
+from .deepfloyd import find_layout, read_config
+from .deepfloyd_names import Entry, Layout, entries
+
+FORMAT = "imagen_nodes.stage"
+
+
+@dataclass(frozen=True)
+class StoredStage:
+    """A stage whose files are open.
+
+    files     of the weights
+    layout    how they are named and stacked
+    config    of the stage
+    wanted    our tensors on the meta device, as the network has them
+    table     which stored tensors make which of ours
+    tensors   the stored ones
+    """
+
+    files: list[Path]
+    layout: Layout
+    config: StageConfig
+    wanted: dict[str, Tensor]
+    table: dict[str, Entry]
+    tensors: Tensors
+
+    @property
+    def head_dim(self) -> int:
+        """Rows of one attention head."""
+        return self.config.unet.head_dim
+
+    def read(self, name: str, use: Callable[[Tensor], Tensor] = torch.clone) -> Tensor:
+        """One of our tensors; what was read of a mapped file for it is given back where it was copied.
+
+        name   of ours
+        use    makes what is wanted of the tensor, which may be a view of a mapped file
+        """
+        stored = {theirs: self.tensors.get(theirs) for theirs in self.table[name].theirs}
+        tensor = use(self.table[name].read(list(stored.values()), self.head_dim))
+        for theirs, source in stored.items():
+            if theirs in self.tensors.mapped and tensor.data_ptr() != source.data_ptr():
+                release(source)
+        return tensor
+
+
+def stage_files(path: Path) -> list[Path]:
+    """The files of a stage's weights: a file itself, or those of a folder or of its unet folder.
+
+    path   a stage file, a DeepFloyd IF model's folder, its unet folder, or a file of its weights
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder")
+    return weight_files(path / "unet" if (path / "unet").is_dir() else path)
+
+
+@contextmanager
+def open_stage(path: str | Path) -> Iterator[StoredStage]:
+    """The stage in a file or folder, its names and shapes checked.
+
+    path   a stage file, a DeepFloyd IF model's folder, its unet folder, or a file of its weights
+    """
+    path = Path(path)
+    files = stage_files(path)
+    with open_all(files) as tensors:
+        layout, config = identify(files[0], tensors)
+        with torch.device("meta"):
+            wanted = build_unet(config.unet).state_dict()
+        table = table_of(config, layout, set(wanted))
+        check_names_and_shapes(
+            path, foreign_shapes(table, wanted, config.unet.head_dim), tensors.shapes
+        )
+        by_name = {entry.ours: entry for entry in table}
+        yield StoredStage(files, layout, config, wanted, by_name, tensors)
+
+
+def load_stage(
+    path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> Stage:
+    """The stage in a file that `save_stage` wrote, or in DeepFloyd IF's files as published.
+
+    path     a stage file, a DeepFloyd IF model's folder, its unet folder, or a file of its weights
+    device   where the weights go
+    dtype    what the network is to compute in; None = as stored
+    """
+    with open_stage(path) as stored:
+        with torch.device("meta"):
+            unet = build_unet(stored.config.unet)
+        state = {
+            name: stored.read(name, lambda tensor: placed(tensor, device, dtype))
+            for name in stored.wanted
+        }
+    unet.load_state_dict(state, assign=True)
+    return Stage(stored.config, unet.requires_grad_(False).eval())
+
+
+def save_stage(stage: Stage, path: str | Path) -> None:
+    """Write a stage to one safetensors file; it appears whole or not at all.
+
+    stage   in the dtype that is to be stored
+    path    of the file
+    """
+    write_tensors(Path(path), stage.unet.state_dict(), header(stage.config))
+
+
+def header(config: StageConfig) -> dict[str, str]:
+    """What a safetensors file that we write says about itself, in whatever layout.
+
+    config   of the stage
+    """
+    return {"format": FORMAT, "config": json.dumps(config.to_dict())}
+
+
+def identify(path: Path, tensors: Tensors) -> tuple[Layout, StageConfig]:
+    """A stage's layout and configuration, from its header or as DeepFloyd IF's.
+
+    path      of one of the files
+    tensors   open
+    """
+    ours = tensors.metadata.get("format") == FORMAT
+    layout = find_layout(tensors.shapes)
+    if not ours and layout is None:
+        raise CheckpointError(
+            f"{path}: not an Imagen stage: its header has no configuration; it looks like "
+            f"{guess(list(tensors.shapes))}"
+        )
+    if not ours and layout is not None:
+        return layout, read_config(path, tensors.shapes, layout)
+    try:
+        return layout or "imagen", StageConfig.from_dict(json.loads(tensors.metadata["config"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its header holds a bad configuration: {error!r}") from error
+
+
+def table_of(config: StageConfig, layout: Layout, names: set[str]) -> list[Entry]:
+    """Which stored tensors make which of ours.
+
+    config   of the stage
+    layout   of the stored tensors
+    names    of ours
+    """
+    if layout == "imagen":
+        return [Entry(name, (name,)) for name in sorted(names)]
+    if not isinstance(config.unet, ADMConfig):
+        raise CheckpointError(f"only DeepFloyd IF's networks have the {layout} layout")
+    return entries(config.unet, layout, names)
+
+
+def foreign_shapes(
+    table: list[Entry], wanted: dict[str, Tensor], head_dim: int
+) -> dict[str, tuple[int, ...]]:
+    """The stored tensors' shapes.
+
+    table      which of them make which of ours
+    wanted     ours, on the meta device
+    head_dim   rows of one head and part
+    """
+    return {
+        name: tuple(part.shape)
+        for entry in table
+        for name, part in zip(entry.theirs, entry.write(wanted[entry.ours], head_dim), strict=True)
+    }
+
+
+def guess(names: list[str]) -> str:
+    """What a foreign file seems to be, for an error.
+
+    names   of its tensors
+    """
+    signs = {
+        "a T5 encoder (use Load T5 Encoder)": "SelfAttention",
+        "a diffusers U-Net": "down_blocks.",
+        "a Stable Diffusion checkpoint": "model.diffusion_model.",
+        "a LoRA": "lora_",
+    }
+    for what, sign in signs.items():
+        if any(sign in name for name in names):
+            return what
+    return f"something else, with tensors such as {', '.join(sorted(names)[:3]) or '(none)'}"
+
+
+def check_names_and_shapes(
+    path: Path, expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]
+) -> None:
+    """Raise one CheckpointError that lists every missing, unexpected and mis-shaped tensor.
+
+    path              for the error
+    expected, found   shapes by name
+    """
+    lines = [f"missing {name} {list(expected[name])}" for name in sorted(expected.keys() - found)]
+    lines += [f"unexpected {name} {list(found[name])}" for name in sorted(found.keys() - expected)]
+    lines += [
+        f"{name}: expected {list(expected[name])}, found {list(found[name])}"
+        for name in sorted(expected.keys() & found)
+        if expected[name] != found[name]
+    ]
+    if lines:
+        raise CheckpointError(
+            f"{path}: {len(lines)} tensors do not fit the network's shape:\n  " + "\n  ".join(lines)
+        )
+
+
+def placed(tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None) -> Tensor:
+    """A weight where and as it is to be used; convolutions channels last.
+
+    tensor   of the file
+    device   target
+    dtype    None = as stored
+    """
+    tensor = tensor.to(device, dtype)
+    return tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor

@@ -1,0 +1,1 @@
+"""How tensors are stored: safetensors, torch files (never unpickled), GGUF, quantised matrices."""

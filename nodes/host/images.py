@@ -1,0 +1,41 @@
+"""Pictures that are only looked at: ComfyUI's temporary folder, or the one that a runner names."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .adapter import comfy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+temporary: ContextVar[Path] = ContextVar("temporary", default=Path("temp"))
+"""Outside ComfyUI: where such pictures go; a runner sets it."""
+
+
+def watched() -> bool:
+    """Whether somebody may look while nodes run: in ComfyUI, not in a shell."""
+    return comfy("folder_paths") is not None
+
+
+def save_temporary(image: Tensor) -> dict[str, str]:
+    """Write one picture; what the interface is told of it. The same picture keeps its name.
+
+    image   h w c in 0..1
+    """
+    from PIL import Image
+
+    folder_paths = comfy("folder_paths")
+    folder = temporary.get() if folder_paths is None else Path(folder_paths.get_temp_directory())
+    pixels = (image[..., :3] * 255).clamp(0, 255).byte().cpu().numpy()
+    name = f"imagen_{hashlib.sha256(pixels.tobytes()).hexdigest()[:20]}_{pixels.shape[1]}.png"
+    if not (folder / name).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = folder / f".{name}.{os.getpid()}.writing"
+        Image.fromarray(pixels).save(unfinished, format="PNG", compress_level=1)
+        os.replace(unfinished, folder / name)
+    return {"filename": name, "subfolder": "", "type": "temp"}

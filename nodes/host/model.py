@@ -1,0 +1,218 @@
+"""A stage as ComfyUI's own MODEL, whose latents are pixels in [-1, 1], for its samplers and schedulers.
+
+The classes are made when they are first wanted, since ComfyUI's are not there to derive from before.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from .adapter import comfy
+from .memory import keep_patcher
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOWRES, AUG, STYLE = "imagen_lowres", "imagen_aug", "imagen_style"
+"""Keys of a CONDITIONING: what an SR stage enlarges, the level of its noise, states that are pooled."""
+
+TABLE = 1000  # noise levels that schedulers may pick from
+
+
+def native_model(stage: Any) -> Any:
+    """A MODEL for ComfyUI's samplers. It shares the stage's weights and their one patcher.
+
+    stage   imagen_core.Stage
+    """
+    if comfy("comfy.model_base") is None:
+        raise RuntimeError(
+            "Imagen Stage to Model: makes a MODEL for ComfyUI, so it runs there only"
+        )
+    patcher = stage.unet.__dict__.get("comfy_patcher")
+    if patcher is None or not isinstance(patcher.model, _model_class()):
+        patcher = keep_patcher(stage.unet, _model_class()(stage), "unet")
+    return patcher.clone()
+
+
+def pixel_vae() -> Any:
+    """ComfyUI's VAE that turns pixels into latents and back without changing them."""
+    import torch
+
+    if comfy("comfy.sd") is None:
+        raise RuntimeError("Imagen Stage to Model: makes a VAE for ComfyUI, so it runs there only")
+    return comfy("comfy.sd").VAE(sd={"pixel_space_vae": torch.tensor(1.0)})
+
+
+@lru_cache(maxsize=1)
+def _config_class() -> type:
+    class Pixels(comfy("comfy.latent_formats").LatentFormat):
+        latent_channels = 3
+        latent_rgb_factors = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+
+    class StageModelConfig(comfy("comfy.supported_models_base").BASE):
+        latent_format = Pixels
+
+    return StageModelConfig
+
+
+@lru_cache(maxsize=1)
+def _sampling_class() -> type:
+    import torch
+
+    class StageSampling(torch.nn.Module, comfy("comfy.model_sampling").EPS):
+        """A stage's schedule as ComfyUI asks for it: sigma = sigma_t / alpha_t, timestep = 1000 t."""
+
+        sigma_data = 1.0
+
+        def __init__(self, schedule: Any):
+            super().__init__()
+            self.schedule = schedule
+            t = (torch.arange(TABLE, dtype=torch.float64) + 1) / TABLE
+            if hasattr(schedule, "table"):
+                t = torch.arange(TABLE, dtype=torch.float64) / TABLE  # a discrete model's own
+            sigmas = (-0.5 * schedule.logsnr(t)).exp()
+            self.register_buffer("sigmas", sigmas.float())
+            self.register_buffer("log_sigmas", sigmas.log().float())
+
+        @property
+        def sigma_min(self) -> Tensor:
+            return self.sigmas[0]
+
+        @property
+        def sigma_max(self) -> Tensor:
+            return self.sigmas[-1]
+
+        def timestep(self, sigma: Tensor) -> Tensor:
+            return TABLE * self.schedule.t(-2 * precise(sigma).log()).to(sigma)
+
+        def sigma(self, timestep: Tensor) -> Tensor:
+            logsnr = self.schedule.logsnr(precise(timestep) / TABLE)
+            return (-0.5 * logsnr).exp().float().to(timestep.device)
+
+        def percent_to_sigma(self, percent: float) -> float:
+            if percent <= 0.0:
+                return 999999999.9
+            if percent >= 1.0:
+                return 0.0
+            return self.sigma(TABLE * (1.0 - torch.tensor(percent))).item()
+
+    return StageSampling
+
+
+@lru_cache(maxsize=1)
+def _model_class() -> type:
+    import torch
+
+    from ...imagen_core import TextEmbedding
+    from ...imagen_core.diffusion.denoiser import x0_from_output
+
+    base, conds = comfy("comfy.model_base"), comfy("comfy.conds")
+
+    class StageModel(base.BaseModel):
+        """A stage behind ComfyUI's interface; precision is decided here as it is in the denoiser."""
+
+        def __init__(self, stage: Any):
+            config = _config_class()({"disable_unet_model_creation": True})
+            super().__init__(config, base.ModelType.EPS)
+            self.model_sampling = _sampling_class()(stage.schedule)
+            self.diffusion_model = stage.unet
+            self.stage = stage
+            self.prepared: Any = None
+
+        def get_dtype(self) -> torch.dtype:
+            return self.stage.dtype
+
+        def memory_required(self, input_shape: Any, cond_shapes: Any = None) -> float:
+            return self.stage.running_bytes(input_shape[0], *input_shape[-2:])
+
+        def extra_conds(self, **given: Any) -> dict[str, Any]:
+            # Regular: rows of unequal length run one after the other, as padding would change them.
+            embeds = given["cross_attn"]
+            self.stage.check_text(embeds)
+            out = {"c_crossattn": conds.CONDRegular(embeds)}
+            out["text_mask"] = conds.CONDRegular(text_mask(embeds, given.get("attention_mask")))
+            out["style"] = conds.CONDRegular(given.get(STYLE, embeds))
+            if self.stage.config.kind == "sr":
+                require_lowres(given.get(LOWRES), given["noise"])
+                out["lowres"] = conds.CONDNoiseShape(given[LOWRES].to(given["device"]))
+                out["aug"] = conds.CONDRegular(given[AUG].to(given["device"]))
+            return out
+
+        def _apply_model(
+            self,
+            x: Tensor,
+            t: Tensor,
+            c_concat: Any = None,
+            c_crossattn: Any = None,
+            control: Any = None,
+            transformer_options: Any = None,
+            **given: Any,
+        ) -> Tensor:
+            stage, sigma = self.stage, t.float()
+            x_t = self.model_sampling.calculate_input(sigma, x.float())
+            shown = [x_t.to(stage.dtype), self.model_sampling.timestep(sigma)]
+            texts = c_crossattn, given["text_mask"], given["style"]
+            shown.append(self.context(*(part.to(x.device) for part in texts)))
+            if stage.config.kind == "sr":
+                shown += [given["lowres"].to(x.device, stage.dtype), given["aug"].to(x.device)]
+            output = stage.unet(*shown)[:, : x.shape[1]].float()
+            logsnr = -2 * sigma.log()[:, None, None, None]
+            return x0_from_output(stage.prediction, output, x_t, logsnr)
+
+        def context(self, embeds: Tensor, mask: Tensor, style: Tensor) -> Any:
+            """The text prepared for every layer; once a run, since it stays the same."""
+            texts, weights = (embeds, mask, style), self.current_weight_patches_uuid
+            if self.prepared is None or not _same(self.prepared[0], (weights, *texts)):
+                pooled = TextEmbedding(style, mask)
+                prepared = self.stage.unet.prepare(TextEmbedding(embeds, mask), pooled)
+                self.prepared = (weights, *texts), prepared
+            return self.prepared[1]
+
+    return StageModel
+
+
+def precise(levels: Tensor) -> Tensor:
+    """Noise levels in float64; on the CPU where the device has none, as Apple's.
+
+    levels   any shape
+    """
+    return (levels.cpu() if levels.device.type == "mps" else levels).double()
+
+
+def text_mask(embeds: Tensor, mask: Tensor | None) -> Tensor:
+    """Which states of a CONDITIONING are real: all where it does not say, and those joined to it.
+
+    embeds   b n d
+    mask     b m, or None
+    """
+    import torch
+
+    real = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+    if mask is not None:
+        real[:, : mask.shape[1]] = mask.to(real)[:, : real.shape[1]]
+    return real
+
+
+def require_lowres(lowres: Tensor | None, noise: Tensor) -> None:
+    """Raise ValueError unless an SR stage has a picture to enlarge, of the latent's size.
+
+    lowres   b 3 h w, or None
+    noise    b 3 h w
+    """
+    if lowres is None:
+        raise ValueError(
+            "Imagen Stage to Model: an SR stage enlarges a picture: put Imagen SR Conditioning "
+            "between the text and the sampler"
+        )
+    if lowres.shape[2:] != noise.shape[2:]:
+        sizes = [f"{x.shape[3]} x {x.shape[2]}" for x in (lowres, noise)]
+        raise ValueError(
+            f"latent_image: expected {sizes[0]}, got {sizes[1]}; use the latent that Imagen SR "
+            f"Conditioning puts out"
+        )
+
+
+def _same(kept: tuple, given: tuple) -> bool:
+    pairs = zip(kept[1:], given[1:], strict=True)
+    return kept[0] == given[0] and all(a.device == b.device and a.equal(b) for a, b in pairs)

@@ -1,0 +1,237 @@
+"""The command line: exit codes, one clear line for bad input, and the same picture by every road."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imagen_nodes.cli.generate import generate_graph, numbered, stage_steps
+from imagen_nodes.cli.main import main, make_parser
+from imagen_nodes.cli.node_classes import default_registry
+from imagen_nodes.headless.formats.queueing import Draft
+from imagen_nodes.headless.formats.workflow import load_workflow
+from imagen_nodes.headless.graph import Node
+from imagen_nodes.headless.inputs import InputError, set_input
+from imagen_nodes.imagen_core import Guidance, SamplingDefaults
+
+EXAMPLES = Path(__file__).parent.parent.parent / "example_workflows"
+
+
+def graph():
+    return {
+        "1": Node("1", "A", "First", {"x": 1}),
+        "2": Node("2", "B", "Same", {"x": 1}),
+        "3": Node("3", "B", "Same", {"x": 1}),
+        "4": Node("4", "C", "Switch", {"on": True}),
+    }
+
+
+@pytest.mark.parametrize("name", ["1", "First", "A"])
+def test_an_input_is_set_by_id_title_or_type(name):
+    changed = graph()
+    set_input(Draft(changed), f"{name}.x=a=b")
+    assert changed["1"].inputs["x"] == "a=b"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("false", False), ("0", False), ("True", True), ("1", True)]
+)
+def test_a_switch_is_set_by_the_word(text, value):
+    changed = graph()
+    set_input(Draft(changed), f"Switch.on={text}")
+    assert changed["4"].inputs["on"] is value
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("x", "expected NODE.INPUT=VALUE"),
+        ("First.x", "expected NODE.INPUT=VALUE"),
+        ("Same.x=1", "2 nodes are called 'Same'"),
+        ("Nope.x=1", "0 nodes are called 'Nope'; there are node 1"),
+        ("First.y=1", "has no input 'y'; it has x"),
+        ("Switch.on=no thanks", "expected true or false, got 'no thanks'"),
+    ],
+)
+def test_a_bad_change_is_explained(change, message):
+    with pytest.raises(InputError, match=message):
+        set_input(Draft(graph()), change)
+
+
+def test_names_of_several_pictures():
+    assert numbered(Path("a"), 1) == [Path("a.png")]
+    assert numbered(Path("d/a.png"), 2) == [Path("d/a_1.png"), Path("d/a_2.png")]
+    with pytest.raises(InputError, match=r"expected a \.png file, got a\.jpg"):
+        numbered(Path("a.jpg"), 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "absent.json"], "absent.json: no such file"),
+        (["info", "absent"], "absent: no such file"),
+        (["train", "absent.toml"], "not a readable TOML"),
+        (["generate", "x", "--cascade", "nope"], "expected one of"),
+        (["generate", "x", "--batch", "0"], "--batch: expected at least 1"),
+        (["generate", "x", "--upto", "64", "--seed", "-1"], "seed must be an integer from 0"),
+        (["generate", "x", "--upto", "64", "--steps", "0"], "steps must be at least 1"),
+        (["generate", "x", "--upto", "64", "--percentile", "2"], "percentile must be in"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(
+    tmp_path, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_info_and_doctor_speak_json(capsys):
+    folder = EXAMPLES.parent / "imagen_core/pretrained/emoji"
+    kinds = {
+        folder: "cascade",
+        folder / "base.safetensors": "Imagen stage",
+        folder / "text_encoder": "T5 text encoder",
+        EXAMPLES / "text_to_64.json": "workflow",
+    }
+    for path, kind in kinds.items():
+        assert main(["info", str(path), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["kind"] == kind
+    assert main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["checks"]
+
+
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+def test_generate_and_its_workflow_in_every_form_give_one_picture(tmp_path, capsys):
+    """Bit for bit: `generate`, the PNG that it left, and the same graph in both formats."""
+    settings = ["--upto", "256", "--steps", "3,2", "--seed", "5"]
+    made = tmp_path / "made.png"
+    assert main(["generate", "a red apple, noto style", "-o", str(made), "--json", *settings]) == 0
+    assert json.loads(capsys.readouterr().out)["files"] == [str(made)]
+    api, ui = tmp_path / "api.json", tmp_path / "ui.json"
+    info = Image.open(made).info
+    api.write_text(info["prompt"])
+    ui.write_text(info["workflow"])
+    for name, source in {"png": made, "api": api, "ui": ui}.items():
+        assert main(["run", str(source), "-o", str(tmp_path / name)]) == 0
+        assert np.array_equal(pixels(tmp_path / name / "imagen_00001_.png"), pixels(made)), name
+
+
+@pytest.mark.parametrize(
+    ("prompt", "both"),
+    [("a {red|blue} apple", True), ("|}{", True), ("see http://x.y", False), ("\\{a|b}", False)],
+)
+def test_a_generated_picture_carries_only_workflows_that_keep_its_prompt(tmp_path, prompt, both):
+    """In the UI format braces are choices, and // begins a comment, once it is queued."""
+    made = tmp_path / "made.png"
+    assert main(["generate", prompt, "-o", str(made), "--upto", "64", "--steps", "1"]) == 0
+    assert ("workflow" in Image.open(made).info) == both
+    graph, _ = load_workflow(made, default_registry(), prompt_seed=3)
+    texts = [n.inputs["prompt"] for n in graph.values() if n.class_type == "ImagenT5Encode"]
+    assert texts == [prompt]
+
+
+def test_a_folder_that_cannot_be_written_to_is_known_before_the_run(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    path = EXAMPLES / "text_to_64.json"
+    assert main(["run", str(path), "-o", str(tmp_path / "file" / "out")]) == 2
+    assert "-o: expected a folder that can be written to" in capsys.readouterr().err
+
+
+def test_pictures_to_load_may_lie_beside_the_workflow(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = ["--set", "Imagen Base Sample.steps=1", "--set", "Imagen SR 256.steps=1"]
+    assert main(["run", str(EXAMPLES / "inpaint.json"), "-o", "out", *few]) == 0
+    (tmp_path / "input").mkdir()
+    assert main(["run", str(EXAMPLES / "inpaint.json"), "-o", "out", *few]) == 2
+    assert "no file 'imagen_heart_64.png' in input" in capsys.readouterr().err
+    assert main(["run", str(EXAMPLES / "inpaint.json"), "--input", "nowhere"]) == 2
+    assert "in nowhere, which is not there; name a folder with --input" in capsys.readouterr().err
+
+
+@pytest.fixture
+def deepfloyd_names(tmp_path, monkeypatch):
+    """Empty files under the names that DeepFloyd IF's example graphs choose."""
+    for name in (
+        "diffusion_models/IF-I-XL-v1.0/config.yml",
+        "diffusion_models/IF-II-L-v1.0/config.yml",
+        "text_encoders/t5-v1_1-xxl/config.json",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    monkeypatch.setenv("IMAGEN_MODELS", str(tmp_path))
+
+
+@pytest.mark.usefixtures("deepfloyd_names")
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.json")), ids=lambda path: path.stem)
+def test_example_workflows_are_the_same_graph_in_both_formats(path):
+    from imagen_nodes.headless.comfy_nodes.core_nodes import Folders, folders
+    from imagen_nodes.headless.engine.validate import validate
+
+    registry = default_registry()
+    token = folders.set(Folders(EXAMPLES / "input"))
+    try:
+        ui, workflow = load_workflow(path, registry)
+        api, none = load_workflow(EXAMPLES / "api" / path.name, registry)
+        assert workflow is not None
+        assert none is None
+        assert ui == api
+        assert validate(ui, registry)
+    finally:
+        folders.reset(token)
+
+
+def test_timesteps_are_told_stage_by_stage_and_written_into_the_graph():
+    options = make_parser().parse_args(
+        ["generate", "x", "--steps", "9,8", "--timesteps", "smart27", "--timesteps", ""]
+    )
+    assert stage_steps(options, 2) == ["smart27", 8]
+    defaults = [SamplingDefaults(), SamplingDefaults("smart50", "ddpm")]
+    inputs = [n.inputs for n in generate_graph(options, Guidance(), defaults).values()]
+    base, sr = (found for found in inputs if "sampler" in found)
+    assert (base["timesteps"], sr["steps"], "timesteps" in sr) == ("smart27", 8, False)
+    options.steps, options.timesteps = None, []
+    inputs = [n.inputs for n in generate_graph(options, Guidance(), defaults).values()]
+    base, sr = (found for found in inputs if "sampler" in found)
+    assert (base["steps"], "timesteps" in base) == (32, False)
+    assert (sr["steps"], sr["timesteps"]) == (32, "smart50")
+
+
+def test_nodes_of_example_workflows_do_not_overlap():
+    for path in EXAMPLES.glob("*.json"):
+        nodes = json.loads(path.read_text())["nodes"]
+        boxes = [(*n["pos"], n["pos"][0] + n["size"][0], n["pos"][1] + n["size"][1]) for n in nodes]
+        for i, (left, top, right, bottom) in enumerate(boxes):
+            for other in boxes[:i]:
+                apart = (
+                    right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+                )
+                assert apart, path.name
+
+
+def test_what_is_only_looked_at_goes_to_the_temp_folder_of_the_output(
+    tmp_path, monkeypatch, capsys
+):
+    """Cascade View finds the runner's folder, not the one that the shell is in."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "in" / "x.png")
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "x.png"}},
+        "2": {"class_type": "ImagenCascadeView", "inputs": {"image_64": ["1", 0]}},
+    }
+    (tmp_path / "graph.json").write_text(json.dumps(graph))
+    options = ["--input", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--json"]
+    assert main(["run", str(tmp_path / "graph.json"), *options]) == 0
+    (file,) = json.loads(capsys.readouterr().out)["files"]
+    assert Path(file).parent == tmp_path / "out" / "temp"
+    assert Image.open(file).getpixel((4, 4)) == (255, 0, 0)
+    assert not (tmp_path / "temp").exists()

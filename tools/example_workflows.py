@@ -1,0 +1,402 @@
+"""Writes example_workflows/: each graph in the UI format, in the API format, and its thumbnail.
+
+    python tools/example_workflows.py [--pictures [NAME ...]]
+
+With --pictures every graph, or those that are named, is run and its result becomes the thumbnail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from imagen_nodes.cli.node_classes import default_registry
+from imagen_nodes.headless.comfy_nodes.core_nodes import Folders, use_folders
+from imagen_nodes.headless.engine.execute import Bar, execute
+from imagen_nodes.headless.formats.ui_layout import COLUMN, PICTURE, ROW
+from imagen_nodes.headless.formats.ui_write import to_ui
+from imagen_nodes.headless.graph import Graph, Link, Node, to_api
+from imagen_nodes.headless.registry import declared_inputs
+
+OUT = Path(__file__).parent.parent / "example_workflows"
+TITLES = {
+    "ImagenLoadCascade": "Load Imagen Cascade",
+    "ImagenT5Encode": "T5 Encode",
+    "ImagenDynamicThreshold": "Dynamic-Threshold Guidance",
+    "ImagenBaseSample": "Imagen Base Sample",
+    "ImagenSR256": "Imagen SR 256",
+    "ImagenSR1024": "Imagen SR 1024",
+    "ImagenCascadeView": "Cascade View",
+    "ImagenLoadTextEncoder": "Load T5 Encoder",
+    "ImagenLoadStage": "Load Imagen Stage",
+}
+
+
+class Builder:
+    """Puts nodes into a graph; inputs that are not given take their declared defaults."""
+
+    def __init__(self) -> None:
+        self.graph: Graph = {}
+        self.registry = default_registry()
+
+    def add(self, class_type: str, title: str = "", **inputs: Any) -> str:
+        """A new node's id."""
+        node_id = str(len(self.graph) + 1)
+        for name, (_, options, _) in declared_inputs(self.registry[class_type]).items():
+            if name not in inputs and "default" in options:
+                inputs[name] = options["default"]
+        title = title or TITLES.get(class_type, class_type)
+        self.graph[node_id] = Node(node_id, class_type, title, inputs)
+        return node_id
+
+    def start(self, prompt: str) -> tuple[str, str, str]:
+        """Loader, text and guidance."""
+        loader = self.add("ImagenLoadCascade")
+        text = self.add("ImagenT5Encode", text_encoder=Link(loader, 0), prompt=prompt)
+        return loader, text, self.add("ImagenDynamicThreshold")
+
+    def base(self, loader: str, text: str, guidance: str, **inputs: Any) -> str:
+        """A base sample."""
+        wires = {"stage": Link(loader, 1), "text": Link(text, 0), "guidance": Link(guidance, 0)}
+        return self.add("ImagenBaseSample", **{**wires, **inputs})
+
+    def enlarge(self, loader: str, image: Link, text: str, upto: int = 1024, **inputs: Any) -> Link:
+        """The super-resolution stages up to a resolution."""
+        for slot, name in ((2, "ImagenSR256"), (3, "ImagenSR1024"))[: 1 if upto == 256 else 2]:
+            stage = self.add(
+                name, stage=Link(loader, slot), image=image, text=Link(text, 0), **inputs
+            )
+            image = Link(stage, 0)
+        return image
+
+    def save(self, image: Link, prefix: str = "imagen") -> Graph:
+        """The finished graph."""
+        self.add("SaveImage", "Save Image", images=image, filename_prefix=prefix)
+        return self.graph
+
+    def view(self, **images: Link) -> None:
+        """The stages over each other."""
+        self.add("ImagenCascadeView", **images)
+
+
+def text_to_1024() -> Graph:
+    b = Builder()
+    loader, text, guidance = b.start("a red apple, noto style")
+    small = Link(b.base(loader, text, guidance), 0)
+    large = b.enlarge(loader, small, text)
+    b.view(image_64=small, image_256=b.graph[large.node].inputs["image"], image_1024=large)
+    return b.save(large)
+
+
+def text_to_64() -> Graph:
+    b = Builder()
+    loader, text, guidance = b.start("a red apple, noto style")
+    return b.save(Link(b.base(loader, text, guidance, batch_size=4), 0))
+
+
+def image_to_image() -> Graph:
+    b = Builder()
+    loader, text, guidance = b.start("a red apple, noto style")
+    other = b.add(
+        "ImagenT5Encode",
+        "Another prompt",
+        text_encoder=Link(loader, 0),
+        prompt="a green apple, noto style",
+    )
+    first = b.base(loader, text, guidance)
+    second = b.base(loader, other, guidance, image=Link(first, 0), strength=0.7)
+    return b.save(b.enlarge(loader, Link(second, 0), other, upto=256))
+
+
+def edit_at_64() -> Graph:
+    b = Builder()
+    loader, text, guidance = b.start("a rocket, noto style")
+    small = Link(b.base(loader, text, guidance), 0)
+    middle = b.add("ImageCrop", "Crop the middle", image=small, width=48, height=48, x=8, y=8)
+    scaled = b.add(
+        "ImageScale",
+        "Back to 64",
+        image=Link(middle, 0),
+        upscale_method="bicubic",
+        width=64,
+        height=64,
+        crop="disabled",
+    )
+    return b.save(b.enlarge(loader, Link(scaled, 0), text))
+
+
+def restyle_in_sr() -> Graph:
+    b = Builder()
+    loader, text, guidance = b.start("a house, noto style")
+    style = b.add(
+        "ImagenT5Encode", "Prompt of the SR stages", text_encoder=Link(loader, 0), prompt="a castle"
+    )
+    small = Link(b.base(loader, text, guidance), 0)
+    return b.save(b.enlarge(loader, small, style, aug_level=0.3))
+
+
+def inpaint() -> Graph:
+    b = Builder()
+    loader, text, guidance = b.start("a purple heart, noto style")
+    picture = b.add("LoadImage", "Picture", image="imagen_heart_64.png")
+    mask = b.add(
+        "LoadImageMask", "Mask: white is painted", image="imagen_mask_64.png", channel="red"
+    )
+    wires = {"image": Link(picture, 0), "mask": Link(mask, 0)}
+    return b.save(
+        b.enlarge(loader, Link(b.base(loader, text, guidance, **wires), 0), text, upto=256)
+    )
+
+
+def upscale_a_picture() -> Graph:
+    b = Builder()
+    loader, text, _ = b.start("a red apple")
+    del b.graph["3"]
+    picture = b.add("LoadImage", "Picture", image="imagen_heart_64.png")
+    return b.save(b.enlarge(loader, Link(picture, 0), text, tile=256))
+
+
+def guidance_sweep() -> Graph:
+    """Rows of the result: static, then dynamic threshold; columns: weak, medium, strong guidance."""
+    b = Builder()
+    loader, text, first = b.start("a red apple, noto style")
+    del b.graph[first]
+    batch = None
+    for threshold in ("static", "dynamic"):
+        for scale in (1.5, 3.0, 6.0):
+            title = f"{threshold}, scale {scale:g}"
+            guidance = b.add(
+                "ImagenDynamicThreshold", title, guidance_scale=scale, threshold=threshold
+            )
+            image = Link(b.base(loader, text, guidance), 0)
+            b.graph[image.node].title = f"64: {title}"
+            if batch is not None:
+                image = Link(b.add("ImageBatch", "Together", image1=batch, image2=image), 0)
+            batch = image
+    assert batch is not None
+    return b.save(batch, "imagen_sweep")
+
+
+def another_upscaler() -> Graph:
+    b = Builder()
+    loader, text, guidance = b.start("a red apple, noto style")
+    small = Link(b.base(loader, text, guidance), 0)
+    middle = b.add(
+        "ImageScale",
+        "64 to 256: any upscaler",
+        image=small,
+        upscale_method="lanczos",
+        width=256,
+        height=256,
+        crop="disabled",
+    )
+    large = b.add("ImagenSR1024", stage=Link(loader, 3), image=Link(middle, 0), text=Link(text, 0))
+    b.view(image_64=small, image_256=Link(middle, 0), image_1024=Link(large, 0))
+    return b.save(Link(large, 0))
+
+
+def synthetic_data() -> Graph:
+    b = Builder()
+    loader, text, guidance = b.start("a red apple, noto style")
+    small = Link(b.base(loader, text, guidance, batch_size=8), 0)
+    return b.save(b.enlarge(loader, small, text, upto=256), "dataset/red_apple")
+
+
+IF_T5, IF_I, IF_II = "t5-v1_1-xxl", "IF-I-XL-v1.0", "IF-II-L-v1.0"
+
+
+class DeepFloyd(Builder):
+    """A graph of DeepFloyd IF's parts, each with its own loader and the settings it was published with."""
+
+    def __init__(self, prompt: str) -> None:
+        super().__init__()
+        encoder = self.add("ImagenLoadTextEncoder", text_encoder=IF_T5)
+        self.text = Link(
+            self.add("ImagenT5Encode", text_encoder=Link(encoder, 0), prompt=prompt), 0
+        )
+
+    def scaled(self, picture: str, side: int) -> Link:
+        """A loaded picture as a square of that side."""
+        scale = self.add(
+            "ImageScale", f"To {side}", image=Link(picture, 0), upscale_method="bicubic", width=side,
+            height=side, crop="center",
+        )  # fmt: skip
+        return Link(scale, 0)
+
+    def first(self, scale: float = 7.0, **inputs: Any) -> Link:
+        """Stage I's picture."""
+        loader = self.add("ImagenLoadStage", "DeepFloyd IF, stage I", stage=IF_I)
+        guidance = self.add(
+            "ImagenDynamicThreshold", guidance_scale=scale, threshold="dynamic", percentile=0.95,
+            max_value=1.5,
+        )  # fmt: skip
+        wires = {"stage": Link(loader, 0), "text": self.text, "guidance": Link(guidance, 0)}
+        chosen = {"sampler": "ddpm", "timesteps": "smart100"}
+        return Link(self.add("ImagenBaseSample", **{**wires, **chosen, **inputs}), 0)
+
+    def second(self, image: Link, scale: float = 4.0, **inputs: Any) -> Link:
+        """Stage II's picture."""
+        loader = self.add("ImagenLoadStage", "DeepFloyd IF, stage II", stage=IF_II)
+        guidance = self.add("ImagenDynamicThreshold", guidance_scale=scale, threshold="static")
+        wires = {"stage": Link(loader, 0), "text": self.text, "guidance": Link(guidance, 0)}
+        chosen = {"image": image, "sampler": "ddpm", "timesteps": "smart50", "aug_level": 0.25}
+        return Link(self.add("ImagenSR256", **{**wires, **chosen, **inputs}), 0)
+
+
+def if_text_to_picture() -> Graph:
+    b = DeepFloyd("a photo of a red apple on a wooden table")
+    return b.save(b.second(b.first()))
+
+
+def if_image_to_image() -> Graph:
+    b = DeepFloyd("a heart of red glass, studio photo")
+    picture = b.add("LoadImage", "Picture", image="imagen_heart_64.png")
+    made = b.first(10.0, image=b.scaled(picture, 64), strength=0.7)
+    return b.save(b.second(made, original=b.scaled(picture, 256), strength=0.8))
+
+
+def if_inpaint() -> Graph:
+    b = DeepFloyd("a blue heart")
+    picture = b.add("LoadImage", "Picture", image="imagen_heart_64.png")
+    mask = b.add(
+        "LoadImageMask", "Mask: white is painted", image="imagen_mask_64.png", channel="red"
+    )
+    masked = {"mask": Link(mask, 0), "inpaint": "clean"}
+    made = b.first(image=b.scaled(picture, 64), **masked)
+    return b.save(b.second(made, original=b.scaled(picture, 256), aug_level=0.0, **masked))
+
+
+def if_upscale() -> Graph:
+    b = DeepFloyd("")
+    picture = b.add("LoadImage", "Picture", image="imagen_heart_64.png")
+    return b.save(b.second(Link(picture, 0), 6.0, timesteps="smart100", aug_level=0.5, tile=512))
+
+
+def if_into_bundled_sr() -> Graph:
+    """A cascade of two families: each reads the prompt with the T5 that it was trained with."""
+    b = DeepFloyd("a photo of a red apple on a wooden table")
+    small = b.first()
+    loader = b.add("ImagenLoadCascade")
+    text = b.add("ImagenT5Encode", text_encoder=Link(loader, 0), prompt="a red apple")
+    return b.save(b.enlarge(loader, small, text))
+
+
+IF_NOTE = (
+    f"\n\nDeepFloyd IF's weights are yours to fetch, under their own licence: `{IF_I}` and `{IF_II}` into "
+    f"`models/diffusion_models`, `{IF_T5}` into `models/text_encoders`; then choose them in the loaders."
+)
+NOTES = {
+    text_to_1024: "## Text to 1024\nThe whole cascade: 64, 256, 1024. Change the prompt, then the seed.",
+    text_to_64: "## Text to 64\nThe base alone, four at once: the quickest way to try a prompt.",
+    image_to_image: "## Image to image\n`strength` says how much of the first picture is made new.",
+    edit_at_64: "## Edit at 64\nBetween two stages runs an ordinary image: any image node fits there.",
+    restyle_in_sr: "## Restyle in the SR stages\nSame 64 picture, another prompt, `aug_level` 0.3.",
+    inpaint: "## Inpaint\nOnly white of the mask is painted. Copy the two pictures of "
+    "`example_workflows/input` to ComfyUI's input folder first.",
+    upscale_a_picture: "## Upscale a picture\nThe SR stages take any picture, whole or in tiles.",
+    guidance_sweep: "## Guidance sweep\nOne seed, three guidance scales, two thresholds. The chart under "
+    "each sampler says how much was clipped. On white backgrounds, as here, dynamic thresholding greys "
+    "and then breaks what static clipping leaves alone; on photographs it is static clipping that burns.",
+    another_upscaler: "## Another upscaler\nLanczos stands in for the first SR stage. Put *Upscale Image "
+    "(using Model)* there for one that is trained: between two stages runs an ordinary image.",
+    synthetic_data: "## Synthetic data\nEach run adds eight pictures to `output/dataset` and the seeds "
+    "change: choose *Run (instant)* beside the Run button and it goes on until you stop it. In a shell "
+    "`imagen batch` does it, from a file with a line for each run.",
+    if_text_to_picture: "## DeepFloyd IF: text to picture\nStages I and II with the presets they were "
+    "published with." + IF_NOTE,
+    if_image_to_image: "## DeepFloyd IF: image to image\n`strength` 0.7 at guidance 10; then stage II "
+    "starts from the picture too." + IF_NOTE,
+    if_inpaint: "## DeepFloyd IF: inpaint\n`clean` is how IF was used; `repaint` with `resample` 5 joins "
+    "old and new better. Stage II keeps the unmasked part of the large picture, pixel for pixel."
+    + IF_NOTE,
+    if_upscale: "## DeepFloyd IF: upscale\nStage II alone, on any picture whose sides are multiples of 4."
+    + IF_NOTE,
+    if_into_bundled_sr: "## DeepFloyd IF into the bundled stages\nA cascade of two families."
+    + IF_NOTE,
+}
+LOOPED = {synthetic_data}  # whose seeds change after each run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", nargs="*", help="run each, or these, and keep the picture")
+    options = parser.parse_args()
+    (OUT / "api").mkdir(parents=True, exist_ok=True)
+    registry = default_registry()
+    for make, note in NOTES.items():
+        graph = make()
+        workflow = to_ui(graph, registry, note)
+        if make in LOOPED:
+            move_on(workflow)
+        if make is guidance_sweep:
+            as_grid(workflow)
+        write(OUT / f"{make.__name__}.json", workflow)
+        write(OUT / "api" / f"{make.__name__}.json", to_api(graph))
+        chosen = options.pictures is not None and (
+            make.__name__ in options.pictures or not options.pictures
+        )
+        # Pictures of weights that are not here cannot be made here.
+        if chosen and not make.__name__.startswith("if_"):
+            thumbnail(graph, workflow, OUT / f"{make.__name__}.jpg")
+
+
+def move_on(workflow: dict[str, Any]) -> None:
+    """Seeds that change after each run of the interface."""
+    for node in workflow["nodes"]:
+        if node["type"].startswith("Imagen"):
+            values = node["widgets_values"]
+            node["widgets_values"] = ["randomize" if v == "fixed" else v for v in values]
+
+
+def as_grid(workflow: dict[str, Any]) -> None:
+    """The sweep's nodes as its result is laid out: a row for each threshold, in a frame with its name."""
+    kinds = ("ImagenDynamicThreshold", "ImagenBaseSample", "ImageBatch")
+    of = {kind: [node for node in workflow["nodes"] if node["type"] == kind] for kind in kinds}
+    left, right = 2 * COLUMN, 8 * COLUMN + ROW
+    height = of["ImagenBaseSample"][0]["size"][1] + PICTURE + 2 * ROW
+    for i, pair in enumerate(zip(of[kinds[0]], of[kinds[1]], strict=True)):
+        for column, node in enumerate(pair):
+            x = left + COLUMN * (2 * (i % 3) + column)
+            node["pos"] = [x, i // 3 * (height + 2 * ROW)]
+    for i, node in enumerate(of["ImageBatch"]):
+        node["pos"] = [right, i * (node["size"][1] + ROW)]
+    for node in workflow["nodes"]:
+        if node["type"] == "SaveImage":
+            node["pos"] = [right + COLUMN, 0]
+    for row, title in enumerate(("static threshold", "dynamic threshold")):
+        top, width = row * (height + 2 * ROW) - 2 * ROW, 6 * COLUMN + ROW // 2
+        bounding = [left - ROW // 2, top, width, height + ROW]
+        frame = {"id": row + 1, "title": title, "bounding": bounding, "color": "#3f789e"}
+        workflow["groups"].append({**frame, "font_size": 24, "flags": {}})
+
+
+def write(path: Path, data: dict[str, Any]) -> None:
+    """JSON, two spaces, newline at the end."""
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def thumbnail(graph: Graph, workflow: dict[str, Any], path: Path) -> None:
+    """Run a graph; its first picture, 384 pixels wide, as JPEG."""
+    from PIL import Image
+
+    folder = Path(tempfile.mkdtemp())
+    use_folders(Folders(OUT / "input", folder, folder / "temp"))
+    execute(graph, default_registry(), workflow, Bar)
+    files = sorted(file for file in folder.rglob("*.png") if file.parent != folder / "temp")
+    pictures = [Image.open(file).convert("RGB") for file in files]
+    across = {1: 1, 6: 3}.get(len(pictures), 2)
+    side = 384 // across
+    sheet = Image.new("RGB", (384, side * min(2, across)), "white")
+    for i, picture in enumerate(pictures[: across * min(2, across)]):
+        method = Image.Resampling.NEAREST if picture.width < side else Image.Resampling.LANCZOS
+        sheet.paste(picture.resize((side, side), method), (i % across * side, i // across * side))
+    sheet.save(path, quality=88)
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
