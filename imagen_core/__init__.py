@@ -19,6 +19,7 @@ from .formats import (
     save_text,
 )
 from .sampling import sample_base, super_resolve
+from .settings import Settings
 from .stage import SamplingDefaults, Stage, StageConfig
 from .text import EncodedPrompt, Reading, TextEmbedding, TextEncoder
 from .unet.adm import ADMConfig, ADMUNet
@@ -40,6 +41,7 @@ __all__ = [
     "Reading",
     "SamplingDefaults",
     "Schedule",
+    "Settings",
     "Stage",
     "StageConfig",
     "TextEmbedding",

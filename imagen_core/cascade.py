@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .diffusion.guidance import Guidance
-from .sampling import OnStep, sample_base, super_resolve
+from .sampling import sample_base, super_resolve
+from .settings import OnStep
 from .stage import Stage
 from .text.encoder import TextEncoder
 

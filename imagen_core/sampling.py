@@ -1,52 +1,37 @@
 """Sampling: text to a 64 picture, and each super-resolution stage from picture to picture.
 
 Pictures between stages are b h w c in 0..1, as ComfyUI's IMAGE, so anything may stand between them.
-Here samplers, denoiser and U-Net meet.
+Here samplers, denoiser and U-Net meet. Gradients flow to whatever asks for them; call these under
+`torch.no_grad()` to do without.
 
 Imagen, arXiv:2205.11487, section 2.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from .checks import check_base, check_sr
 from .diffusion.denoiser import Denoise, make_denoiser
-from .diffusion.editing import Inpainting, Kept, fit_mask, partial_grid
+from .diffusion.editing import Inpainting, Kept, fit_mask
 from .diffusion.guidance import Guidance
-from .diffusion.lowres import AUG_NOISES, AugNoise, Lowres, augment, upsample
+from .diffusion.lowres import AugNoise, augmentation, upsample
 from .diffusion.noise import ImageNoise
 from .diffusion.respacing import Spacing
-from .diffusion.samplers import SAMPLERS, Sampler
-from .diffusion.tiles import Window, windows
+from .diffusion.samplers import Noise, Sampler
+from .diffusion.samplers import OnStep as StepDone
+from .diffusion.tiles import Tiles, windows
 from .diffusion.trace import Trace
+from .settings import OnStep, Settings, Sigmas
 from .stage import Stage
 from .text.embedding import EncodedPrompt
 
-OnStep = Callable[[int, int, Tensor], None]
 
-
-def to_network(image: Tensor, device: torch.device) -> Tensor:
-    """A picture as the networks see it: b c h w in [-1, 1], float32.
-
-    image    b h w c in 0..1; only the first three channels are taken
-    device   where the result goes
-    """
-    return rearrange(image[..., :3], "b h w c -> b c h w").to(device, torch.float32) * 2 - 1
-
-
-def to_image(x: Tensor) -> Tensor:
-    """The inverse of `to_network`, clipped: b h w c in 0..1, contiguous, on the CPU.
-
-    x   b c h w, about [-1, 1]
-    """
-    return rearrange((x.cpu() + 1) / 2, "b c h w -> b h w c").clamp(0, 1).contiguous()
-
-
-@torch.no_grad()
 def sample_base(
     stage: Stage,
     text: EncodedPrompt,
@@ -59,56 +44,45 @@ def sample_base(
     batch_size: int = 1,
     seed: int = 0,
     steps: Spacing | None = None,
-    sampler: str | None = None,
+    sampler: str | Sampler | None = None,
     strength: float = 1.0,
     inpainting: Inpainting = Inpainting(),
     on_step: OnStep | None = None,
     trace: Trace | None = None,
+    sigmas: Sigmas | None = None,
 ) -> Tensor:
     """Pictures of the text, from noise or from a given picture: b h w c in 0..1.
 
-    stage       a base stage
-    text        encoded prompt of 1 or batch_size rows
-    guidance    None = the stage's default scale and threshold
-    image       b h w c in 0..1, the picture to start from; gives the size and the batch
-    mask        b h w in 0..1, 1 = repaint; pixels where it is 0 come back exactly as in image
-    width       pixels, multiple of the network's size_multiple; not used with image
-    height      the same
-    batch_size  pictures, the i-th from seed + i; not used with image
-    seed        0 to 2**64 - 1
-    steps       sampler steps for the whole schedule, or for a discrete one also a preset or
-                timesteps; None = the stage's default
-    sampler     name in SAMPLERS; None = the stage's default
-    strength    part of the steps that is run on an image, (0, 1]; 1 = all of them
-    inpainting  how the pixels outside the mask are kept; not used without mask
-    on_step     called with (step, num_steps, x0) after each step
-    trace       keeps what the threshold did at each step, to be read afterwards
+    stage, text   a base stage, and an encoded prompt of 1 or batch_size rows
+    image         b h w c in 0..1, to start from; it gives the size and the batch
+    mask          b h w in 0..1, 1 = repaint; pixels where it is 0 come back exactly as in image
+    width, height, batch_size   pixels and pictures; not used with image
+    guidance, seed, steps, sigmas, sampler, strength, inpainting, on_step, trace   as in `Settings`;
+                  strength is not used without image, nor inpainting without mask
 
     Imagen, arXiv:2205.11487, section 2.
     """
-    stage.check_kind("base")
-    check_inputs(text, image)
-    defaults = stage.config.defaults
-    guidance = guidance or stage.guidance()
-    if mask is not None and image is None:
-        raise ValueError("mask: needs an image whose unmasked pixels are to be kept, got none")
-    known = None if image is None else to_network(image, stage.device)
-    shape = (batch_size, 3, height, width) if known is None else tuple(known.shape)
-    stage.check_size(*shape[2:], name="width and height" if known is None else "image")
-
-    sigmas = partial_grid(
-        stage.schedule.sigmas(defaults.steps if steps is None else steps),
-        1.0 if image is None else strength,
+    strength = 1.0 if image is None else strength
+    settings = Settings(guidance, seed, steps, sigmas, sampler, strength, inpainting)
+    batch, height, width = check_base(
+        stage, text, settings, image, mask, (batch_size, height, width)
     )
-    noise = ImageNoise(seed, shape[0], stage.device)
-    x = start(noise.randn(*shape[1:]), sigmas, known)
+    grid = settings.grid(stage.config)
+    known = None if image is None else to_network(image, stage.device)
+    noise = ImageNoise(seed, batch, stage.device)
+    x = start(noise.randn(3, height, width), grid, known)
     kept = None if known is None or mask is None else inpainting.keep(known, mask)
-    denoise = make_denoiser(stage, text, guidance, sigmas, shape[0], trace=trace)
-    x = run(choose_sampler(sampler or defaults.sampler), denoise, x, sigmas, noise, on_step, kept)
-    return to_image(x) if kept is None or image is None else kept.composite(to_image(x), image)
+    guidance = guidance or stage.guidance()
+    denoise = make_denoiser(
+        stage.unet, stage.schedule, stage.prediction, text, guidance, grid, batch, trace=trace
+    )
+    sample, draw = settings.sampler_of(stage.config), lambda: noise.randn(*x.shape[1:])
+    for leg in legs(denoise, grid, kept, on_step):
+        x = sample(leg.denoise, leg.begin(x, draw), leg.sigmas, draw, leg.on_step)
+    made = to_image(x)
+    return made if kept is None or image is None else kept.composite(made, image)
 
 
-@torch.no_grad()
 def super_resolve(
     stage: Stage,
     image: Tensor,
@@ -117,7 +91,7 @@ def super_resolve(
     guidance: Guidance | None = None,
     seed: int = 0,
     steps: Spacing | None = None,
-    sampler: str | None = None,
+    sampler: str | Sampler | None = None,
     aug_level: float | None = None,
     aug_noise: AugNoise = "once",
     tile: int = 0,
@@ -127,76 +101,108 @@ def super_resolve(
     inpainting: Inpainting = Inpainting(),
     on_step: OnStep | None = None,
     trace: Trace | None = None,
+    sigmas: Sigmas | None = None,
 ) -> Tensor:
     """The pictures enlarged by the stage's scale: b (scale h) (scale w) c in 0..1.
 
-    stage       an SR stage
-    image       b h w c in 0..1, any aspect ratio; an ADM network wants sides that it can halve often
-                enough (DeepFloyd IF: multiples of 4), the Efficient U-Net takes any
-    text        encoded prompt of 1 or b rows
-    guidance    None = the stage's default scale, static thresholding
-    seed        picture i draws its noise from seed + i; 0 to 2**64 - 1
-    steps       sampler steps, or for a discrete schedule also a preset or timesteps; None = the
-                stage's default
-    sampler     name in SAMPLERS; None = the stage's default
-    aug_level   noise put on the picture before it is enlarged, 0..1; None = the stage's default
-    aug_noise   "once" draws that noise before the first step; "each step" draws it anew
-    tile        side of the tiles of the output in pixels; 0 = the whole picture at once
-    original    b h w c in 0..1, 1 or b rows as large as the output: sampling starts from it, and image
-                still says what is seen; None = from noise
-    mask        b h w in 0..1, 1 = repaint; pixels where it is 0 come back exactly as in original
-    strength    part of the steps that is run on an original, (0, 1]; 1 = all of them
-    inpainting  how the pixels outside the mask are kept; not used without mask
-    on_step     called with (step, num_steps, x0) after each step
-    trace       keeps what the threshold did at each step, to be read afterwards
+    stage, text   an SR stage, and an encoded prompt of 1 or b rows
+    image         b h w c in 0..1, any aspect ratio; an ADM network wants sides that it can halve often
+                  enough (DeepFloyd IF: multiples of 4), the Efficient U-Net takes any
+    original      b h w c in 0..1, 1 or b rows as large as the output: sampling starts from it, and image
+                  still says what is seen; None = from noise
+    mask          b h w in 0..1, 1 = repaint; pixels where it is 0 come back exactly as in original
+    guidance, seed, steps, sigmas, sampler, aug_level, aug_noise, tile, strength, inpainting, on_step,
+    trace         as in `Settings`; strength is not used without original, nor inpainting without mask
 
     Imagen, arXiv:2205.11487, sections 2.4 and 2.5.
     """
-    stage.check_kind("sr")
-    check_inputs(text, image)
-    defaults = stage.config.defaults
-    guidance = guidance or stage.guidance()
-    aug_level = defaults.aug_level if aug_level is None else aug_level
-    if not 0 <= aug_level <= 1:
-        raise ValueError(f"aug_level must be in [0, 1], got {aug_level}")
-    sigmas = partial_grid(
-        stage.schedule.sigmas(defaults.steps if steps is None else steps),
-        1.0 if original is None else strength,
+    strength = 1.0 if original is None else strength
+    settings = Settings(
+        guidance, seed, steps, sigmas, sampler, strength, inpainting, aug_level, aug_noise, tile
     )
+    batch, height, width = check_sr(stage, text, settings, image, original, mask)
+    config, grid = stage.config, settings.grid(stage.config)
+    large = upsample(to_network(image, stage.device), config.scale, config.align_corners)
+    large = pad_to_multiple(large, stage.unet.size_multiple)
+    known, kept = started_from(stage, batch, original, mask, inpainting)
+    noise = ImageNoise(seed, batch, stage.device)
+    x = start(noise.randn(*large.shape[1:]), grid, known)
+    lowres = augmentation(stage.schedule, large, settings.level(config), aug_noise, noise)
+    denoise = make_denoiser(
+        stage.unet, stage.schedule, stage.prediction, text, guidance or stage.guidance(), grid,
+        batch, lowres, tiles_of(stage, large, tile), trace,
+    )  # fmt: skip
+    sample, draw = settings.sampler_of(config), lambda: noise.randn(*x.shape[1:])
+    for leg in legs(denoise, grid, kept, cropped(on_step, height, width)):
+        x = sample(leg.denoise, leg.begin(x, draw), leg.sigmas, draw, leg.on_step)
+    made = to_image(x[..., :height, :width])
+    return made if kept is None or original is None else kept.composite(made, original)
 
-    small = to_network(image, stage.device)
-    stage.check_size(*small.shape[2:], name="image")
-    height, width = (side * stage.config.scale for side in small.shape[2:])
-    large = pad_to_multiple(
-        upsample(small, stage.config.scale, stage.config.align_corners), stage.unet.size_multiple
-    )
-    known, kept = started_from(stage, image, original, mask, inpainting)
-    noise = ImageNoise(seed, len(small), stage.device)
-    x = start(noise.randn(*large.shape[1:]), sigmas, known)
-    lowres = augmentation(stage, large, aug_level, aug_noise, noise)
-    tiles = tile_windows(stage, large.shape[2], large.shape[3], tile)
-    denoise = make_denoiser(stage, text, guidance, sigmas, len(small), lowres, tiles, trace)
-    cropped = None if on_step is None else lambda i, n, x0: on_step(i, n, x0[..., :height, :width])
-    x = run(choose_sampler(sampler or defaults.sampler), denoise, x, sigmas, noise, cropped, kept)
-    result = to_image(x[..., :height, :width])
-    return result if kept is None or original is None else kept.composite(result, original)
 
+def to_network(image: Tensor, device: torch.device) -> Tensor:
+    """A picture as the networks see it: b 3 h w in [-1, 1], float32.
 
-def check_inputs(text: EncodedPrompt, image: Tensor | None) -> None:
-    """Raise TypeError or ValueError with what to give instead where these are something else.
-
-    text    encoded prompt
-    image   b h w c, or None
+    image    b h w c in 0..1; grey is taken for all three channels, alpha is dropped
+    device   where the result goes
     """
-    if not isinstance(text, EncodedPrompt):
-        raise TypeError(
-            f"text: expected an EncodedPrompt, as text_encoder.encode_prompt gives it, got "
-            f"{type(text).__name__}"
-        )
-    if image is not None and (image.ndim != 4 or image.shape[-1] not in (3, 4)):
-        raise ValueError(
-            f"image: expected batch x height x width x 3 channels in 0..1, got {list(image.shape)}"
-        )
+    return rearrange(rgb(image), "b h w c -> b c h w").to(device, torch.float32) * 2 - 1
+
+
+def to_image(x: Tensor) -> Tensor:
+    """The inverse of `to_network`, clipped: b h w c in 0..1, contiguous, on the CPU.
+
+    x   b c h w, about [-1, 1]
+    """
+    return rearrange((x.cpu() + 1) / 2, "b c h w -> b h w c").clamp(0, 1).contiguous()
+
+
+class Leg(NamedTuple):
+    """What a sampler does at once: all of a run, or one walk over a stretch of it.
+
+    denoise   (x, i) -> estimate of x0 at sigmas[i]
+    sigmas    the grid of the leg
+    again     noise to put back before it
+    on_step   called with (i, x0) after each of its steps
+    """
+
+    denoise: Denoise
+    sigmas: Tensor
+    again: float
+    on_step: StepDone
+
+    def begin(self, x: Tensor, draw: Noise) -> Tensor:
+        """x where the leg begins.
+
+        x      where the one before it ended
+        draw   unit-normal noise
+        """
+        return x + self.again * draw() if self.again else x
+
+
+def legs(
+    denoise: Denoise, sigmas: Tensor, kept: Kept | None, on_step: OnStep | None
+) -> Iterator[Leg]:
+    """The legs of a run: one, but for inpainting that walks stretches of the schedule several times.
+
+    denoise   (x, i) -> estimate of x0 at sigmas[i]
+    sigmas    the grid of the run
+    kept      what is kept of a picture; None = nothing
+    on_step   None, or called with (step, num_steps, x0)
+    """
+    total, done = len(sigmas) - 1, 0
+    told = on_step or (lambda step, num_steps, x0: None)
+
+    def report(before: int) -> StepDone:
+        return lambda i, x0: told(before + i + 1, total, x0)
+
+    if kept is None:
+        yield Leg(denoise, sigmas, 0.0, report(0))
+        return
+    total *= kept.inpainting.resample
+    for walk in kept.inpainting.walks(sigmas):
+        keeping = kept.denoiser(denoise, sigmas, walk.first)
+        yield Leg(keeping, walk.sigmas, walk.again, report(done))
+        done += len(walk.sigmas) - 1
 
 
 def start(noise: Tensor, sigmas: Tensor, known: Tensor | None) -> Tensor:
@@ -212,98 +218,43 @@ def start(noise: Tensor, sigmas: Tensor, known: Tensor | None) -> Tensor:
 
 
 def started_from(
-    stage: Stage,
-    image: Tensor,
-    original: Tensor | None,
-    mask: Tensor | None,
-    inpainting: Inpainting,
+    stage: Stage, batch: int, original: Tensor | None, mask: Tensor | None, inpainting: Inpainting
 ) -> tuple[Tensor | None, Kept | None]:
     """The picture that super-resolution starts from, padded as the network takes it, and what is kept.
 
     stage        an SR stage
-    image        b h w c, what is enlarged
+    batch        pictures
     original     b h w c in 0..1, or None
     mask         b h w in 0..1, 1 = repaint, or None
     inpainting   how the pixels outside the mask are kept
     """
     if original is None:
-        if mask is not None:
-            raise ValueError(
-                "mask: needs an original whose unmasked pixels are to be kept, got none"
-            )
         return None, None
-    stage.check_original(original.shape, image.shape)
     multiple = stage.unet.size_multiple
-    known = to_network(original.expand(len(image), -1, -1, -1), stage.device)
+    known = to_network(original.expand(batch, -1, -1, -1), stage.device)
     padded = pad_to_multiple(known, multiple)
     if mask is None:
         return padded, None
     return padded, inpainting.keep(padded, pad_to_multiple(fit_mask(mask, known), multiple))
 
 
-def choose_sampler(name: str) -> Sampler:
-    """The sampler of that name; an unknown one raises ValueError.
+def rgb(image: Tensor) -> Tensor:
+    """Grey in all three channels, alpha dropped (views).
 
-    name   a key of SAMPLERS
+    image   b h w c; 1, 3 or 4 channels
     """
-    if name not in SAMPLERS:
-        raise ValueError(f"sampler must be one of {sorted(SAMPLERS)}, got {name!r}")
-    return SAMPLERS[name]
+    return image.expand(-1, -1, -1, 3) if image.shape[-1] == 1 else image[..., :3]
 
 
-def run(
-    sampler: Sampler,
-    denoise: Denoise,
-    x: Tensor,
-    sigmas: Tensor,
-    noise: ImageNoise,
-    on_step: OnStep | None,
-    kept: Kept | None,
-) -> Tensor:
-    """The sampler's result, its noise and its callback bound to this run.
+def cropped(on_step: OnStep | None, height: int, width: int) -> OnStep | None:
+    """A callback that is shown the picture without the padding.
 
-    sampler   one of SAMPLERS
-    denoise   (x, i) -> estimate of x0
-    x         b c h w, at sigmas[0]
-    sigmas    the grid
-    noise     the batch's generators
-    on_step   None, or called with (step, num_steps, x0)
-    kept      what is kept of a picture; None = nothing
+    on_step         called with (step, num_steps, x0), or None
+    height, width   of the picture
     """
-    num_steps = len(sigmas) - 1
-    if kept is not None:
-        sampler, denoise = kept.sampler(sampler), kept.denoiser(denoise, sigmas)
-        num_steps *= kept.inpainting.resample
-
-    def report(i: int, x0: Tensor) -> None:
-        if on_step is not None:
-            on_step(i + 1, num_steps, x0)
-
-    return sampler(denoise, x, sigmas, lambda: noise.randn(*x.shape[1:]), report)
-
-
-def augmentation(
-    stage: Stage, large: Tensor, aug_level: float, aug_noise: AugNoise, noise: ImageNoise
-) -> Callable[[], Lowres]:
-    """What an SR stage is given at each step: the same picture with noise, or one with fresh noise.
-
-    stage       its schedule says how much noise a level is
-    large       b 3 h w in [-1, 1], up-sampled
-    aug_level   0..1
-    aug_noise   "once" or "each step"
-    noise       the batch's generators
-    """
-    level = torch.full((len(large),), aug_level, dtype=torch.float64, device="cpu")
-
-    def draw() -> Lowres:
-        return augment(large, noise.randn(*large.shape[1:]), level, stage.schedule)
-
-    if aug_noise not in AUG_NOISES:
-        raise ValueError(f"aug_noise must be one of {AUG_NOISES}, got {aug_noise!r}")
-    if aug_noise == "each step":
-        return draw
-    lowres = draw()
-    return lambda: lowres
+    if on_step is None:
+        return None
+    return lambda step, num_steps, x0: on_step(step, num_steps, x0[..., :height, :width])
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
@@ -316,16 +267,15 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     return F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
 
 
-def tile_windows(stage: Stage, height: int, width: int, tile: int) -> list[Window] | None:
-    """Windows for tiled evaluation; None where the whole picture is one tile or tiling is off.
+def tiles_of(stage: Stage, large: Tensor, tile: int) -> Tiles | None:
+    """Tiles for the evaluations; None where the whole picture is one tile or tiling is off.
 
-    stage           its U-Net says what sides must be multiples of
-    height, width   of the output in pixels, padded
-    tile            side of a tile in pixels; 0 = off
+    stage   its U-Net says what sides must be multiples of
+    large   b 3 h w, as large as the output, padded
+    tile    side of a tile in pixels; 0 = off
     """
-    multiple = stage.unet.size_multiple
-    if tile < 0 or 0 < tile < 4 * multiple:
-        raise ValueError(f"tile must be 0 (whole picture) or at least {4 * multiple}, got {tile}")
+    height, width = large.shape[2:]
     if tile == 0 or (tile >= height and tile >= width):
         return None
-    return windows(height, width, tile // multiple * multiple, multiple)
+    multiple = stage.unet.size_multiple
+    return Tiles(windows(height, width, tile // multiple * multiple, multiple), large.device)

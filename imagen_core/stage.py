@@ -180,7 +180,7 @@ class Stage:
         height, width   pixels: of the picture to make, or of the one to enlarge
         name            of the input, for the error
         """
-        check_sides(height, width, self.unet.picture_multiple, self.config.scale, name)
+        check_sides(height, width, self.config.unet.picture_multiple, self.config.scale, name)
 
     def check_original(self, original: Sequence[int], image: Sequence[int]) -> None:
         """Raise ValueError unless enlarging an image can start from this original.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import host
-from .checks import coloured, named, require_input_size, require_stage
+from .checks import named, require_input_size, require_stage
 from .widgets import SEED, number, wire
 
 if TYPE_CHECKING:
@@ -235,7 +235,8 @@ class ImagenStageToModel:
 
     def convert(self, stage: Any) -> tuple:
         """The model and its VAE."""
-        require_stage(stage, None, "Imagen Stage to Model")
+        with named("Imagen Stage to Model"):
+            require_stage(stage)
         return host.native_model(stage), host.pixel_vae()
 
 
@@ -275,10 +276,9 @@ class ImagenSRConditioning:
         """Both conditionings with the picture, and the latent."""
         import torch
 
-        require_stage(stage, "sr", "Imagen SR Conditioning")
-        image = coloured(image, "Imagen SR Conditioning")
-        require_input_size(stage, image, "Imagen SR Conditioning")
-        lowres = lowres_of(stage, image, seed, aug_level)
+        with named("Imagen SR Conditioning"):
+            require_stage(stage, "sr")
+            lowres = lowres_of(stage, image, seed, aug_level)
         extra = {host.LOWRES: lowres.image, host.AUG: lowres.timestep}
         both = [[[e, {**given, **extra}] for e, given in cond] for cond in (positive, negative)]
         return (*both, {"samples": torch.zeros_like(lowres.image)})
@@ -294,16 +294,19 @@ def lowres_of(stage: Any, image: Any, seed: int, aug_level: float) -> Any:
     """
     import torch
 
-    from ..imagen_core.diffusion.lowres import upsample
+    from ..imagen_core.checks import check_image
+    from ..imagen_core.diffusion.lowres import augmentation, upsample
     from ..imagen_core.diffusion.noise import ImageNoise
-    from ..imagen_core.sampling import augmentation, to_network
+    from ..imagen_core.sampling import to_network
     from ..imagen_core.stage import check_sides
 
+    check_image(image, "image")
+    require_input_size(stage, image)
     small = to_network(image, torch.device("cpu"))
     large = upsample(small, stage.config.scale, stage.config.align_corners)
     multiple = stage.unet.size_multiple  # ComfyUI's samplers do not pad
     check_sides(*small.shape[2:], multiple=multiple, scale=stage.config.scale, name="image")
     noise = ImageNoise(seed, len(large))
     noise.randn(*large.shape[1:])  # the start of sampling, which is the sampler's own affair here
-    lowres = augmentation(stage, large, aug_level, "once", noise)()
+    lowres = augmentation(stage.schedule, large, aug_level, "once", noise)()
     return lowres._replace(image=lowres.image.float(), timestep=lowres.timestep.float())

@@ -1,12 +1,13 @@
-"""What is done where there is too little memory.
+"""Out-of-memory fallback.
 
 The same work in smaller batches first (the pictures stay the same), then in tiles, then a clear message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from . import host
 
@@ -32,32 +33,56 @@ def smaller_parts(batch: int, tile: int, side: int = 0, least: int = 0) -> list[
     return ways + [(1, smaller) for smaller in TILES if least <= smaller < limit]
 
 
-def in_parts(
-    make: Callable[[slice, int], Tensor], batch: int, ways: list[tuple[int, int]], node: str
-) -> Tensor:
-    """The pictures, made all at once or, where memory runs out, in ever smaller parts.
+@dataclass
+class Attempt:
+    """The work split one way: `with` it, make its parts; that memory runs out in there ends the block alone.
 
-    make    makes the pictures of some rows of the batch, with a tile's side
+    rows   of the batch, part by part
+    tile   side of a tile; 0 = whole pictures
+    made   the parts' pictures
+    """
+
+    rows: list[slice]
+    tile: int
+    made: list[Tensor] = field(default_factory=list)
+    failure: type[BaseException] | None = None
+
+    def __enter__(self) -> Attempt:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, place: object) -> bool:
+        if error is None or not host.out_of_memory(error):
+            return False
+        self.failure = kind
+        self.made.clear()
+        return True
+
+    def pictures(self) -> Tensor:
+        """All parts in one batch."""
+        import torch
+
+        return self.made[0] if len(self.made) == 1 else torch.cat(self.made)
+
+
+def attempts(node: str, batch: int, ways: list[tuple[int, int]]) -> Iterator[Attempt]:
+    """Attempts at the whole work, each with less memory, until one succeeds.
+
+    node    display name, for notes and the error
     batch   pictures
     ways    from `smaller_parts`
-    node    display name, for notes and the error
     """
-    import torch
-
-    kind: type[BaseException] = RuntimeError
+    attempt = None
     for rows, tile in ways:
-        try:
-            starts = range(0, batch, rows)
-            parts = [make(slice(k, min(k + rows, batch)), tile) for k in starts]
-            return parts[0] if len(parts) == 1 else torch.cat(parts)
-        except RuntimeError as error:
-            if not host.out_of_memory(error):
-                raise
-            kind = type(error)
-        # Outside the handler: the error's traceback held the tensors of the failed attempt.
+        parts = [slice(k, min(k + rows, batch)) for k in range(0, batch, rows)]
+        attempt = Attempt(parts, tile)
+        yield attempt
+        if attempt.failure is None:
+            return
+        # Here the error's traceback, which held the tensors of the failed attempt, is gone.
         host.forget_unused()
         host.note(f"{node}: out of memory with {_described(rows, tile)}; trying with less")
-    raise kind(
+    assert attempt is not None and attempt.failure is not None
+    raise attempt.failure(
         f"{node}: out of memory, even with {_described(*ways[-1])}; make a smaller picture, choose "
         f"bfloat16 in the loader, or free memory that other programs hold"
     )

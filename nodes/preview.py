@@ -3,7 +3,7 @@
 from typing import Any
 
 from . import host
-from .checks import coloured
+from .checks import named
 from .widgets import wire
 
 STAGES = ("64", "256", "1024")
@@ -37,23 +37,25 @@ class ImagenCascadeView:
 
     def show(self, image_64: Any = None, image_256: Any = None, image_1024: Any = None) -> dict:
         """The pictures as temporary files: all in `images`, and by stage in `imagen_view`."""
-        images = (image_64, image_256, image_1024)
-        given = {
-            name: coloured(image, "Cascade View", f"image_{name}")
-            for name, image in zip(STAGES, images, strict=True)
-        }
-        given = {name: image for name, image in given.items() if image is not None}
-        if not given:
-            raise ValueError(
-                "Cascade View: expected at least one of image_64, image_256 and image_1024, got none; "
-                "connect the result of a stage"
-            )
+        from ..imagen_core.checks import check_image
+        from ..imagen_core.sampling import rgb
+
+        images = zip(STAGES, (image_64, image_256, image_1024), strict=True)
+        given = {name: image for name, image in images if image is not None}
+        with named("Cascade View"):
+            for name, image in given.items():
+                check_image(image, f"image_{name}")
+            if not given:
+                raise ValueError(
+                    "expected at least one of image_64, image_256 and image_1024, got none; connect the "
+                    "result of a stage"
+                )
         stages = [
             {
                 "stage": name,
                 "width": image.shape[2],
                 "height": image.shape[1],
-                "images": [host.save_temporary(picture) for picture in image],
+                "images": [host.save_temporary(picture) for picture in rgb(image)],
             }
             for name, image in given.items()
         ]

@@ -3,8 +3,8 @@
 from typing import Any
 
 from . import host
-from .checks import coloured, named, require_input_size, require_mask, require_stage
-from .oom import in_parts, rows_of, smaller_parts
+from .checks import named, require_input_size, require_stage
+from .oom import attempts, rows_of, smaller_parts
 from .trace import Watch
 from .widgets import INPAINT, SAMPLER, SEED, TIMESTEPS, choice, integer, number, wire
 
@@ -83,44 +83,38 @@ class ImagenBaseSample:
         jump: int = 10,
     ) -> Any:
         """The pictures."""
+        import torch
+
         from ..imagen_core import Inpainting, sample_base
+        from ..imagen_core.checks import check_base
+        from ..imagen_core.settings import Settings
 
-        require_stage(stage, "base", "Imagen Base Sample")
-        with named("Imagen Base Sample"):
-            stage.check_text(text.text.embeds)
-        image = coloured(image, "Imagen Base Sample")
-        if image is not None:
-            batch_size, height, width = image.shape[:3]
-        require_mask(mask, image, batch_size, "Imagen Base Sample")
-        sized_by = "width and height" if image is None else "image"
-        with named("Imagen Base Sample"):
-            stage.check_size(height, width, sized_by)
-        watch = Watch()
-
-        def make(rows: slice, tile: int) -> Any:
-            return sample_base(
-                stage,
-                text.take(rows),
-                guidance=guidance,
-                image=None if image is None else image[rows],
-                mask=rows_of(mask, rows),
-                width=width,
-                height=height,
-                batch_size=rows.stop - rows.start,
-                seed=(seed + rows.start) % 2**64,
-                steps=timesteps.strip() or steps,
-                sampler=sampler,
-                strength=strength,
-                inpainting=Inpainting(inpaint, resample, jump),
-                **watch.part(rows.start),
-            )
-
-        with host.on_device(
-            stage.unet, stage.running_bytes(rows_a_step(text, batch_size), height, width)
-        ):
-            ways = smaller_parts(batch_size, 0)
-            made = in_parts(make, batch_size, ways, "Imagen Base Sample")
-        return watch.result(host.to_results(made))
+        node, watch = "Imagen Base Sample", Watch()
+        chosen = dict(guidance=guidance, steps=timesteps.strip() or steps, sampler=sampler)
+        with named(node), torch.no_grad():
+            chosen |= dict(strength=strength, inpainting=Inpainting(inpaint, resample, jump))
+            require_stage(stage, "base")
+            settings, size = Settings(seed=seed, **chosen), (batch_size, height, width)
+            batch, height, width = check_base(stage, text, settings, image, mask, size)
+            needed = stage.running_bytes(rows_a_step(text, batch), height, width)
+            with host.on_device(stage.unet, needed):
+                for attempt in attempts(node, batch, smaller_parts(batch, 0)):
+                    with attempt:
+                        for rows in attempt.rows:
+                            made = sample_base(
+                                stage,
+                                text.take(rows),
+                                image=rows_of(image, rows),
+                                mask=rows_of(mask, rows),
+                                width=width,
+                                height=height,
+                                batch_size=rows.stop - rows.start,
+                                seed=(seed + rows.start) % 2**64,
+                                **chosen,
+                                **watch.part(rows.start),
+                            )
+                            attempt.made.append(made)
+        return watch.result(host.to_results(attempt.pictures()))
 
 
 def super_resolution_inputs(steps: int) -> dict[str, Any]:
@@ -214,48 +208,41 @@ class ImagenSR256:
         inpaint: Any = "repaint",
     ) -> Any:
         """The enlarged pictures."""
+        import torch
+
         from ..imagen_core import Inpainting, super_resolve
+        from ..imagen_core.checks import check_sr
+        from ..imagen_core.settings import Settings
 
-        require_stage(stage, "sr", self.NAME)
-        with named(self.NAME):
-            stage.check_text(text.text.embeds)
-        image = coloured(image, self.NAME)
-        require_input_size(stage, image, self.NAME)
-        with named(self.NAME):
-            stage.check_size(*image.shape[1:3], name="image")
-        original = coloured(original, self.NAME, "original")
-        if original is not None:
-            with named(self.NAME):
-                stage.check_original(original.shape, image.shape)
-        require_mask(mask, original, len(image), self.NAME, "original")
-        height, width = (stage.config.scale * side for side in image.shape[1:3])
-        batch, watch = len(image), Watch()
-
-        def make(rows: slice, tile: int) -> Any:
-            return super_resolve(
-                stage,
-                image[rows],
-                text.take(rows),
-                guidance=guidance,
-                seed=(seed + rows.start) % 2**64,
-                steps=timesteps.strip() or steps,
-                sampler=sampler,
-                aug_level=aug_level,
-                aug_noise=aug_noise,
-                tile=tile,
-                original=rows_of(original, rows),
-                mask=rows_of(mask, rows),
-                strength=strength,
-                inpainting=Inpainting(inpaint),
-                **watch.part(rows.start),
-            )
-
-        at_once = [min(tile or side, side) for side in (height, width)]
-        with host.on_device(stage.unet, stage.running_bytes(rows_a_step(text, batch), *at_once)):
-            least = 4 * stage.unet.size_multiple
-            ways = smaller_parts(batch, tile, max(height, width), least)
-            made = in_parts(make, batch, ways, self.NAME)
-        return watch.result(host.to_results(made))
+        chosen = dict(guidance=guidance, steps=timesteps.strip() or steps, sampler=sampler)
+        chosen |= dict(aug_level=aug_level, aug_noise=aug_noise, strength=strength)
+        watch = Watch()
+        with named(self.NAME), torch.no_grad():
+            chosen["inpainting"] = Inpainting(inpaint)
+            require_stage(stage, "sr")
+            settings = Settings(seed=seed, tile=tile, **chosen)
+            batch, height, width = check_sr(stage, text, settings, image, original, mask)
+            require_input_size(stage, image)
+            at_once = (min(tile or side, side) for side in (height, width))
+            needed = stage.running_bytes(rows_a_step(text, batch), *at_once)
+            ways = smaller_parts(batch, tile, max(height, width), 4 * stage.unet.size_multiple)
+            with host.on_device(stage.unet, needed):
+                for attempt in attempts(self.NAME, batch, ways):
+                    with attempt:
+                        for rows in attempt.rows:
+                            made = super_resolve(
+                                stage,
+                                image[rows],
+                                text.take(rows),
+                                original=rows_of(original, rows),
+                                mask=rows_of(mask, rows),
+                                tile=attempt.tile,
+                                seed=(seed + rows.start) % 2**64,
+                                **chosen,
+                                **watch.part(rows.start),
+                            )
+                            attempt.made.append(made)
+        return watch.result(host.to_results(attempt.pictures()))
 
 
 class ImagenSR1024(ImagenSR256):

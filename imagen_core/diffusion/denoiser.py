@@ -8,25 +8,36 @@ the training loss too, so that the two cannot drift apart.
 References: v-prediction, arXiv:2202.00512; Imagen, arXiv:2205.11487, section 2.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ..text.embedding import EncodedPrompt
+from ..text.embedding import EncodedPrompt, TextEmbedding
 from ..unet.layers import TextContext
 from .guidance import Guidance
 from .lowres import Lowres
-from .schedules import alpha_sigma
-from .tiles import Window, blend
+from .schedules import AnySchedule, alpha_sigma
+from .tiles import Tiles
 from .trace import Trace
 
-if TYPE_CHECKING:
-    from ..stage import Stage
-
 Prediction = Literal["eps", "v", "x0"]
+
+
+class Network(Protocol):
+    """What a denoiser asks of a U-Net."""
+
+    def prepare(self, text: TextEmbedding, pooled: TextEmbedding | None = None) -> TextContext:
+        """All that evaluations need of a prompt, computed once."""
+        ...
+
+    def parameters(self) -> Iterator[Tensor]:
+        """The weights; the first one's device and dtype are the network's."""
+        ...
+
+    def __call__(self, x: Tensor, t: Tensor, context: TextContext, *lowres: Any) -> Tensor: ...
 
 
 class Denoised(NamedTuple):
@@ -97,59 +108,57 @@ def guide(rows: Sequence[Tensor], mixer: float, scale: float, channels: int) -> 
 
 
 def make_denoiser(
-    stage: "Stage",
+    unet: Network,
+    schedule: AnySchedule,
+    prediction: Prediction,
     prompt: EncodedPrompt,
     guidance: Guidance,
     sigmas: Tensor,
     batch: int,
     lowres: Callable[[], Lowres] | None = None,
-    windows: list[Window] | None = None,
+    tiles: Tiles | None = None,
     trace: Trace | None = None,
 ) -> Denoise:
     """The function `denoise(x, i)` that a sampler calls at level i of its grid.
 
-    stage      the network, its schedule and its prediction type
-    prompt     text and null text, 1 or `batch` rows
-    guidance   scale, interval and threshold
-    sigmas     (num_steps + 1,) float64, the sampling grid
-    batch      number of images in x
-    lowres     gives each step the up-sampled and augmented conditioning of an SR stage
-    windows    evaluate the network window by window and blend; None = the whole image at once
-    trace      keeps what the threshold did at each level; None = nobody asks
+    unet         on its device, in the dtype that it computes in
+    schedule     of its training, whose t it sees
+    prediction   what it puts out
+    prompt       text and null text, 1 or `batch` rows
+    guidance     scale, interval and threshold
+    sigmas       (num_steps + 1,) float64, the sampling grid
+    batch        number of images in x
+    lowres       gives each step the up-sampled and augmented conditioning of an SR stage
+    tiles        evaluate the network window by window and blend; None = the whole image at once
+    trace        keeps what the threshold did at each level; None = nobody asks
     """
+    weight = next(unet.parameters())
+    device, dtype = weight.device, weight.dtype
     logsnrs = -2 * sigmas[:-1].log()
     alphas = alpha_sigma(logsnrs)[0].tolist()
-    timesteps = (1000 * stage.schedule.t(logsnrs)).to(stage.device, torch.float32)
-    logsnrs = logsnrs.to(stage.device, torch.float32)
+    timesteps = (1000 * schedule.t(logsnrs)).to(device, torch.float32)
+    logsnrs = logsnrs.to(device, torch.float32)
     scales = guidance.scales(len(alphas))
     cond = both = TextContext.cat(
-        [stage.unet.prepare(text, pooled).expand(batch) for text, pooled in prompt.positives]
+        [unet.prepare(text, pooled).expand(batch) for text, pooled in prompt.positives]
     )
     if any(scale != 1.0 for scale in scales):
-        both = TextContext.cat([cond, stage.unet.prepare(prompt.null_text).expand(batch)])
-
-    def evaluate(x_t: Tensor, i: int, shown: Lowres | None, window: Window | None = None) -> Tensor:
-        """Guided network output for the whole image or one window: prediction, then variance."""
-        context = cond if scales[i] == 1.0 else both
-        rows = len(context) // batch
-        given = None if shown is None else shown.crop(window).repeat(rows)
-        output = stage.unet(
-            x_t.to(stage.dtype).repeat(rows, 1, 1, 1),
-            timesteps[i].expand(len(context)),
-            context,
-            *(() if given is None else (given.image.to(stage.dtype), given.timestep)),
-        ).float()
-        return guide(output.chunk(rows), prompt.mixer, scales[i], x_t.shape[1])
+        both = TextContext.cat([cond, unet.prepare(prompt.null_text).expand(batch)])
 
     def denoise(x: Tensor, i: int) -> Denoised:
-        x_t = alphas[i] * x
+        context = cond if scales[i] == 1.0 else both
+        rows = len(context) // batch
+        x_t, t = alphas[i] * x, timesteps[i].expand(len(context))
         shown = None if lowres is None else lowres()
-        if windows is None:
-            output = evaluate(x_t, i, shown)
-        else:
-            output = blend(lambda window: evaluate(window.crop(x_t), i, shown, window), windows, x)
-        prediction, variance = output[:, : x.shape[1]], output[:, x.shape[1] :]
-        x0 = x0_from_output(stage.prediction, prediction, x_t, logsnrs[i])
+        parts = []
+        for window in [None] if tiles is None else tiles.windows:
+            seen = x_t if window is None else window.crop(x_t)
+            given = () if shown is None else shown.crop(window).repeat(rows).to(dtype)
+            output = unet(seen.to(dtype).repeat(rows, 1, 1, 1), t, context, *given).float()
+            parts.append(guide(output.chunk(rows), prompt.mixer, scales[i], x.shape[1]))
+        output = parts[0] if tiles is None else tiles.blend(parts)
+        predicted, variance = output[:, : x.shape[1]], output[:, x.shape[1] :]
+        x0 = x0_from_output(prediction, predicted, x_t, logsnrs[i])
         x0 = guidance.apply_threshold(x0, None if trace is None else partial(trace.record, i))
         return Denoised(x0, (variance + 1) / 2 if variance.numel() else None)
 

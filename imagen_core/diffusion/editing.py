@@ -9,8 +9,9 @@ SDEdit, arXiv:2108.01073 (strength).
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +19,22 @@ from einops import rearrange
 from torch import Tensor
 
 from .denoiser import Denoise, Denoised
-from .samplers import Noise, OnStep, Sampler
 
 InpaintName = Literal["repaint", "clean"]
 INPAINTS: tuple[InpaintName, ...] = ("repaint", "clean")
+
+
+class Walk(NamedTuple):
+    """A sampler's walk over a stretch of a grid.
+
+    first    level of the grid that the stretch begins with
+    sigmas   of the stretch
+    again    noise to put back before it, which leads back up from the stretch's end; 0 = none
+    """
+
+    first: int
+    sigmas: Tensor
+    again: float
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,21 @@ class Inpainting:
                 f"resample and jump must be at least 1, got {self.resample} and {self.jump}"
             )
 
+    def walks(self, sigmas: Tensor) -> Iterator[Walk]:
+        """The walks of a run in order: one over the whole grid, or several over each stretch of it.
+
+        sigmas   the grid of the run
+
+        RePaint, arXiv:2201.09865, section 4.2.
+        """
+        num_steps = len(sigmas) - 1
+        jump = num_steps if self.resample == 1 else self.jump
+        for first in range(0, num_steps, jump):
+            stretch = sigmas[first : first + jump + 1]
+            again = math.sqrt(stretch[0].item() ** 2 - stretch[-1].item() ** 2)
+            for walk in range(self.resample):
+                yield Walk(first, stretch, again if walk else 0.0)
+
     def keep(self, known: Tensor, mask: Tensor) -> "Kept":
         """What a run is to keep of a picture.
 
@@ -69,23 +97,23 @@ class Kept:
     mask: Tensor
     inpainting: Inpainting
 
-    def denoiser(self, denoise: Denoise, sigmas: Tensor) -> Denoise:
+    def denoiser(self, denoise: Denoise, sigmas: Tensor, first: int) -> Denoise:
         """A denoiser that keeps the picture where the mask is 0.
 
         denoise   (x, i) -> estimate of x0 at sigmas[i]
-        sigmas    the sampling grid
+        sigmas    the grid of the run
+        first     level of it that the sampler calls 0
         """
-        if self.inpainting.method == "clean":
-            denoise = show_clean(denoise, self.known, self.mask, sigmas)
-        return keep_known(denoise, self.known, self.mask)
+        shown = self.mask == 1 if self.inpainting.method == "clean" else None
+        scales = (1 + sigmas.square()).sqrt().tolist()  # x = x_t / alpha_t
 
-    def sampler(self, sampler: Sampler) -> Sampler:
-        """The sampler, walking as often as is asked.
+        def denoise_unknown(x: Tensor, i: int) -> Denoised:
+            if shown is not None:
+                x = torch.where(shown, x, scales[first + i] * self.known)
+            denoised = denoise(x, first + i)
+            return denoised._replace(x0=torch.lerp(self.known, denoised.x0, self.mask))
 
-        sampler   one of SAMPLERS
-        """
-        times = self.inpainting.resample
-        return sampler if times == 1 else resampled(sampler, times, self.inpainting.jump)
+        return denoise_unknown
 
     def composite(self, result: Tensor, image: Tensor) -> Tensor:
         """The result where the mask is 1 and the picture, bit for bit, where it is 0.
@@ -95,7 +123,7 @@ class Kept:
         """
         height, width = result.shape[1:3]
         mask = rearrange(self.mask[..., :height, :width], "b 1 h w -> b h w 1").cpu()
-        image = image[..., :3].to(result)
+        image = image[..., :3].to(result)  # grey broadcasts
         return torch.where(
             mask == 0, image, torch.where(mask == 1, result, torch.lerp(image, result, mask))
         )
@@ -128,67 +156,3 @@ def fit_mask(mask: Tensor, known: Tensor) -> Tensor:
     if mask.shape[2:] != known.shape[2:]:
         mask = F.interpolate(mask, size=known.shape[2:], mode="bilinear", align_corners=False)
     return mask.expand(len(known), -1, -1, -1).clamp(0, 1)
-
-
-def keep_known(denoise: Denoise, known: Tensor, mask: Tensor) -> Denoise:
-    """A denoiser that knows the picture where the mask is 0.
-
-    denoise   (x, i) -> estimate of x0
-    known     b c h w in [-1, 1]
-    mask      b 1 h w in 0..1, 1 = repaint
-    """
-
-    def denoise_unknown(x: Tensor, i: int) -> Denoised:
-        denoised = denoise(x, i)
-        return denoised._replace(x0=torch.lerp(known, denoised.x0, mask))
-
-    return denoise_unknown
-
-
-def show_clean(denoise: Denoise, known: Tensor, mask: Tensor, sigmas: Tensor) -> Denoise:
-    """A denoiser whose network sees the picture itself where the mask is 0, at every level.
-
-    denoise   (x, i) -> estimate of x0 at sigmas[i]
-    known     b c h w in [-1, 1]
-    mask      b 1 h w, 1 = repaint, nothing between 0 and 1
-    sigmas    the sampling grid
-    """
-    scales = (1 + sigmas.square()).sqrt().tolist()  # x = x_t / alpha_t
-
-    def denoise_shown(x: Tensor, i: int) -> Denoised:
-        return denoise(torch.where(mask == 1, x, scales[i] * known), i)
-
-    return denoise_shown
-
-
-def resampled(sampler: Sampler, times: int, jump: int) -> Sampler:
-    """A sampler that walks each stretch of the grid several times, with noise put back in between.
-
-    sampler   one of SAMPLERS
-    times     walks of each stretch
-    jump      steps of a stretch
-
-    RePaint, arXiv:2201.09865, section 4.2.
-    """
-
-    def sample(
-        denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep
-    ) -> Tensor:
-        num_steps, done = len(sigmas) - 1, 0
-        for first in range(0, num_steps, jump):
-            stretch = sigmas[first : first + jump + 1]
-            back = math.sqrt(stretch[0].item() ** 2 - stretch[-1].item() ** 2)
-            for walk in range(times):
-                if walk > 0:
-                    x = x + back * noise()
-                x = sampler(
-                    lambda x, i, first=first: denoise(x, first + i),
-                    x,
-                    stretch,
-                    noise,
-                    lambda i, x0, done=done: on_step(done + i, x0),
-                )
-                done += len(stretch) - 1
-        return x
-
-    return sample

@@ -3,11 +3,14 @@
 Imagen, arXiv:2205.11487, section 2.4 and figure A.32; CDM, arXiv:2106.15282.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .noise import ImageNoise
 from .schedules import AnySchedule, alpha_sigma
 from .tiles import Window
 
@@ -32,6 +35,10 @@ class Lowres(NamedTuple):
     def repeat(self, rows: int) -> "Lowres":
         """The batch `rows` times over."""
         return Lowres(self.image.repeat(rows, 1, 1, 1), self.timestep.repeat(rows))
+
+    def to(self, dtype: torch.dtype) -> "Lowres":
+        """The picture in the network's dtype; the level stays float32."""
+        return Lowres(self.image.to(dtype), self.timestep)
 
 
 def upsample(lowres: Tensor, scale: int, align_corners: bool = False) -> Tensor:
@@ -58,3 +65,25 @@ def augment(image: Tensor, noise: Tensor, aug_t: Tensor, schedule: AnySchedule) 
     logsnr = schedule.logsnr(aug_t)
     alpha_t, sigma_t = (part.to(image) for part in alpha_sigma(logsnr[:, None, None, None]))
     return Lowres(alpha_t * image + sigma_t * noise, (1000 * schedule.t(logsnr)).to(image))
+
+
+def augmentation(
+    schedule: AnySchedule, large: Tensor, aug_level: float, aug_noise: AugNoise, noise: ImageNoise
+) -> Callable[[], Lowres]:
+    """What an SR stage is given at each step: the same picture with noise, or one with fresh noise.
+
+    schedule    says how much noise a level is
+    large       b 3 h w in [-1, 1], up-sampled
+    aug_level   0..1
+    aug_noise   "once" or "each step"
+    noise       the batch's generators
+    """
+    level = torch.full((len(large),), aug_level, dtype=torch.float64, device="cpu")
+
+    def draw() -> Lowres:
+        return augment(large, noise.randn(*large.shape[1:]), level, schedule)
+
+    if aug_noise == "each step":
+        return draw
+    lowres = draw()
+    return lambda: lowres

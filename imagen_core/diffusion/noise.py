@@ -4,6 +4,12 @@ import torch
 from torch import Tensor
 
 
+def check_seed(seed: int) -> None:
+    """Raise ValueError unless a generator takes this seed."""
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be an integer from 0 to 2**64 - 1, got {seed}")
+
+
 class ImageNoise:
     """Normal noise for a batch; image i draws from `torch.Generator("cpu").manual_seed(seed + i)`.
 
@@ -14,8 +20,7 @@ class ImageNoise:
     def __init__(self, seed: int, batch: int, device: torch.device | str = "cpu"):
         if batch < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch}")
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"seed must be an integer from 0 to 2**64 - 1, got {seed}")
+        check_seed(seed)
         self.device = torch.device(device)
         self.generators = [
             torch.Generator("cpu").manual_seed((seed + i) % 2**64) for i in range(batch)

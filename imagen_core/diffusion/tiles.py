@@ -6,7 +6,6 @@ network is then that of a window, whatever the picture's size.
 MultiDiffusion, arXiv:2302.08113.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -56,27 +55,34 @@ def windows(height: int, width: int, tile: int, multiple: int) -> list[Window]:
     ]
 
 
-def blend(evaluate: Callable[[Window], Tensor], windows: list[Window], like: Tensor) -> Tensor:
-    """Weighted mean of a function's values on overlapping windows, weights falling to the edges.
+class Tiles:
+    """Overlapping windows that cover a picture, and the weights of their mean, which fall to the edges."""
 
-    evaluate   window -> b c' height width
-    windows    cover the picture
-    like       b c h w, gives the size and device of the result
-    """
-    height, width = like.shape[-2:]
-    total, weights = None, torch.zeros(1, 1, height, width, device=like.device)
-    for window in windows:
-        value = evaluate(window)
-        ramp = torch.outer(_ramp(window.height, like.device), _ramp(window.width, like.device))
-        if total is None:
-            total = torch.zeros(*value.shape[:2], height, width, device=like.device)
-        window.crop(total).addcmul_(value, ramp)
-        window.crop(weights).add_(ramp)
-    assert total is not None, "windows is empty"
-    return total.div_(weights)
+    def __init__(self, windows: list[Window], device: torch.device | str = "cpu"):
+        self.windows = windows
+        self.ramps = [
+            torch.outer(_ramp(window.height, device), _ramp(window.width, device))
+            for window in windows
+        ]
+        height = max(window.top + window.height for window in windows)
+        width = max(window.left + window.width for window in windows)
+        self.weights = torch.zeros(1, 1, height, width, device=device, dtype=torch.float32)
+        for window, ramp in zip(windows, self.ramps, strict=True):
+            window.crop(self.weights).add_(ramp)
+
+    def blend(self, values: list[Tensor]) -> Tensor:
+        """Weighted mean of what was computed under each window: b c h w, the whole picture.
+
+        values   b c height width of each window
+        """
+        shape = *values[0].shape[:2], *self.weights.shape[2:]
+        total = torch.zeros(shape, device=self.weights.device, dtype=torch.float32)
+        for window, ramp, value in zip(self.windows, self.ramps, values, strict=True):
+            window.crop(total).addcmul_(value, ramp)
+        return total.div_(self.weights)
 
 
-def _ramp(length: int, device: torch.device) -> Tensor:
+def _ramp(length: int, device: torch.device | str) -> Tensor:
     """Squared sine over a window's side: smooth, small at the edges, never zero."""
     t = (torch.arange(length, device=device, dtype=torch.float32) + 0.5) / length
     return torch.sin(torch.pi * t).square().clamp_min(1e-4)

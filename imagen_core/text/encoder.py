@@ -118,7 +118,7 @@ class TextEncoder:
         left_out = numbers[len(kept) - 1 :] if len(kept) < len(numbers) else []
         return Reading(text, self.tokenizer.names(kept), self.tokenizer.decode(left_out))
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: its tensors could not be learned from
     def _evaluate(self, prompts: list[str]) -> list[tuple[Tensor, Tensor]]:
         shape = len(prompts), self.max_length
         numbers = torch.full(shape, self.tokenizer.pad)

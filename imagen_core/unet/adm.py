@@ -73,6 +73,16 @@ class ADMConfig:
                 f"{len(self.channels)}, {len(self.num_res_blocks)} and {len(self.attention)}"
             )
 
+    @property
+    def size_multiple(self) -> int:
+        """Height and width must be multiples of this."""
+        return self.patch * 2 ** (len(self.channels) - 1)
+
+    @property
+    def picture_multiple(self) -> int:
+        """The same of a whole picture, which is not padded."""
+        return self.size_multiple
+
 
 class Block(nn.Module):
     """A residual block and, where the level has it, text attention."""
@@ -182,12 +192,7 @@ class ADMUNet(nn.Module):
     @property
     def size_multiple(self) -> int:
         """Height and width must be multiples of this."""
-        return self.config.patch * 2 ** (len(self.config.channels) - 1)
-
-    @property
-    def picture_multiple(self) -> int:
-        """The same of a whole picture, which is not padded."""
-        return self.size_multiple
+        return self.config.size_multiple
 
     def prepare(self, text: TextEmbedding, pooled: TextEmbedding | None = None) -> TextContext:
         """Pooled text and every layer's text keys and values: all that evaluations need of a prompt.

@@ -79,6 +79,16 @@ class EfficientConfig:
                 f"{len(self.channels)}, {len(self.num_res_blocks)} and {len(self.attention)}"
             )
 
+    @property
+    def size_multiple(self) -> int:
+        """Height and width must be multiples of this."""
+        return 2 ** len(self.channels)
+
+    @property
+    def picture_multiple(self) -> int:
+        """A whole picture may have any sides; it is padded to what the network takes."""
+        return 1
+
 
 class Level(nn.Module):
     """The blocks that one level runs at its own resolution, then text attention where it has it."""
@@ -154,12 +164,7 @@ class EfficientUNet(nn.Module):
     @property
     def size_multiple(self) -> int:
         """Height and width must be multiples of this."""
-        return 2 ** len(self.config.channels)
-
-    @property
-    def picture_multiple(self) -> int:
-        """A whole picture may have any sides; it is padded to what the network takes."""
-        return 1
+        return self.config.size_multiple
 
     def prepare(self, text: TextEmbedding, pooled: TextEmbedding | None = None) -> TextContext:
         """Pooled text and every layer's text keys and values: all that evaluations need of a prompt.

@@ -12,7 +12,8 @@ def draws(seed):
 
 def ours(stage, sigmas, seed, guidance, sampler="ddpm"):
     from imagen_pack.imagen_core.diffusion.denoiser import make_denoiser
-    denoise = make_denoiser(stage, text, guidance, sigmas.double(), 1)
+    network = stage.unet, stage.schedule, stage.prediction
+    denoise = make_denoiser(*network, text, guidance, sigmas.double(), 1)
     # ComfyUI's start, and its own draws of the steps: versions differ in how they seed them.
     x = (1 + sigmas[0].double() ** 2).sqrt().float() * draws(seed)(1, 3, 64, 64)
     later = comfy.k_diffusion.sampling.default_noise_sampler(x, seed=seed)

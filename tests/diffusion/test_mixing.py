@@ -36,7 +36,12 @@ X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(9))
 def estimate(stage, prompt, scale=W):
     """The clean image at the middle of a grid: a straight line in the guided noise."""
     sigmas = torch.tensor([2.0, 1.0, 0.0], dtype=torch.float64)
-    return make_denoiser(stage, prompt, Guidance(scale, "none"), sigmas, 2)(X, 1).x0
+    return denoiser_of(stage, prompt, scale, sigmas, 2)(X, 1).x0
+
+
+def denoiser_of(stage, prompt, scale, sigmas, batch):
+    network = stage.unet, stage.schedule, stage.prediction
+    return make_denoiser(*network, prompt, Guidance(scale, "none"), sigmas, batch)
 
 
 def alone(stage, text, pooled=None):
@@ -84,7 +89,7 @@ def test_some_rows_keep_the_second_prompt_and_the_style(stage):
         sigmas = torch.tensor([2.0, 1.0, 0.0], dtype=torch.float64)
         part = prompt.take(slice(k, k + 1))
         with torch.no_grad():
-            made = make_denoiser(stage, part, Guidance(W, "none"), sigmas, 1)(X[k : k + 1], 1).x0
+            made = denoiser_of(stage, part, W, sigmas, 1)(X[k : k + 1], 1).x0
         assert torch.allclose(made, whole[k : k + 1], atol=1e-4)
 
 

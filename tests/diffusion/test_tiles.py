@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagen_nodes.imagen_core.diffusion.tiles import blend, windows
+from imagen_nodes.imagen_core.diffusion.tiles import Tiles, windows
 
 
 @settings(max_examples=80, deadline=None)
@@ -29,13 +29,14 @@ def test_neighbours_share_at_least_a_quarter_less_one_grid_step():
 @pytest.mark.parametrize("size", [(64, 96), (48, 64)])
 def test_blend_of_a_pointwise_function_is_that_function(size):
     x = torch.randn(2, 3, *size)
-    result = blend(lambda window: window.crop(x) ** 2, windows(*size, 32, 8), x)
+    tiles = Tiles(windows(*size, 32, 8))
+    result = tiles.blend([window.crop(x) ** 2 for window in tiles.windows])
     assert torch.allclose(result, x**2, atol=1e-5)
 
 
 def test_blend_hides_a_jump_between_windows():
-    x = torch.zeros(1, 1, 32, 128)
-    result = blend(
-        lambda w: torch.full((1, 1, w.height, w.width), float(w.left)), windows(32, 128, 32, 8), x
+    tiles = Tiles(windows(32, 128, 32, 8))
+    result = tiles.blend(
+        [torch.full((1, 1, w.height, w.width), float(w.left)) for w in tiles.windows]
     )
     assert result.diff(dim=-1).abs().max() < 24 / 2, "a hard edge would jump by a whole tile step"

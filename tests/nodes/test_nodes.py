@@ -122,7 +122,7 @@ def test_an_original_its_mask_and_strength_reach_the_core(sr, text, picture):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"mask": torch.zeros(1, 8, 8)}, "SR 256: mask: needs an original too"),
+        ({"mask": torch.zeros(1, 8, 8)}, "SR 256: mask: needs an original whose"),
         (
             {"mask": torch.zeros(3, 8, 8), "original": torch.rand(1, 64, 64, 3)},
             r"SR 256: mask: expected 1 or 2 x height x width, .* got \[3, 8, 8\]",
@@ -187,7 +187,10 @@ def test_a_stage_of_the_other_kind_is_refused(base, sr, text, picture):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (torch.rand(1, 8, 8, 2), r"SR 256: image: expected .* 3 channels, got \[1, 8, 8, 2\]"),
+        (
+            torch.rand(1, 8, 8, 2),
+            r"SR 256: image: expected .* 3 channels in 0..1, got \[1, 8, 8, 2\]",
+        ),
         (torch.rand(8, 8, 3), r"SR 256: image: expected batch x height"),
         (torch.full((1, 8, 8, 3), float("nan")), "SR 256: image: has values that are not numbers"),
     ],

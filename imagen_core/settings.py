@@ -1,0 +1,109 @@
+"""Everything that a run of a stage is told but its text and its pictures, in one record."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .diffusion.editing import Inpainting, partial_grid
+from .diffusion.guidance import Guidance
+from .diffusion.lowres import AUG_NOISES, AugNoise
+from .diffusion.noise import check_seed
+from .diffusion.respacing import Spacing
+from .diffusion.samplers import SAMPLERS, Sampler
+from .diffusion.trace import Trace
+from .stage import StageConfig
+
+OnStep = Callable[[int, int, Tensor], None]
+Sigmas = Sequence[float] | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """How a stage is sampled; None = the stage's own.
+
+    guidance     scale, interval and threshold
+    seed         picture i draws from seed + i; 0 to 2**64 - 1
+    steps        sampler steps for the whole schedule; for a discrete one also a preset or timesteps
+    sigmas       the noise levels themselves in place of steps: strictly decreasing, the last is 0
+    sampler      name in SAMPLERS, or a function as `diffusion/samplers.py` describes it
+    strength     part of the steps that is run on a picture, (0, 1]
+    inpainting   how the pixels outside a mask are kept
+    aug_level    of an SR stage: noise on what is enlarged, 0..1
+    aug_noise    of an SR stage: "once", or "each step" to draw that noise anew
+    tile         of an SR stage: side of the tiles in pixels; 0 = the whole picture
+    on_step      called with (step, num_steps, x0) after each step
+    trace        keeps what the threshold did at each step
+    """
+
+    guidance: Guidance | None = None
+    seed: int = 0
+    steps: Spacing | None = None
+    sigmas: Sigmas | None = None
+    sampler: str | Sampler | None = None
+    strength: float = 1.0
+    inpainting: Inpainting = Inpainting()
+    aug_level: float | None = None
+    aug_noise: AugNoise = "once"
+    tile: int = 0
+    on_step: OnStep | None = None
+    trace: Trace | None = None
+
+    def check(self, config: StageConfig) -> None:
+        """Raise ValueError where a stage cannot be sampled so; its weights are not needed for that.
+
+        config   of the stage
+        """
+        check_seed(self.seed)
+        self.grid(config)
+        self.sampler_of(config)
+        if config.kind == "base":
+            return
+        self.level(config)
+        if self.aug_noise not in AUG_NOISES:
+            raise ValueError(f"aug_noise must be one of {AUG_NOISES}, got {self.aug_noise!r}")
+        least = 4 * config.unet.size_multiple
+        if self.tile < 0 or 0 < self.tile < least:
+            raise ValueError(f"tile must be 0 (whole picture) or at least {least}, got {self.tile}")
+
+    def grid(self, config: StageConfig) -> Tensor:
+        """The noise levels of the run: (num_steps + 1,) float64 on the CPU.
+
+        config   of the stage
+        """
+        if self.sigmas is None:
+            steps = config.defaults.steps if self.steps is None else self.steps
+            return partial_grid(config.schedule.sigmas(steps), self.strength)
+        sigmas = torch.as_tensor(self.sigmas, dtype=torch.float64, device="cpu")
+        falls = sigmas.ndim == 1 and len(sigmas) > 1 and bool((sigmas.diff() < 0).all())
+        if not falls or sigmas[-1] != 0 or not sigmas.isfinite().all():
+            raise ValueError(
+                f"sigmas: expected noise levels that are strictly decreasing and end with 0, such as "
+                f"[80, 10, 1, 0], got {sigmas.tolist()}"
+            )
+        return partial_grid(sigmas, self.strength)
+
+    def sampler_of(self, config: StageConfig) -> Sampler:
+        """The function that samples.
+
+        config   of the stage
+        """
+        chosen = config.defaults.sampler if self.sampler is None else self.sampler
+        if callable(chosen):
+            return chosen
+        if chosen not in SAMPLERS:
+            raise ValueError(
+                f"sampler must be one of {sorted(SAMPLERS)} or a function, got {chosen!r}"
+            )
+        return SAMPLERS[chosen]
+
+    def level(self, config: StageConfig) -> float:
+        """The noise on what an SR stage enlarges, 0..1.
+
+        config   of the stage
+        """
+        level = config.defaults.aug_level if self.aug_level is None else self.aug_level
+        if not 0 <= level <= 1:
+            raise ValueError(f"aug_level must be in [0, 1], got {level}")
+        return level
