@@ -7,7 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..headless.jobs.batch import append, finished, read_lines, run_line
+from ..headless.jobs.batch import (
+    append,
+    finished,
+    read_lines,
+    run_line,
+)
 from .run import add_input_option, input_folder, require_writable
 
 
@@ -27,10 +32,10 @@ def batch(options: argparse.Namespace) -> dict[str, Any]:
 
     options   of the command line
     """
-    from ..headless.comfy_nodes.core_nodes import Folders, use_folders
+    from ..headless.comfy_nodes.folders import Folders
     from ..headless.engine.execute import Session
     from ..headless.formats.workflow import load_draft
-    from .node_classes import default_registry
+    from .node_classes import default_registry, use_folders
 
     registry = default_registry()
     use_folders(Folders(input_folder(options), options.out, options.out / "temp"))

@@ -228,30 +228,27 @@ def generate_graph(options: argparse.Namespace, guidance: Any, defaults: list[An
     defaults   of each stage that runs
     """
     from ..imagen_core.cascade import per_stage
+    from ..nodes import NODE_DISPLAY_NAME_MAPPINGS as TITLES
     from ..nodes.conditioning import NO_BOUND
 
     steps = stage_steps(options, len(defaults))
     levels = per_stage("--aug-level", options.aug_level, len(defaults) - 1)
     graph: Graph = {}
 
-    def add(class_type: str, title: str, **inputs: Any) -> str:
-        node_id = str(len(graph) + 1)
+    def add(class_type: str, **inputs: Any) -> str:
+        node_id, title = str(len(graph) + 1), TITLES.get(class_type, "Save Image")
         graph[node_id] = Node(node_id, class_type, title, inputs)
         return node_id
 
-    loader = add(
-        "ImagenLoadCascade", "Load Imagen Cascade", cascade=options.cascade, dtype=options.dtype
-    )
+    loader = add("ImagenLoadCascade", cascade=options.cascade, dtype=options.dtype)
     text = add(
         "ImagenT5Encode",
-        "T5 Encode",
         text_encoder=Link(loader, 0),
         prompt=options.prompt,
         negative_prompt=options.negative,
     )
     guide = add(
         "ImagenDynamicThreshold",
-        "Dynamic-Threshold Guidance",
         guidance_scale=guidance.guidance_scale,
         threshold=guidance.threshold,
         percentile=guidance.percentile,
@@ -261,7 +258,6 @@ def generate_graph(options: argparse.Namespace, guidance: Any, defaults: list[An
     )
     image = add(
         "ImagenBaseSample",
-        "Imagen Base Sample",
         stage=Link(loader, 1),
         text=Link(text, 0),
         width=64,
@@ -275,7 +271,6 @@ def generate_graph(options: argparse.Namespace, guidance: Any, defaults: list[An
         level = defaults[i].aug_level if levels[i - 1] is None else levels[i - 1]
         image = add(
             name,
-            f"Imagen SR {name[8:]}",
             stage=Link(loader, i + 1),
             image=Link(image, 0),
             text=Link(text, 0),
@@ -283,5 +278,5 @@ def generate_graph(options: argparse.Namespace, guidance: Any, defaults: list[An
             tile=options.tile,
             **sampling_inputs(options, defaults[i], steps[i]),
         )
-    add("SaveImage", "Save Image", images=Link(image, 0), filename_prefix="imagen")
+    add("SaveImage", images=Link(image, 0), filename_prefix="imagen")
     return graph

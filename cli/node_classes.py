@@ -1,11 +1,25 @@
-"""The node classes that `imagen` runs: the pack's own and ComfyUI's."""
+"""The node classes that `imagen` runs, the pack's own and ComfyUI's, and what both are told of a run."""
 
+from ..headless.comfy_nodes.folders import Folders, folders
 from ..headless.registry import Registry
 
 
 def default_registry() -> Registry:
     """The pack's own nodes and the core nodes that its workflows use."""
-    from ..headless.comfy_nodes.core_nodes import CORE_NODES
-    from ..nodes import NODE_CLASS_MAPPINGS
+    from ..headless.comfy_nodes import CORE_NODES
+    from ..nodes import NODE_CLASS_MAPPINGS, host
 
-    return {**CORE_NODES, **NODE_CLASS_MAPPINGS}
+    registry = Registry({**CORE_NODES, **NODE_CLASS_MAPPINGS})
+    registry.reporters = (host.reporter,)
+    return registry
+
+
+def use_folders(places: Folders) -> None:
+    """From now on pictures come from and go to these folders, those of the pack's own nodes too.
+
+    places   input, output and temp
+    """
+    from ..nodes import host
+
+    folders.set(places)
+    host.temporary.set(places.temp)

@@ -64,10 +64,11 @@ def run_here(options: argparse.Namespace) -> list[Path]:
 
     options   of the command line
     """
-    from ..headless.comfy_nodes.core_nodes import Folders, saved_files, use_folders
+    from ..headless.comfy_nodes.folders import Folders
+    from ..headless.comfy_nodes.save import saved_files
     from ..headless.engine.execute import execute
     from ..headless.engine.progress import Bar
-    from .node_classes import default_registry
+    from .node_classes import default_registry, use_folders
 
     use_folders(Folders(input_folder(options), options.out, options.out / "temp"))
     registry = default_registry()

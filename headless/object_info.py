@@ -29,7 +29,7 @@ def registry_of(info: Any) -> Registry:
         isinstance(entry, dict) and isinstance(entry.get("input"), dict) for entry in info.values()
     ):
         raise WorkflowError(["object info: expected node types by id, each with its inputs"])
-    return {name: declare(name, entry) for name, entry in info.items()}
+    return Registry({name: declare(name, entry) for name, entry in info.items()})
 
 
 def declare(name: str, entry: dict[str, Any]) -> type:

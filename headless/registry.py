@@ -1,9 +1,19 @@
 """The node classes that a workflow may use, and what they declare."""
 
+from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
-Registry = dict[str, type]
 Spec = tuple[Any, dict[str, Any]]  # type, a combo's being a list; options
+
+
+class Registry(dict[str, type]):
+    """Node classes by type.
+
+    reporters   set, while a node runs, to what the node is to call after each step: (step, num_steps, x0)
+    """
+
+    reporters: tuple[ContextVar[Callable[..., None] | None], ...] = ()
 
 
 def declared_inputs(cls: Any) -> dict[str, tuple[Any, dict[str, Any], bool]]:

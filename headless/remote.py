@@ -17,10 +17,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..imagen_core.weights.files import replacing
-from .comfy_nodes.core_nodes import inside, next_counter
+from .comfy_nodes.folders import inside
+from .comfy_nodes.save import next_counter
 from .engine.progress import Bar
-from .graph import Graph, Node, Problem, WorkflowError, to_api
+from .files import replacing
+from .graph import (
+    Graph,
+    Node,
+    Problem,
+    WorkflowError,
+    to_api,
+)
 from .object_info import registry_of
 from .registry import Registry
 

@@ -14,12 +14,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from imagen_nodes.cli.node_classes import default_registry
-from imagen_nodes.headless.comfy_nodes.core_nodes import Folders, use_folders
+from imagen_nodes.cli.node_classes import default_registry, use_folders
+from imagen_nodes.headless.comfy_nodes.folders import Folders
 from imagen_nodes.headless.engine.execute import Bar, execute
 from imagen_nodes.headless.formats.ui_layout import COLUMN, PICTURE, ROW
 from imagen_nodes.headless.formats.ui_write import to_ui
-from imagen_nodes.headless.graph import Graph, Link, Node, to_api
+from imagen_nodes.headless.graph import (
+    Graph,
+    Link,
+    Node,
+    to_api,
+)
 from imagen_nodes.headless.registry import declared_inputs
 
 OUT = Path(__file__).parent.parent / "example_workflows"

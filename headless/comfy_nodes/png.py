@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ...imagen_core.weights.files import replacing
+from ..files import replacing
 
 
 def to_bytes(image: Tensor) -> np.ndarray:

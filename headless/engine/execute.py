@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from ...nodes import host
 from ..formats.workflow import parse_value
 from ..graph import Graph, Link, Node
 from ..registry import Registry, declared_inputs, hidden_inputs
@@ -318,7 +317,8 @@ class Run:
         function = getattr(self.session.instance_of(node), cls.FUNCTION)
         self.report.ran.append(node.id)
         bar = self.progress(node)
-        token = host.reporter.set(bar.on_step)
+        reporters = getattr(self.registry, "reporters", ())
+        tokens = [(reporter, reporter.set(bar.on_step)) for reporter in reporters]
         try:
             is_list = getattr(cls, "INPUT_IS_LIST", False)
             returned = make_calls(function, self._arguments(node), is_list, self._on_block(node))
@@ -326,7 +326,8 @@ class Run:
                 self._start(node, returned)
                 return
         finally:
-            host.reporter.reset(token)
+            for reporter, token in tokens:
+                reporter.reset(token)
             bar.close()
         self._receive(node, returned)
 

@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..graph import Graph, Link, Node, WorkflowError, to_api
+from ..graph import (
+    Graph,
+    Link,
+    Node,
+    WorkflowError,
+    to_api,
+)
 from ..inputs import InputError, find_input
 
 if TYPE_CHECKING:
@@ -45,7 +51,7 @@ def run_line(session: Any, draft: Draft, line: Line, out: Path) -> dict[str, Any
     line      of the batch
     out       folder of pictures
     """
-    from ..comfy_nodes.core_nodes import saved_files
+    from ..comfy_nodes.save import saved_files
     from ..engine.progress import Bar
     from ..engine.validate import validate
 

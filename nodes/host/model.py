@@ -107,7 +107,7 @@ def _model_class() -> type:
     from ...imagen_core import TextEmbedding
     from ...imagen_core.diffusion.denoiser import x0_from_output
 
-    base, conds = comfy("comfy.model_base"), comfy("comfy.conds")
+    base = comfy("comfy.model_base")
 
     class StageModel(base.BaseModel):
         """A stage behind ComfyUI's interface; precision is decided here as it is in the denoiser."""
@@ -127,17 +127,7 @@ def _model_class() -> type:
             return self.stage.running_bytes(input_shape[0], *input_shape[-2:])
 
         def extra_conds(self, **given: Any) -> dict[str, Any]:
-            # Regular: rows of unequal length run one after the other, as padding would change them.
-            embeds = given["cross_attn"]
-            self.stage.check_text(embeds)
-            out = {"c_crossattn": conds.CONDRegular(embeds)}
-            out["text_mask"] = conds.CONDRegular(text_mask(embeds, given.get("attention_mask")))
-            out["style"] = conds.CONDRegular(given.get(STYLE, embeds))
-            if self.stage.config.kind == "sr":
-                require_lowres(given.get(LOWRES), given["noise"])
-                out["lowres"] = conds.CONDNoiseShape(given[LOWRES].to(given["device"]))
-                out["aug"] = conds.CONDRegular(given[AUG].to(given["device"]))
-            return out
+            return stage_conds(self.stage, given)
 
         def _apply_model(
             self,
@@ -170,6 +160,26 @@ def _model_class() -> type:
             return self.prepared[1]
 
     return StageModel
+
+
+def stage_conds(stage: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """What a stage is told beside x and sigma, as ComfyUI batches it.
+
+    stage   reads the text
+    given   of ComfyUI: the conditioning's states and keys, the noise, the device
+    """
+    conds = comfy("comfy.conds")
+    # Regular: rows of unequal length run one after the other, as padding would change them.
+    embeds = given["cross_attn"]
+    stage.check_text(embeds)
+    out = {"c_crossattn": conds.CONDRegular(embeds)}
+    out["text_mask"] = conds.CONDRegular(text_mask(embeds, given.get("attention_mask")))
+    out["style"] = conds.CONDRegular(given.get(STYLE, embeds))
+    if stage.config.kind == "sr":
+        require_lowres(given.get(LOWRES), given["noise"])
+        out["lowres"] = conds.CONDNoiseShape(given[LOWRES].to(given["device"]))
+        out["aug"] = conds.CONDRegular(given[AUG].to(given["device"]))
+    return out
 
 
 def precise(levels: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from imagen_nodes.cli import node_classes
 from imagen_nodes.cli.main import main
-from imagen_nodes.headless.comfy_nodes import core_nodes
+from imagen_nodes.headless.comfy_nodes import CORE_NODES
 
 WORKFLOW = {
     "1": {"class_type": "Model", "inputs": {}},
@@ -55,7 +55,7 @@ class Draw(Model):
 
 @pytest.fixture
 def go(tmp_path, monkeypatch):
-    nodes = {**core_nodes.CORE_NODES, "Model": Model, "Draw": Draw}
+    nodes = {**CORE_NODES, "Model": Model, "Draw": Draw}
     monkeypatch.setattr(node_classes, "default_registry", lambda: nodes)
     (tmp_path / "w.json").write_text(json.dumps(WORKFLOW))
 

@@ -173,7 +173,7 @@ def deepfloyd_names(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("deepfloyd_names")
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.json")), ids=lambda path: path.stem)
 def test_example_workflows_are_the_same_graph_in_both_formats(path):
-    from imagen_nodes.headless.comfy_nodes.core_nodes import Folders, folders
+    from imagen_nodes.headless.comfy_nodes.folders import Folders, folders
     from imagen_nodes.headless.engine.validate import validate
 
     registry = default_registry()

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from imagen_nodes.headless.comfy_nodes import core_nodes, png
-from imagen_nodes.headless.comfy_nodes.core_nodes import CORE_NODES, Folders, folders
+from imagen_nodes.headless.comfy_nodes import CORE_NODES, edit, load, png, save
+from imagen_nodes.headless.comfy_nodes.folders import Folders, folders
 from imagen_nodes.headless.engine.execute import NodeError, execute
 from imagen_nodes.headless.formats.workflow import parse_api, read_workflow
 from imagen_nodes.headless.graph import Link, Node
@@ -45,7 +45,7 @@ def test_saved_pixels_are_truncated_and_numbered(places):
 
 
 def test_names_are_filled_in_and_numbered_as_comfyui_does(places, monkeypatch):
-    monkeypatch.setattr(core_nodes.time, "localtime", lambda: (2026, 3, 4, 5, 6, 7, 0, 0, 0))
+    monkeypatch.setattr(save.time, "localtime", lambda: (2026, 3, 4, 5, 6, 7, 0, 0, 0))
     prefix = "%width%x%height%/%year%%month%%day%-%hour%%minute%%second%_%batch_num%"
     ui = run("SaveImage", images=torch.zeros(2, 3, 5, 3), filename_prefix=prefix)
     names = [(entry["subfolder"], entry["filename"]) for entry in ui["ui"]["images"]]
@@ -107,7 +107,7 @@ def test_names_do_not_leave_the_input_folder(places, name):
     secret = places.input.parent / "secret.png"
     Image.new("RGB", (2, 2)).save(secret)
     (places.input / "link.png").symlink_to(secret)
-    answer = core_nodes.LoadImage.VALIDATE_INPUTS(name)
+    answer = load.LoadImage.VALIDATE_INPUTS(name)
     assert "expected a name inside" in answer
     with pytest.raises(ValueError, match="expected a name inside"):
         run("LoadImage", image=name)
@@ -131,7 +131,7 @@ def test_transparency_becomes_a_mask(places):
     assert torch.allclose(alpha, torch.full((1, 2, 3), 0.8))
 
 
-@pytest.mark.parametrize("method", core_nodes.METHODS)
+@pytest.mark.parametrize("method", edit.METHODS)
 def test_scaling_keeps_a_flat_picture_and_gives_the_size(method):
     flat = torch.full((1, 8, 6, 3), 0.2)
     (scaled,) = run(

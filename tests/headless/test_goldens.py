@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from imagen_nodes.cli.node_classes import default_registry
-from imagen_nodes.headless.comfy_nodes.core_nodes import CORE_NODES
+from imagen_nodes.headless.comfy_nodes import CORE_NODES
 from imagen_nodes.headless.formats.queueing import Moment
 from imagen_nodes.headless.formats.ui_read import convert
 from imagen_nodes.headless.formats.widget_values import default_value

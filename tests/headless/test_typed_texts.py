@@ -8,7 +8,7 @@ from datetime import datetime
 import pytest
 
 from imagen_nodes.cli.node_classes import default_registry
-from imagen_nodes.headless.comfy_nodes.core_nodes import CORE_NODES
+from imagen_nodes.headless.comfy_nodes import CORE_NODES
 from imagen_nodes.headless.formats.queueing import Moment
 from imagen_nodes.headless.formats.typed_texts import choose, format_date
 from imagen_nodes.headless.formats.ui_read import convert

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from imagen_nodes.headless.comfy_nodes.core_nodes import CORE_NODES, Folders, folders
+from imagen_nodes.headless.comfy_nodes import CORE_NODES
+from imagen_nodes.headless.comfy_nodes.folders import Folders, folders
 from imagen_nodes.headless.engine.execute import NodeError, Session
 from imagen_nodes.headless.engine.validate import check
 from imagen_nodes.headless.formats.workflow import parse_api
