@@ -67,12 +67,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of one emoji: its label, group, and other words for it."""
+    """What is known of one emoji: its label, group and sub-group, and other words for it."""
 
     label: str
     group: str
     tags: tuple[str, ...] = ()
     synonyms: tuple[str, ...] = ()
+    kind: str = ""
 
 
 def plain(text: str) -> str:
@@ -134,9 +135,12 @@ def index_entries(names: Names) -> dict[str, Entry]:
         words += rare if group in NOUN_GROUPS else []
         name = spoken_name(emoji["label"])
         synonyms = tuple(dict.fromkeys(w for w in words if w != name and len(w) > 2))
-        entries[normalize_hexcode(emoji["hexcode"])] = Entry(emoji["label"], group, tags, synonyms)
+        kind = names.subgroups.get(str(emoji.get("subgroup")), "")
+        entries[normalize_hexcode(emoji["hexcode"])] = Entry(
+            emoji["label"], group, tags, synonyms, kind
+        )
         for skin in emoji.get("skins", []):
-            entries[normalize_hexcode(skin["hexcode"])] = Entry(skin["label"], group)
+            entries[normalize_hexcode(skin["hexcode"])] = Entry(skin["label"], group, kind=kind)
     return entries
 
 
@@ -196,7 +200,8 @@ def kept_keys(drawings: Drawings, held_out: Iterable[str]) -> list[str]:
     return kept
 
 
-def _describe(key: str, hexcodes: list[str], entries: dict[str, Entry]) -> tuple[Entry, str | None]:
+def describe(key: str, hexcodes: list[str], entries: dict[str, Entry]) -> tuple[Entry, str | None]:
+    """What is known of a drawing, and under which of its code points; a name from its key at least."""
     for hexcode in hexcodes:
         if hexcode in entries:
             return entries[hexcode], hexcode
@@ -221,7 +226,7 @@ def build_manifest(
         if set_name not in holdout:
             raise ValueError(f"the holdout lists no set {set_name!r}: it has {sorted(holdout)}")
         keys = kept_keys(drawings, holdout[set_name])
-        known = {key: _describe(key, drawings.hexcodes.get(key, []), entries) for key in keys}
+        known = {key: describe(key, drawings.hexcodes.get(key, []), entries) for key in keys}
         variants = Counter(concept_of(entry.label) for entry, _ in known.values())
         for key, (entry, hexcode) in known.items():
             name, concept, style = (

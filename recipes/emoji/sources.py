@@ -44,10 +44,11 @@ class Drawings:
 
 @dataclass(frozen=True)
 class Names:
-    """What emojibase says: its list of emoji and lists of short codes by hexcode."""
+    """What emojibase says: its list of emoji, lists of short codes by hexcode, names of sub-groups."""
 
     emoji: list[dict]
     shortcodes: list[dict[str, str | list[str]]] = field(default_factory=list)
+    subgroups: dict[str, str] = field(default_factory=dict)
 
 
 def normalize_hexcode(hexcode: str) -> str:
@@ -103,12 +104,21 @@ def read_raster(tarball: Path) -> Drawings:
     return Drawings(items, {key: [normalize_hexcode(key)] for key in items})
 
 
+def read_icon_set(data: Path, package: str, code_points: str | None = None) -> Drawings:
+    """One iconify package from a folder of tarballs.
+
+    code_points   the package that knows the icons' code points; None = the package itself
+    """
+    chars = _read_json(find_tarball(data, code_points or package), "chars.json")
+    return read_icons(_read_json(find_tarball(data, package), "icons.json"), chars)
+
+
 def read_drawings(data: Path) -> dict[str, Drawings]:
     """All four sets from a folder of tarballs, by set name."""
-    sets = {}
-    for name, package in ICON_SETS.items():
-        chars = _read_json(find_tarball(data, CODE_POINTS[name]), "chars.json")
-        sets[name] = read_icons(_read_json(find_tarball(data, package), "icons.json"), chars)
+    sets = {
+        name: read_icon_set(data, package, CODE_POINTS[name])
+        for name, package in ICON_SETS.items()
+    }
     sets[RASTER_SET] = read_raster(find_tarball(data, RASTER_PACKAGE))
     return sets
 
@@ -117,4 +127,5 @@ def read_names(data: Path) -> Names:
     """English emoji names from a folder of tarballs."""
     tarball = find_tarball(data, "emojibase-data")
     shortcodes = [_read_json(tarball, f"en/shortcodes/{n}.json") for n in ("github", "emojibase")]
-    return Names(_read_json(tarball, "en/data.json"), shortcodes)
+    subgroups = _read_json(tarball, "meta/groups.json")["subgroups"]
+    return Names(_read_json(tarball, "en/data.json"), shortcodes, subgroups)

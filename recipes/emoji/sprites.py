@@ -1,0 +1,178 @@
+"""Draw every concept's drawings with their alpha, for pictures that are composed while training.
+
+    python recipes/emoji/sprites.py DATA_DIR OUT_DIR [--workers N]
+
+Writes OUT_DIR/sprites_256.npy (uint8, "n 256 256 4", straight alpha) and sprites.json: one object a
+row with `style`, `key`, `name`, `group`, `kind` (emojibase's subgroup), `captions`, `split` ("train",
+or "heldout": no training of the cascade may see it; "other": a style that none sees) and `colour`
+(the one dominant colour, or null). Needs resvg_py and pillow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from captions import (
+    STYLES,
+    Entry,
+    Names,
+    build_manifest,
+    caption_variants,
+    describe,
+    index_entries,
+    spoken_name,
+)
+from colours import dominant_colour
+from fetch import OPENMOJI, find_tarball
+from sources import Drawings, read_drawings, read_icon_set, read_names
+
+HOLDOUT = Path(__file__).with_name("holdout.json")
+SIDE = 256
+CHUNK = 8
+MAX_SVG_CHARS = 450_000
+# Concepts are the names that at least this many styles draw, in these groups, without skin tones.
+MIN_STYLES = 3
+CONCEPT_GROUPS = ("smileys", "animals", "food", "travel", "activities", "objects", "symbols")
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """One drawing to be drawn: where it comes from and what it shows."""
+
+    set: str
+    style: str
+    key: str
+    name: str
+    group: str
+    kind: str
+    captions: list[tuple[str, float]]
+    split: str
+
+
+def draw(drawing: str | bytes, side: int) -> np.ndarray:
+    """One SVG, or an encoded picture centred on a square: side side 4, uint8, straight alpha."""
+    from PIL import Image
+
+    if isinstance(drawing, str):
+        import resvg_py
+
+        png = resvg_py.svg_to_bytes(
+            svg_string=drawing, width=side, height=side, skip_system_fonts=True
+        )
+        return np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))
+    image = Image.open(io.BytesIO(drawing)).convert("RGBA")
+    square = max(image.size)
+    canvas = Image.new("RGBA", (square, square))
+    canvas.paste(image, ((square - image.width) // 2, (square - image.height) // 2))
+    return np.asarray(canvas.resize((side, side), Image.Resampling.LANCZOS))
+
+
+def _draw_job(job: tuple[int, str | bytes]) -> tuple[int, np.ndarray | str]:
+    """The drawing of one row, or why it could not be drawn."""
+    index, drawing = job
+    if isinstance(drawing, str) and len(drawing) > MAX_SVG_CHARS:
+        return index, f"the svg has {len(drawing)} characters, more than {MAX_SVG_CHARS}"
+    try:
+        return index, draw(drawing, SIDE)
+    except (ValueError, OSError) as error:
+        return index, str(error)
+
+
+def choose(
+    sets: dict[str, Drawings], names: Names, holdout: dict[str, list[str]]
+) -> list[Sprite]:
+    """The drawings of every concept, those that are held out marked as such, in a fixed order.
+
+    sets      by set name, openmoji among them
+    holdout   held-out keys by set name
+    """
+    entries = index_entries(names)
+    told = {
+        (set_name, key): _entry(drawings, key, entries)
+        for set_name, drawings in sets.items()
+        for key in drawings.items
+    }
+    styles_of: dict[str, set[str]] = {}
+    for (set_name, _), entry in told.items():
+        if set_name in STYLES and _is_concept(entry):
+            styles_of.setdefault(spoken_name(entry.label), set()).add(set_name)
+    concepts = {name for name, styles in styles_of.items() if len(styles) >= MIN_STYLES}
+    trained = {
+        (picture.set, picture.key)
+        for picture in build_manifest({k: sets[k] for k in STYLES}, names, holdout)
+    }
+    sprites = []
+    for (set_name, key), entry in told.items():
+        name = spoken_name(entry.label)
+        if name not in concepts or not _is_concept(entry):
+            continue
+        held = key in holdout.get(set_name, ())
+        if set_name in STYLES and not held and (set_name, key) not in trained:
+            continue  # equal to a held-out drawing, or to one that is there
+        style = STYLES.get(set_name, set_name)
+        split = "other" if set_name not in STYLES else "heldout" if held else "train"
+        captions = caption_variants(name, style, entry.group, entry.tags, entry.synonyms)
+        sprites.append(
+            Sprite(set_name, style, key, name, entry.group, entry.kind, captions, split)
+        )
+    return sprites
+
+
+def _entry(drawings: Drawings, key: str, entries: dict[str, Entry]) -> Entry:
+    return describe(key, drawings.hexcodes.get(key, []), entries)[0]
+
+
+def _is_concept(entry: Entry) -> bool:
+    return entry.group in CONCEPT_GROUPS and "skin tone" not in entry.label
+
+
+def render(sprites: list[Sprite], sets: dict[str, Drawings], out: Path, workers: int) -> list[dict]:
+    """Draw the sprites into OUT_DIR; the rows of sprites.json, which is written too."""
+    part = out / "sprites_256.npy.part"
+    array = np.lib.format.open_memmap(part, "w+", np.uint8, (len(sprites), SIDE, SIDE, 4))
+    rows: list[dict | None] = [None] * len(sprites)
+    jobs = ((i, sets[s.set].items[s.key]) for i, s in enumerate(sprites))
+    with multiprocessing.Pool(workers) as pool:
+        for index, image in pool.imap_unordered(_draw_job, jobs, chunksize=CHUNK):
+            sprite = sprites[index]
+            if isinstance(image, str):
+                print(f"skipped {sprite.set}/{sprite.key}: {image}")
+                continue
+            array[index] = image
+            rows[index] = {**vars(sprite), "colour": dominant_colour(image)}
+    array.flush()
+    os.replace(part, out / "sprites_256.npy")
+    described = [{"row": i, **row} for i, row in enumerate(rows) if row is not None]
+    part = out / "sprites.json.part"
+    part.write_text(json.dumps(described, ensure_ascii=False), "utf-8")
+    os.replace(part, out / "sprites.json")
+    return described
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, help="folder with the tarballs of fetch.py")
+    parser.add_argument("out", type=Path, help="folder for the drawings")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    start = time.perf_counter()
+    args.out.mkdir(parents=True, exist_ok=True)
+    sets = {**read_drawings(args.data), "openmoji": read_icon_set(args.data, OPENMOJI)}
+    holdout = json.loads(HOLDOUT.read_text("utf-8"))
+    rows = render(choose(sets, read_names(args.data), holdout), sets, args.out, args.workers)
+    counts = [(row["style"], row["split"]) for row in rows]
+    print({f"{style} {split}": counts.count((style, split)) for style, split in sorted(set(counts))})
+    print(f"{len(rows)} drawings of {len({row['name'] for row in rows})} concepts "
+          f"in {time.perf_counter() - start:.0f} s")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
