@@ -1,13 +1,16 @@
-"""Pictures and captions that live on the training device, and batches drawn from them.
+"""Pictures and captions, and training batches drawn from them.
 
 A batch is a pure function of (seed, step): a resumed run draws what the killed one would have drawn,
-and several processes share one draw.
+and several processes share one draw. Pictures come from a `Source`: arrays that live on the training device
+(`Pairs`), or ones that a worker process makes while the network trains (`Stream`).
 """
 
 import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +24,34 @@ from ..text.encoder import TextEncoder
 from .loss import stratified_t
 from .recipe import DataSection
 
+MakePicture = Callable[[np.random.Generator], tuple[np.ndarray, str]]
 NULL_ROW = 0  # of the table of encoded captions: the empty prompt
+
+
+class Drawn(NamedTuple):
+    """Pictures of one batch.
+
+    images   b h w 3, uint8
+    text     b rows; a tenth or so is the empty prompt
+    """
+
+    images: Tensor
+    text: TextEmbedding
+
+
+class Source(Protocol):
+    """Where a run's pictures and captions come from."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pictures are handed out."""
+        ...
+
+    def batches(
+        self, section: DataSection, scale: int, batch: int, seed: int, step: int
+    ) -> Iterator[Drawn]:
+        """Batch number `step` of a run and all that follow."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -47,6 +77,31 @@ class Pairs:
     def device(self) -> torch.device:
         """Where the data is."""
         return self.images.device
+
+    def batches(
+        self, section: DataSection, scale: int, batch: int, seed: int, step: int
+    ) -> Iterator[Drawn]:
+        """Batch number `step` of a run and all that follow."""
+        while True:
+            yield self.draw(section, scale, batch, generator_of(self.device, seed, step))
+            step += 1
+
+    def draw(
+        self, section: DataSection, scale: int, batch: int, generator: torch.Generator
+    ) -> Drawn:
+        """Pictures, and captions of theirs, by their weights."""
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(*shape, generator=generator, device=self.device)
+
+        last = len(self.images) - 1
+        pictures = torch.searchsorted(self.picture_cdf, uniform(batch)).clamp_max(last)
+        choice = torch.searchsorted(self.caption_cdf[pictures], uniform(batch, 1))
+        rows = self.rows[pictures].gather(1, choice.clamp_max(self.rows.shape[1] - 1)).squeeze(1)
+        rows = torch.where(uniform(batch) < section.text_dropout, NULL_ROW, rows)
+        text = TextEmbedding(self.embeds[rows].float(), self.mask[rows])
+        images = crop_images(self.images, pictures, section.crop, scale, uniform(2, batch))
+        return Drawn(images, text)
 
 
 class Batch(NamedTuple):
@@ -114,50 +169,114 @@ def read_manifest(section: DataSection, count: int) -> list[dict]:
     return pictures
 
 
-def draw_batch(
-    pairs: Pairs,
-    section: DataSection,
-    schedule: AnySchedule,
-    scale: int,
-    batch: int,
-    seed: int,
-    step: int,
-) -> Batch:
-    """Batch number `step` of a run.
-
-    pairs      the data
-    section    crop, dropout and augmentation
-    schedule   of the stage, for noise on the low-resolution conditioning
-    scale      of the stage; 1 = a base, no conditioning
-    batch      pictures
-    seed, step the batch is a function of these
-    """
+def generator_of(device: torch.device, seed: int, step: int, use: int = 0) -> torch.Generator:
+    """A generator of one batch of a run: of its pictures (use 0), or of its noise (use 1)."""
     # A CPU generator keeps 32 bits of its seed; a prime stride keeps runs of nearby seeds apart.
-    generator = torch.Generator(pairs.device).manual_seed((seed * 1_000_003 + step) % 2**32)
+    return torch.Generator(device).manual_seed((2 * (seed * 1_000_003 + step) + use) % 2**32)
+
+
+class Stream:
+    """Pictures that another process makes while the network trains; their captions are encoded here."""
+
+    def __init__(
+        self,
+        make: MakePicture,
+        encoder: TextEncoder,
+        device: torch.device,
+        workers: int = 1,
+    ):
+        """Bind a maker of pictures to a text encoder.
+
+        make      a picture, h w 3 uint8, and its caption; runs in the workers
+        encoder   frozen
+        device    where pictures and states are handed out
+        workers   processes that make pictures
+        """
+        self.make, self.prompts, self.workers = make, Prompts(encoder), workers
+        self.device = device
+
+    def batches(
+        self, section: DataSection, scale: int, batch: int, seed: int, step: int
+    ) -> Iterator[Drawn]:
+        """Batch number `step` of a run and all that follow."""
+        loader = torch.utils.data.DataLoader(
+            _Steps(self.make, batch, seed),
+            batch_size=None,
+            sampler=range(step, 2**31),
+            num_workers=self.workers,
+            prefetch_factor=4,
+        )
+        for number, (images, captions) in enumerate(loader, step):
+            rng = np.random.default_rng((seed, number, 1))
+            dropped = rng.random(batch) < section.text_dropout
+            texts = ["" if drop else text for text, drop in zip(captions, dropped, strict=True)]
+            yield Drawn(images.to(self.device), self.prompts.encode(texts).to(self.device))
+
+
+class _Steps(torch.utils.data.Dataset):
+    """Whole batches by their number."""
+
+    def __init__(self, make: MakePicture, batch: int, seed: int):
+        self.make, self.batch, self.seed = make, batch, seed
+
+    def __getitem__(self, step: int) -> tuple[Tensor, list[str]]:
+        rng = np.random.default_rng((self.seed, step))
+        images, captions = zip(*(self.make(rng) for _ in range(self.batch)), strict=True)
+        return torch.from_numpy(np.stack(images)), list(captions)
+
+
+class Prompts:
+    """States of captions, those in use kept in half precision."""
+
+    def __init__(self, encoder: TextEncoder, keep: int = 20_000):
+        self.encoder, self.keep = encoder, keep
+        self.states: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+
+    def encode(self, texts: list[str]) -> TextEmbedding:
+        """States of the texts, float32."""
+        missing = [text for text in dict.fromkeys(texts) if text not in self.states]
+        for first in range(0, len(missing), 128):
+            part = missing[first : first + 128]
+            found = self.encoder.encode(part)
+            rows = zip(found.embeds.half(), found.mask, strict=True)
+            self.states |= zip(part, rows, strict=True)
+        for text in texts:
+            self.states.move_to_end(text)
+        embeds, mask = zip(*(self.states[text] for text in texts), strict=True)
+        while len(self.states) > self.keep:
+            self.states.popitem(last=False)
+        return TextEmbedding(torch.stack(embeds).float(), torch.stack(mask))
+
+
+def add_noise(
+    drawn: Drawn, section: DataSection, schedule: AnySchedule, scale: int, seed: int, step: int
+) -> Batch:
+    """A training batch of drawn pictures: noise times, noise and low-resolution conditioning.
+
+    section      augmentation of the conditioning
+    schedule     of the stage, for noise on the conditioning
+    scale        of the stage; 1 = a base, no conditioning
+    seed, step   the noise is a function of these
+    """
+    generator = generator_of(drawn.images.device, seed, step, use=1)
+    x0 = drawn.images.permute(0, 3, 1, 2).float() / 127.5 - 1
+    batch, device = len(x0), x0.device
 
     def uniform(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator, device=pairs.device)
+        return torch.rand(*shape, generator=generator, device=device)
 
-    pictures = torch.searchsorted(pairs.picture_cdf, uniform(batch)).clamp_max(
-        len(pairs.images) - 1
-    )
-    choice = torch.searchsorted(pairs.caption_cdf[pictures], uniform(batch, 1))
-    rows = pairs.rows[pictures].gather(1, choice.clamp_max(pairs.rows.shape[1] - 1)).squeeze(1)
-    rows = torch.where(uniform(batch) < section.text_dropout, NULL_ROW, rows)
-    text = TextEmbedding(pairs.embeds[rows].float(), pairs.mask[rows])
-    x0 = crop_images(pairs.images, pictures, section.crop, scale, uniform(2, batch))
     t = stratified_t(batch, uniform(1))
-    noise = torch.randn(x0.shape, generator=generator, device=pairs.device)
+    noise = torch.randn(x0.shape, generator=generator, device=device)
     if scale == 1:
-        return Batch(x0, text, t, noise, None)
+        return Batch(x0, drawn.text, t, noise, None)
     small = blur(F.avg_pool2d(x0, scale), section.blur_max * uniform(batch))
-    aug_noise = torch.randn(x0.shape, generator=generator, device=pairs.device)
+    aug_noise = torch.randn(x0.shape, generator=generator, device=device)
     lowres = augment(upsample(small, scale), aug_noise, section.aug_max * uniform(batch), schedule)
-    return Batch(x0, text, t, noise, lowres)
+    return Batch(x0, drawn.text, t, noise, lowres)
 
 
 def crop_images(images: Tensor, pictures: Tensor, crop: int, scale: int, place: Tensor) -> Tensor:
-    """Crops of the pictures at multiples of the scale: b 3 crop crop in [-1, 1], channels last.
+    """Crops of the pictures at multiples of the scale: b crop crop 3, uint8.
 
     images     n h w 3, uint8
     pictures   (b,) indices
@@ -174,7 +293,7 @@ def crop_images(images: Tensor, pictures: Tensor, crop: int, scale: int, place: 
         rows = (top[:, None] + offsets)[:, :, None]
         columns = (left[:, None] + offsets)[:, None, :]
         cropped = images[pictures[:, None, None], rows, columns]
-    return cropped.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return cropped
 
 
 def blur(small: Tensor, amount: Tensor) -> Tensor:

@@ -17,39 +17,45 @@ from ..formats import load_stage, load_text_encoder, save_stage
 from ..stage import Stage
 from ..text.embedding import TextEmbedding
 from .checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
-from .data import Batch, draw_batch, load_pairs
+from .data import Batch, MakePicture, Stream, add_noise, load_pairs
 from .ema import EMA
-from .loss import diffusion_loss
+from .loss import Weighting, diffusion_loss
 from .optim import lr_factor, make_optimizer
-from .recipe import Recipe, check_data
+from .recipe import Precision, Recipe, check_data
 
 
 class StageLoss(nn.Module):
     """The loss of a stage as a module, so that wrappers for several processes and compilers fit."""
 
-    def __init__(self, stage: Stage):
+    def __init__(self, stage: Stage, weighting: Weighting):
         super().__init__()
+        self.weighting: Weighting = weighting
         self.unet = stage.unet
         self.stage = [stage]  # in a list: the stage is not a module
 
     def forward(self, batch: Batch) -> Tensor:
-        return diffusion_loss(self.stage[0], *batch).mean()
+        return diffusion_loss(self.stage[0], *batch, weighting=self.weighting).mean()
 
 
-def train(recipe: Recipe) -> Path:
+def train(recipe: Recipe, make: MakePicture | None = None) -> Path:
     """Follow a recipe, from its last checkpoint where there is one; the finished stage's file.
 
     recipe   what, on what, how fast, how long
+    make     makes each picture (h w 3, uint8) with its caption; None = those of [data]
     """
     from accelerate import Accelerator
 
-    check_data(recipe)
-    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
+    if make is None:
+        check_data(recipe)
+    accelerator = Accelerator(mixed_precision=mixed_precision(recipe.run.precision))
     torch.manual_seed(recipe.run.seed)
     stage = make_stage(recipe).to(accelerator.device)
     encoder = load_text_encoder(recipe.data.text_encoder, accelerator.device)
-    pairs = load_pairs(recipe.data, encoder, accelerator.device)
+    source = (
+        load_pairs(recipe.data, encoder, accelerator.device)
+        if make is None
+        else Stream(make, encoder, accelerator.device)
+    )
     del encoder
     optimizer = make_optimizer(
         stage.unet, recipe.optim.optimizer, recipe.optim.lr, recipe.optim.weight_decay
@@ -61,18 +67,23 @@ def train(recipe: Recipe) -> Path:
     if has_checkpoint(out / "checkpoint"):
         progress = load_checkpoint(out / "checkpoint", stage.unet, ema, optimizer)
         clock = Clock(recipe, progress["step"], progress["seconds"])
-    loss_module, optimizer = accelerator.prepare(StageLoss(stage).train(), optimizer)
+    loss_module, optimizer = accelerator.prepare(
+        StageLoss(stage, recipe.optim.weighting).train(), optimizer
+    )
     compute_loss = torch.compile(loss_module) if recipe.run.compile else loss_module
     log = Log(out, accelerator.is_main_process, clock.step)
 
+    batches = source.batches(
+        recipe.data, stage.config.scale, recipe.run.batch, recipe.run.seed, clock.step
+    )
     while not clock.done:
         for group in optimizer.param_groups:
             group["lr"] = recipe.optim.lr * lr_factor(
                 clock.step, clock.progress, recipe.optim.warmup_steps, recipe.optim.decay
             )
-        batch = draw_batch(
-            pairs, recipe.data, stage.schedule, stage.config.scale,
-            recipe.run.batch, recipe.run.seed, clock.step,
+        batch = add_noise(
+            next(batches), recipe.data, stage.schedule, stage.config.scale,
+            recipe.run.seed, clock.step,
         )  # fmt: skip
         loss = accumulate(
             accelerator, compute_loss, loss_module, own_part(batch, accelerator), recipe
@@ -89,6 +100,14 @@ def train(recipe: Recipe) -> Path:
             save_checkpoint(out / "checkpoint", stage.unet, ema, optimizer.optimizer, clock.state())
             export(stage, ema, out / "stage.safetensors")
     return out / "stage.safetensors"
+
+
+def mixed_precision(precision: Precision) -> str:
+    """accelerate's word for a recipe's precision; "auto" is bfloat16 on GPUs that have it."""
+    if precision == "auto":
+        fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        return "bf16" if fast else "no"
+    return "bf16" if precision == "bfloat16" else "no"
 
 
 def make_stage(recipe: Recipe) -> Stage:

@@ -6,6 +6,8 @@ References: Imagen, arXiv:2205.11487, appendix A; min-SNR, arXiv:2303.09556; str
 arXiv:2107.00630, appendix I.1.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,7 @@ from ..diffusion.schedules import alpha_sigma
 from ..stage import Stage
 from ..text.embedding import TextEmbedding
 
+Weighting = Literal["min_snr", "flat"]
 MIN_SNR_GAMMA = 5.0
 
 
@@ -50,8 +53,9 @@ def diffusion_loss(
     t: Tensor,
     noise: Tensor,
     lowres: Lowres | None = None,
+    weighting: Weighting = "min_snr",
 ) -> Tensor:
-    """Min-SNR weighted squared error of each image: (b,), float32.
+    """Weighted squared error of each image in the network's own output: (b,), float32.
 
     stage    network, schedule and prediction type
     x0       b 3 h w in [-1, 1]
@@ -59,6 +63,7 @@ def diffusion_loss(
     t        (b,) noise times in [0, 1)
     noise    b 3 h w, unit normal
     lowres   up-sampled and augmented conditioning of an SR stage
+    weighting   "min_snr", or "flat": every noise level weighs the same
     """
     logsnr = stage.schedule.logsnr(t)[:, None, None, None]
     alpha_t, sigma_t = alpha_sigma(logsnr)
@@ -66,4 +71,6 @@ def diffusion_loss(
     context = stage.unet.prepare(text)
     output = stage.unet(x_t, 1000 * t, context, *(() if lowres is None else lowres)).float()
     error = (output - target(stage.prediction, x0, noise, logsnr)).square().mean(dim=(1, 2, 3))
+    if weighting == "flat":
+        return error
     return error * min_snr_weight(stage.prediction, logsnr.flatten())

@@ -5,12 +5,15 @@ Paths in a recipe are relative to the file.
 
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..diffusion.denoiser import Prediction
 from ..diffusion.schedules import Schedule
 from ..stage import SamplingDefaults, StageConfig, StageKind
 from ..unet.presets import PRESETS
+from .loss import Weighting
+
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class RecipeError(ValueError):
@@ -55,9 +58,9 @@ class DataSection:
     blur_max       strongest blur of it, 0..1
     """
 
-    images: str
-    manifest: str
     text_encoder: str
+    images: str = ""
+    manifest: str = ""
     row: str = ""
     crop: int = 0
     text_dropout: float = 0.1
@@ -76,6 +79,7 @@ class OptimSection:
     decay          part of the run over which the rate falls to zero
     clip           largest norm of a gradient
     ema_decay      decay of the average of weights
+    weighting      "min_snr", or "flat": errors of the network's output weigh the same at every noise level
     """
 
     optimizer: str = "adamw"
@@ -85,6 +89,7 @@ class OptimSection:
     decay: float = 0.3
     clip: float = 1.0
     ema_decay: float = 0.9995
+    weighting: Weighting = "min_snr"
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ class RunSection:
     log_every      steps between log lines
     save_every     steps between checkpoints
     compile        compile the loss with torch.compile
+    precision      of the network's arithmetic: "auto", "float32" or "bfloat16"
     """
 
     out: str
@@ -111,6 +117,7 @@ class RunSection:
     log_every: int = 50
     save_every: int = 1000
     compile: bool = False
+    precision: Precision = "auto"
 
 
 @dataclass(frozen=True)
@@ -206,6 +213,8 @@ def _parse(kind: type, data: Any, where: str) -> Any:
                 raise RecipeError(f"{where}{key}: expected {hint.__name__}, got {value!r}")
             values[key] = hint(value)
         else:
+            if get_origin(hint) is Literal and value not in get_args(hint):
+                raise RecipeError(f"{where}{key}: expected one of {get_args(hint)}, got {value!r}")
             values[key] = value
     try:
         return kind(**values)

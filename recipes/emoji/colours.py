@@ -89,13 +89,12 @@ def dominant_colour(sprite: np.ndarray) -> dict[str, float] | None:
 
 def name_of(lightness: float, chroma: float, hue: float) -> str:
     """The nearest colour word."""
+
     def polar(l: float, c: float, h: float) -> np.ndarray:  # noqa: E741
         return np.array([l, c * np.cos(np.radians(h)), c * np.sin(np.radians(h))])
 
     here = polar(lightness, chroma, hue) * (0.6, 1.0, 1.0)
-    return min(
-        COLOURS, key=lambda n: np.linalg.norm(polar(*COLOURS[n]) * (0.6, 1.0, 1.0) - here)
-    )
+    return min(COLOURS, key=lambda n: np.linalg.norm(polar(*COLOURS[n]) * (0.6, 1.0, 1.0) - here))
 
 
 def recolour(sprite: np.ndarray, dominant: dict[str, float], colour: str) -> np.ndarray:

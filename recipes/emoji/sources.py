@@ -116,8 +116,7 @@ def read_icon_set(data: Path, package: str, code_points: str | None = None) -> D
 def read_drawings(data: Path) -> dict[str, Drawings]:
     """All four sets from a folder of tarballs, by set name."""
     sets = {
-        name: read_icon_set(data, package, CODE_POINTS[name])
-        for name, package in ICON_SETS.items()
+        name: read_icon_set(data, package, CODE_POINTS[name]) for name, package in ICON_SETS.items()
     }
     sets[RASTER_SET] = read_raster(find_tarball(data, RASTER_PACKAGE))
     return sets

@@ -2,9 +2,9 @@
 
     python recipes/emoji/sprites.py DATA_DIR OUT_DIR [--workers N]
 
-Writes OUT_DIR/sprites_256.npy (uint8, "n 256 256 4", straight alpha) and sprites.json: one object a
-row with `style`, `key`, `name`, `group`, `kind` (emojibase's subgroup), `captions`, `split` ("train",
-or "heldout": no training of the cascade may see it; "other": a style that none sees) and `colour`
+Writes OUT_DIR/sprites_256.npy (uint8, "n 256 256 4", straight alpha), the same at 128 and 64 (averages
+of areas), and sprites.json: one object a row with `row` (of the arrays), `style`, `key`, `name`, `group`,
+`kind` (emojibase's subgroup), `captions`, `split` ("train", or "heldout": no training of the cascade may see it; "other": a style that none sees) and `colour`
 (the one dominant colour, or null). Needs resvg_py and pillow.
 """
 
@@ -31,11 +31,12 @@ from captions import (
     spoken_name,
 )
 from colours import dominant_colour
-from fetch import OPENMOJI, find_tarball
+from fetch import OPENMOJI
 from sources import Drawings, read_drawings, read_icon_set, read_names
 
 HOLDOUT = Path(__file__).with_name("holdout.json")
 SIDE = 256
+SMALLER = (128, 64)
 CHUNK = 8
 MAX_SVG_CHARS = 450_000
 # Concepts are the names that at least this many styles draw, in these groups, without skin tones.
@@ -86,9 +87,7 @@ def _draw_job(job: tuple[int, str | bytes]) -> tuple[int, np.ndarray | str]:
         return index, str(error)
 
 
-def choose(
-    sets: dict[str, Drawings], names: Names, holdout: dict[str, list[str]]
-) -> list[Sprite]:
+def choose(sets: dict[str, Drawings], names: Names, holdout: dict[str, list[str]]) -> list[Sprite]:
     """The drawings of every concept, those that are held out marked as such, in a fixed order.
 
     sets      by set name, openmoji among them
@@ -120,9 +119,7 @@ def choose(
         style = STYLES.get(set_name, set_name)
         split = "other" if set_name not in STYLES else "heldout" if held else "train"
         captions = caption_variants(name, style, entry.group, entry.tags, entry.synonyms)
-        sprites.append(
-            Sprite(set_name, style, key, name, entry.group, entry.kind, captions, split)
-        )
+        sprites.append(Sprite(set_name, style, key, name, entry.group, entry.kind, captions, split))
     return sprites
 
 
@@ -150,11 +147,27 @@ def render(sprites: list[Sprite], sets: dict[str, Drawings], out: Path, workers:
             rows[index] = {**vars(sprite), "colour": dominant_colour(image)}
     array.flush()
     os.replace(part, out / "sprites_256.npy")
+    for side in SMALLER:
+        array = _write_smaller(array, out / f"sprites_{side}.npy", side)
     described = [{"row": i, **row} for i, row in enumerate(rows) if row is not None]
     part = out / "sprites.json.part"
     part.write_text(json.dumps(described, ensure_ascii=False), "utf-8")
     os.replace(part, out / "sprites.json")
     return described
+
+
+def _write_smaller(sprites: np.ndarray, path: Path, side: int) -> np.ndarray:
+    """The sprites at half their side, weighted by alpha, written to a file."""
+    part = path.with_suffix(".npy.part")
+    smaller = np.lib.format.open_memmap(part, "w+", np.uint8, (len(sprites), side, side, 4))
+    for row, sprite in enumerate(sprites):
+        boxes = sprite.reshape(side, 2, side, 2, 4).astype(np.float32)
+        alpha = boxes[..., 3:].sum((1, 3))
+        colour = (boxes[..., :3] * boxes[..., 3:]).sum((1, 3)) / np.maximum(alpha, 1)
+        smaller[row] = np.rint(np.concatenate([colour, alpha / 4], axis=-1)).astype(np.uint8)
+    smaller.flush()
+    os.replace(part, path)
+    return smaller
 
 
 def main() -> None:
@@ -169,7 +182,9 @@ def main() -> None:
     holdout = json.loads(HOLDOUT.read_text("utf-8"))
     rows = render(choose(sets, read_names(args.data), holdout), sets, args.out, args.workers)
     counts = [(row["style"], row["split"]) for row in rows]
-    print({f"{style} {split}": counts.count((style, split)) for style, split in sorted(set(counts))})
+    print(
+        {f"{style} {split}": counts.count((style, split)) for style, split in sorted(set(counts))}
+    )
     print(f"{len(rows)} drawings of {len({row['name'] for row in rows})} concepts "
           f"in {time.perf_counter() - start:.0f} s")  # fmt: skip
 
