@@ -228,7 +228,7 @@ class _Steps(torch.utils.data.Dataset):
 class Prompts:
     """States of captions, those in use kept in half precision."""
 
-    def __init__(self, encoder: TextEncoder, keep: int = 20_000):
+    def __init__(self, encoder: TextEncoder, keep: int = 60_000):
         self.encoder, self.keep = encoder, keep
         self.states: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
 

@@ -267,7 +267,7 @@ class Scenes:
     def _count(self, rng: np.random.Generator) -> Scene:
         row = self.things.draw(rng)
         count = int(rng.integers(1, 4))
-        size = {1: 0.6, 2: 0.47, 3: 0.4}[count] * float(rng.uniform(0.92, 1.05))
+        size = {1: 0.6, 2: 0.45, 3: 0.4}[count] * float(rng.uniform(0.9, 1.0))
         mirrored = _may_mirror(row, rng)
         pieces = tuple(Piece(row["row"], c, size, mirrored) for c in _spread(count, rng))
         name = row["name"] if count == 1 else plural(row["name"])
@@ -279,7 +279,7 @@ class Scenes:
         second = self.styles[first["style"]].draw(rng)
         relation = str(rng.choice(RELATIONS))
         here, there = _two_places(relation, rng)
-        sizes = rng.uniform(0.42, 0.5, 2)
+        sizes = rng.uniform(0.4, 0.47, 2)
         pieces = tuple(
             Piece(row["row"], place, float(size), _may_mirror(row, rng))
             for row, place, size in zip((first, second), (here, there), sizes, strict=True)
@@ -369,7 +369,7 @@ def _spread(count: int, rng: np.random.Generator) -> list[tuple[float, float]]:
         centres = [(0.26, 0.5), (0.74, 0.5)]
     else:
         centres = [(0.26, 0.7), (0.74, 0.7), (0.5, 0.28)]
-    return [tuple(float(c + rng.uniform(-0.03, 0.03)) for c in centre) for centre in centres]
+    return [tuple(float(c + rng.uniform(-0.02, 0.02)) for c in centre) for centre in centres]
 
 
 def _two_places(

@@ -4,8 +4,9 @@
 
 Writes OUT_DIR/sprites_256.npy (uint8, "n 256 256 4", straight alpha), the same at 128 and 64 (averages
 of areas), and sprites.json: one object a row with `row` (of the arrays), `style`, `key`, `name`, `group`,
-`kind` (emojibase's subgroup), `captions`, `split` ("train", or "heldout": no training of the cascade may see it; "other": a style that none sees) and `colour`
-(the one dominant colour, or null). Needs resvg_py and pillow.
+`kind` (emojibase's sub-group), `captions`, `colour` (the one dominant colour, or null) and `split`:
+"train", "heldout" (no training of the cascade may see it) or "other" (a style that none sees). Needs
+resvg_py and pillow.
 """
 
 from __future__ import annotations
