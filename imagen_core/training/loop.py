@@ -17,7 +17,7 @@ from ..formats import load_stage, load_text_encoder, save_stage
 from ..stage import Stage
 from ..text.embedding import TextEmbedding
 from .checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
-from .data import Batch, MakePicture, Stream, add_noise, load_pairs
+from .data import Batch, MakePicture, Source, Stream, add_noise, load_pairs
 from .ema import EMA
 from .loss import Weighting, diffusion_loss
 from .optim import lr_factor, make_optimizer
@@ -45,18 +45,10 @@ def train(recipe: Recipe, make: MakePicture | None = None) -> Path:
     """
     from accelerate import Accelerator
 
-    if make is None:
-        check_data(recipe)
     accelerator = Accelerator(mixed_precision=mixed_precision(recipe.run.precision))
     torch.manual_seed(recipe.run.seed)
     stage = make_stage(recipe).to(accelerator.device)
-    encoder = load_text_encoder(recipe.data.text_encoder, accelerator.device)
-    source = (
-        load_pairs(recipe.data, encoder, accelerator.device)
-        if make is None
-        else Stream(make, encoder, accelerator.device)
-    )
-    del encoder
+    source = open_source(recipe, make, accelerator.device)
     optimizer = make_optimizer(
         stage.unet, recipe.optim.optimizer, recipe.optim.lr, recipe.optim.weight_decay
     )
@@ -100,6 +92,19 @@ def train(recipe: Recipe, make: MakePicture | None = None) -> Path:
             save_checkpoint(out / "checkpoint", stage.unet, ema, optimizer.optimizer, clock.state())
             export(stage, ema, out / "stage.safetensors")
     return out / "stage.safetensors"
+
+
+def open_source(recipe: Recipe, make: MakePicture | None, device: torch.device) -> Source:
+    """Where a run's pictures come from, its text encoder bound to them.
+
+    make   makes each picture with its caption; None = the arrays of [data]
+    """
+    if make is None:
+        check_data(recipe)
+    encoder = load_text_encoder(recipe.data.text_encoder, device)
+    if make is None:
+        return load_pairs(recipe.data, encoder, device)
+    return Stream(make, encoder, device)
 
 
 def mixed_precision(precision: Precision) -> str:
