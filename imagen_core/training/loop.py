@@ -104,7 +104,7 @@ def open_source(recipe: Recipe, make: MakePicture | None, device: torch.device) 
     encoder = load_text_encoder(recipe.data.text_encoder, device)
     if make is None:
         return load_pairs(recipe.data, encoder, device)
-    return Stream(make, encoder, device)
+    return Stream(make, encoder, device, recipe.data.workers)
 
 
 def mixed_precision(precision: Precision) -> str:

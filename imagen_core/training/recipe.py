@@ -56,6 +56,7 @@ class DataSection:
     text_dropout   part of the captions that is replaced by ""
     aug_max        highest level of noise on the low-resolution conditioning
     blur_max       strongest blur of it, 0..1
+    workers        processes that make pictures, where they are made while the network trains
     """
 
     text_encoder: str
@@ -66,6 +67,7 @@ class DataSection:
     text_dropout: float = 0.1
     aug_max: float = 0.4
     blur_max: float = 0.5
+    workers: int = 1
 
 
 @dataclass(frozen=True)

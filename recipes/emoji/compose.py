@@ -86,6 +86,7 @@ PLACES = {  # centre of the drawing, in parts of the side
 RELATIONS = ("left of", "right of", "above", "below", "and")
 HELD_OUT_PART = 10  # one of so many (thing, colour) and (thing, ground) pairs is held out
 WHITE = (255, 255, 255)
+Window = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -142,45 +143,81 @@ class Drawings:
         self.rows: list[dict] = json.loads((folder / "sprites.json").read_text("utf-8"))
         self.sides = {
             side: np.load(folder / f"sprites_{side}.npy", mmap_mode="r", allow_pickle=False)
-            for side in (256, 128, 64)
+            for side in (1024, 256, 128, 64)
+            if (folder / f"sprites_{side}.npy").is_file()
         }
 
-    def sprite(self, row: int, side: int) -> np.ndarray:
-        """One drawing at any side: side side 4, uint8, made smaller by areas."""
-        enough = [s for s in self.sides if s >= side]
-        image = np.asarray(self.sides[min(enough) if enough else 256][row])
-        if image.shape[0] == side:
-            return image
-        small = Image.fromarray(image).resize((side, side), Image.Resampling.HAMMING)
-        return np.asarray(small)
+    def source(self, row: int, size: float) -> np.ndarray:
+        """One drawing at the least side that is enough: side side 4, uint8."""
+        large = self.rows[row].get("large")
+        enough = [
+            side for side in self.sides if side >= size and (side < 1024 or large is not None)
+        ]
+        side = min(enough) if enough else 256
+        return np.asarray(self.sides[side][large if side == 1024 else row])
 
-    def render(self, scene: Scene, side: int) -> np.ndarray:
-        """A scene as a picture: side side 3, uint8."""
-        canvas = Image.new("RGBA", (side, side), scene.ground)
+    def render(self, scene: Scene, side: int, window: Window | None = None) -> np.ndarray:
+        """A scene as a picture, or a window of that picture: h w 3, uint8.
+
+        side     of the whole picture
+        window   left, top, width and height in its pixels; None = all of it
+        """
+        left, top, width, height = window or (0, 0, side, side)
+        canvas = Image.new("RGBA", (width, height), scene.ground)
         for piece in scene.pieces:
             size = max(1, round(piece.size * side))
-            sprite = self.sprite(piece.row, size)
-            if piece.colour is not None:
-                sprite = recolour(sprite, self.rows[piece.row]["colour"], piece.colour)
-            if piece.mirrored:
-                sprite = sprite[:, ::-1]
-            left, top = (round(c * side - size / 2) for c in piece.centre)
-            _put(canvas, Image.fromarray(np.ascontiguousarray(sprite)), left, top)
+            x, y = (round(c * side - size / 2) for c in piece.centre)
+            seen = _overlap(x - left, size, width), _overlap(y - top, size, height)
+            if all(first < last for first, last in seen):
+                self._put(canvas, piece, size, (x - left, y - top), seen)
         return np.asarray(canvas.convert("RGB"))
 
+    def _put(
+        self,
+        canvas: Image.Image,
+        piece: Piece,
+        size: int,
+        corner: tuple[int, int],
+        seen: tuple[tuple[int, int], tuple[int, int]],
+    ) -> None:
+        """Lay a drawing over a picture.
 
-def _put(canvas: Image.Image, sprite: Image.Image, left: int, top: int) -> None:
-    """Lay a drawing over a picture; what lies outside is cut."""
-    crop = max(0, -left), max(0, -top)
-    canvas.alpha_composite(sprite, (max(0, left), max(0, top)), crop)
+        size     of the drawing in pixels
+        corner   x, y of its first pixel
+        seen     first and last pixel of the picture that it covers, in x and in y
+        """
+        source = self.source(piece.row, size)
+        source = source[:, ::-1] if piece.mirrored else source
+        scale = len(source) / size
+        (x, x_end), (y, y_end) = seen
+        box = [
+            scale * v for v in (x - corner[0], y - corner[1], x_end - corner[0], y_end - corner[1])
+        ]
+        image = Image.fromarray(np.ascontiguousarray(source))
+        if scale != 1 or (x_end - x, y_end - y) != image.size:
+            image = image.resize((x_end - x, y_end - y), Image.Resampling.HAMMING, box=tuple(box))
+        if piece.colour is not None:
+            dominant = self.rows[piece.row]["colour"]
+            image = Image.fromarray(recolour(np.asarray(image), dominant, piece.colour))
+        canvas.alpha_composite(image, (x, y))
+
+
+def _overlap(first: int, size: int, side: int) -> tuple[int, int]:
+    """What a piece that begins at `first` covers of a picture: its first pixel and the one after the last."""
+    return max(0, first), min(side, first + size)
 
 
 class Scenes:
     """Scenes drawn at random; a scene is a function of the generator's state alone."""
 
-    def __init__(self, drawings: Drawings, split: str = "train"):
+    def __init__(self, drawings: Drawings, split: str = "train", large: bool = False):
+        """Choose among the drawings of a split, or only among those that are there at 1024."""
         self.drawings = drawings
-        self.rows = [row for row in drawings.rows if row["split"] == split]
+        self.rows = [
+            row
+            for row in drawings.rows
+            if row["split"] == split and (not large or row.get("large") is not None)
+        ]
         weights = np.array([_weight(row) for row in self.rows])
         self.all = _Choice(self.rows, weights)
         composed = np.array([row["group"] in COMPOSED_GROUPS for row in self.rows])

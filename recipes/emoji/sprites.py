@@ -1,12 +1,13 @@
 """Draw every concept's drawings with their alpha, for pictures that are composed while training.
 
-    python recipes/emoji/sprites.py DATA_DIR OUT_DIR [--workers N]
+    python recipes/emoji/sprites.py DATA_DIR OUT_DIR [--large N] [--workers N]
 
 Writes OUT_DIR/sprites_256.npy (uint8, "n 256 256 4", straight alpha), the same at 128 and 64 (averages
 of areas), and sprites.json: one object a row with `row` (of the arrays), `style`, `key`, `name`, `group`,
 `kind` (emojibase's sub-group), `captions`, `colour` (the one dominant colour, or null) and `split`:
-"train", "heldout" (no training of the cascade may see it) or "other" (a style that none sees). Needs
-resvg_py and pillow.
+"train", "heldout" (no training of the cascade may see it) or "other" (a style that none sees). With --large
+also sprites_1024.npy, N drawings of the vector styles that may be trained on; `large` is their row in it.
+Needs resvg_py and pillow.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import io
 import json
 import multiprocessing
 import os
+import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +35,12 @@ from captions import (
 )
 from colours import dominant_colour
 from fetch import OPENMOJI
-from sources import Drawings, read_drawings, read_icon_set, read_names
+from sources import RASTER_SET, Drawings, read_drawings, read_icon_set, read_names
 
 HOLDOUT = Path(__file__).with_name("holdout.json")
 SIDE = 256
 SMALLER = (128, 64)
+LARGE = 1024
 CHUNK = 8
 MAX_SVG_CHARS = 450_000
 # Concepts are the names that at least this many styles draw, in these groups, without skin tones.
@@ -77,13 +80,13 @@ def draw(drawing: str | bytes, side: int) -> np.ndarray:
     return np.asarray(canvas.resize((side, side), Image.Resampling.LANCZOS))
 
 
-def _draw_job(job: tuple[int, str | bytes]) -> tuple[int, np.ndarray | str]:
-    """The drawing of one row, or why it could not be drawn."""
-    index, drawing = job
+def _draw_job(job: tuple[int, str | bytes, int]) -> tuple[int, np.ndarray | str]:
+    """The drawing of one row at a side, or why it could not be drawn."""
+    index, drawing, side = job
     if isinstance(drawing, str) and len(drawing) > MAX_SVG_CHARS:
         return index, f"the svg has {len(drawing)} characters, more than {MAX_SVG_CHARS}"
     try:
-        return index, draw(drawing, SIDE)
+        return index, draw(drawing, side)
     except (ValueError, OSError) as error:
         return index, str(error)
 
@@ -133,11 +136,11 @@ def _is_concept(entry: Entry) -> bool:
 
 
 def render(sprites: list[Sprite], sets: dict[str, Drawings], out: Path, workers: int) -> list[dict]:
-    """Draw the sprites into OUT_DIR; the rows of sprites.json, which is written too."""
+    """Draw the sprites into OUT_DIR; the rows of sprites.json."""
     part = out / "sprites_256.npy.part"
     array = np.lib.format.open_memmap(part, "w+", np.uint8, (len(sprites), SIDE, SIDE, 4))
     rows: list[dict | None] = [None] * len(sprites)
-    jobs = ((i, sets[s.set].items[s.key]) for i, s in enumerate(sprites))
+    jobs = ((i, sets[s.set].items[s.key], SIDE) for i, s in enumerate(sprites))
     with multiprocessing.Pool(workers) as pool:
         for index, image in pool.imap_unordered(_draw_job, jobs, chunksize=CHUNK):
             sprite = sprites[index]
@@ -150,11 +153,7 @@ def render(sprites: list[Sprite], sets: dict[str, Drawings], out: Path, workers:
     os.replace(part, out / "sprites_256.npy")
     for side in SMALLER:
         array = _write_smaller(array, out / f"sprites_{side}.npy", side)
-    described = [{"row": i, **row} for i, row in enumerate(rows) if row is not None]
-    part = out / "sprites.json.part"
-    part.write_text(json.dumps(described, ensure_ascii=False), "utf-8")
-    os.replace(part, out / "sprites.json")
-    return described
+    return [{"row": i, **row} for i, row in enumerate(rows) if row is not None]
 
 
 def _write_smaller(sprites: np.ndarray, path: Path, side: int) -> np.ndarray:
@@ -171,10 +170,29 @@ def _write_smaller(sprites: np.ndarray, path: Path, side: int) -> np.ndarray:
     return smaller
 
 
+def render_large(
+    rows: list[dict], sets: dict[str, Drawings], out: Path, count: int, workers: int
+) -> None:
+    """Draw some vector drawings at 1024 too; their rows of sprites.json say where."""
+    able = [row for row in rows if row["split"] == "train" and row["set"] != RASTER_SET]
+    chosen = random.Random(0).sample(able, min(count, len(able)))
+    part = out / "sprites_1024.npy.part"
+    array = np.lib.format.open_memmap(part, "w+", np.uint8, (len(chosen), LARGE, LARGE, 4))
+    jobs = ((i, sets[row["set"]].items[row["key"]], LARGE) for i, row in enumerate(chosen))
+    with multiprocessing.Pool(workers) as pool:
+        for index, image in pool.imap_unordered(_draw_job, jobs, chunksize=CHUNK):
+            if not isinstance(image, str):
+                array[index] = image
+                chosen[index]["large"] = index
+    array.flush()
+    os.replace(part, out / "sprites_1024.npy")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="folder with the tarballs of fetch.py")
     parser.add_argument("out", type=Path, help="folder for the drawings")
+    parser.add_argument("--large", type=int, default=0, help="drawings at 1024 too")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     args = parser.parse_args()
     start = time.perf_counter()
@@ -182,6 +200,11 @@ def main() -> None:
     sets = {**read_drawings(args.data), "openmoji": read_icon_set(args.data, OPENMOJI)}
     holdout = json.loads(HOLDOUT.read_text("utf-8"))
     rows = render(choose(sets, read_names(args.data), holdout), sets, args.out, args.workers)
+    if args.large:
+        render_large(rows, sets, args.out, args.large, args.workers)
+    part = args.out / "sprites.json.part"
+    part.write_text(json.dumps(rows, ensure_ascii=False), "utf-8")
+    os.replace(part, args.out / "sprites.json")
     counts = [(row["style"], row["split"]) for row in rows]
     print(
         {f"{style} {split}": counts.count((style, split)) for style, split in sorted(set(counts))}

@@ -147,3 +147,13 @@ def islands(picture):
                     left.remove(near)
                     stack.append(near)
     return count
+
+
+def test_a_window_is_that_part_of_the_whole(scenes, drawings):
+    rng = np.random.default_rng(1)
+    for _ in range(30):
+        scene = scenes.draw(rng)
+        whole = drawings.render(scene, 256).astype(int)
+        left, top = (int(v) for v in rng.integers(0, 192, 2))
+        part = drawings.render(scene, 256, (left, top, 64, 64)).astype(int)
+        assert np.abs(part - whole[top : top + 64, left : left + 64]).mean() < 0.5

@@ -1,0 +1,84 @@
+"""The whole emoji cascade from its packages, with one command.
+
+    python recipes/emoji/make_cascade.py DATA_DIR OUT_DIR --machine gpu|cpu [--steps N --batch N]
+
+Fetches what is missing, draws the drawings, trains the four recipes of the machine one after another (each
+goes on from its last checkpoint) and puts stages and text encoder into OUT_DIR as a cascade that loaders
+take. --steps and --batch try the path: every recipe then trains so few steps of so few pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from compose import Drawings
+from fetch import fetch
+from train import maker
+
+from imagen_nodes.imagen_core.training.loop import train
+from imagen_nodes.imagen_core.training.recipe import Recipe, load_recipe
+
+HERE = Path(__file__).parent
+PARTS = ("base32", "base64", "sr256", "sr1024")
+STAGES = {"base": "base64", "sr256": "sr256", "sr1024": "sr1024"}  # file of the cascade: part
+LARGE = {"cpu": 800, "gpu": 3000}  # drawings at 1024
+
+
+def draw(data: Path, large: int) -> Path:
+    """The folder of drawings; made where it is not there yet."""
+    sprites = data / "sprites"
+    if not (sprites / "sprites.json").is_file():
+        command = [sys.executable, HERE / "sprites.py", data, sprites, "--large", str(large)]
+        subprocess.run(command, check=True)
+    return sprites
+
+
+def shortened(recipe: Recipe, runs: Path, part: str, steps: int, batch: int) -> Recipe:
+    """A recipe whose run lies in `runs` and, where steps is not 0, is that short."""
+    start = recipe.stage.start_from and str(runs / "base32" / "stage.safetensors")
+    run = replace(recipe.run, out=str(runs / part))
+    if steps:
+        run = replace(run, steps=steps, minutes=0.0, batch=batch, compile=False)
+    return replace(recipe, stage=replace(recipe.stage, start_from=start), run=run)
+
+
+def assemble(runs: Path, text_encoder: Path, out: Path, name: str) -> Path:
+    """Stages and text encoder in one folder, with the cascade.json that names them."""
+    out.mkdir(parents=True, exist_ok=True)
+    for stage, part in STAGES.items():
+        shutil.copyfile(runs / part / "stage.safetensors", out / f"{stage}.safetensors")
+    shutil.copytree(text_encoder, out / "text_encoder", dirs_exist_ok=True)
+    files = {stage: f"{stage}.safetensors" for stage in STAGES}
+    described = {"name": name, "text_encoder": "text_encoder", **files}
+    part = out / "cascade.json.part"
+    part.write_text(json.dumps(described, indent=2) + "\n", "utf-8")
+    part.replace(out / "cascade.json")
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, help="folder for packages, drawings and runs")
+    parser.add_argument("out", type=Path, help="folder for the finished cascade")
+    parser.add_argument("--machine", choices=("cpu", "gpu"), required=True)
+    parser.add_argument("--steps", type=int, default=0, help="try the path: steps of each recipe")
+    parser.add_argument("--batch", type=int, default=2, help="with --steps: pictures a step")
+    args = parser.parse_args()
+    fetch(args.data)
+    drawings = Drawings(draw(args.data, LARGE[args.machine]))
+    runs = args.data / "runs" / args.machine
+    for part in PARTS:
+        recipe = load_recipe(HERE / args.machine / f"{part}.toml")
+        recipe = shortened(recipe, runs, part, args.steps, args.batch)
+        print(part, train(recipe, maker(recipe, drawings)), flush=True)
+    print(assemble(runs, Path(recipe.data.text_encoder), args.out, args.out.name))
+
+
+if __name__ == "__main__":
+    main()
