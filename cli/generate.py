@@ -1,16 +1,27 @@
 """`imagen generate`: pictures of a prompt, each with the workflow that makes the same one."""
 
+from __future__ import annotations
+
 import argparse
 import os
 import random
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..headless.graph import Graph, Link, Node, to_api
+from ..headless.graph import Graph, Link, Node
 from ..headless.inputs import InputError
 from ..nodes.widgets import SAMPLERS
+from .node_classes import default_registry, use_folders
+from .run import require_writable
+
+if TYPE_CHECKING:
+    from ..imagen_core import Guidance, StageConfig
+    from ..imagen_core.diffusion.respacing import Spacing
+
+SAMPLING_NODES = ("ImagenBaseSample", "ImagenSR256", "ImagenSR1024")
 
 
 def add_generate_options(sub: argparse.ArgumentParser) -> None:
@@ -23,10 +34,10 @@ def add_generate_options(sub: argparse.ArgumentParser) -> None:
     add("prompt", help="what the pictures show")
     about = "a .png file, numbered for several; in a folder, imagen.png; default: %(default)s"
     add("-o", "--out", type=picture_path, default=Path("imagen.png"), metavar="PATH", help=about)
-    about = "a bundled cascade, or a folder with a cascade.json; default: %(default)s"
+    about = "one that doctor lists, or a folder with a cascade.json; default: %(default)s"
     add("--cascade", default="emoji", metavar="NAME", help=about)
-    about = "side of the pictures: where the cascade ends; default: %(default)s"
-    add("--upto", type=int, default=1024, choices=(64, 256, 1024), help=about)
+    about = "side of the pictures, a stage's: 64, 256 or 1024; default: where the cascade ends"
+    add("--upto", type=int, metavar="N", help=about)
     add("--negative", default="", metavar="TEXT", help="what to keep away from; default: nothing")
     about = f"how strongly the text pulls on the base, 1 = off; {of_stage}"
     add("--guidance", type=float, metavar="W", help=about)
@@ -81,20 +92,18 @@ def picture_path(text: str) -> Path:
     text   of the command line; a folder exists, or ends with a slash
     """
     path = Path(text)
-    return path / "imagen.png" if path.is_dir() or text.endswith(("/", os.sep)) else path
+    return path / "imagen.png" if os.path.isdir(path) or text.endswith(("/", os.sep)) else path
 
 
 def chosen_device(name: str) -> Any:
-    """The device that a name stands for; one that cannot be used raises InputError.
+    """The device that a name stands for, None for "auto"; one that cannot be used raises InputError.
 
     name   "auto", or as torch calls it
     """
     import torch
 
-    from ..nodes import host
-
     if name == "auto":
-        return host.compute_device()
+        return None
     try:
         torch.zeros(1, device=name).cpu()
         return torch.device(name)
@@ -112,54 +121,79 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
 
     options   of the command line
     """
-    from .. import imagen_core as core
-    from ..headless.comfy_nodes.png import save_png
-    from ..headless.engine.progress import StageBars
+    from ..headless.comfy_nodes.folders import Folders
+    from ..headless.engine.execute import execute
+    from ..headless.engine.progress import Bar
     from ..nodes import host
 
-    if options.batch < 1:
-        raise InputError(f"--batch: expected at least 1, got {options.batch}")
     started = time.monotonic()
-    device = chosen_device(options.device)
-    cascade = core.load_cascade(options.cascade, device, host.dtype(options.dtype, device))
-    defaults = [stage.config.defaults for stage in cascade.stages_upto(options.upto)]
-    guidance = cascade.base.guidance(
-        guidance_scale=options.guidance,
-        threshold=options.threshold,
-        percentile=options.percentile,
-        max_value=options.max_value,
-    )
-    loaded = time.monotonic()
-    with StageBars(len(defaults)) as bars:
-        images = cascade.generate(
-            options.prompt,
-            batch_size=options.batch,
-            negative_prompt=options.negative,
-            guidance=guidance,
-            upto=options.upto,
-            seed=options.seed,
-            steps=stage_steps(options, len(defaults)),
-            sampler=options.sampler,
-            aug_level=options.aug_level,
-            tile=options.tile,
-            on_step=bars.on_step,
-        )
-    sampled = time.monotonic()
-    graph = generate_graph(options, guidance, defaults)
-    metadata = workflows_of(graph)
-    paths = numbered(options.out, options.batch)
-    for path, image in zip(paths, images, strict=True):
-        save_png(path, image, metadata)
-        print(path, file=sys.stderr)
+    paths = targets(options)
+    host.chosen_device.set(chosen_device(options.device))
+    graph = generate_graph(options)
+    begun: dict[str, float] = {}
+
+    def bar(node: Node) -> Bar:
+        begun[node.class_type] = time.monotonic()
+        return Bar(node)
+
+    where = require_writable(paths[0].parent)
+    with tempfile.TemporaryDirectory(prefix=".imagen-", dir=where) as folder:
+        use_folders(Folders(output=Path(folder), temp=Path(folder) / "temp"))
+        execute(graph, default_registry(), workflow_of(graph), bar)
+        for made, path in zip(sorted(Path(folder).glob("*.png")), paths, strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(made, path)
+            print(path, file=sys.stderr)
+    loaded = begun["ImagenBaseSample"]
+    sampled = time.monotonic() - loaded
     return {
         "files": [str(path) for path in paths],
         "seed": options.seed,
-        "seconds": {"load": round(loaded - started, 2), "sample": round(sampled - loaded, 2)},
+        "seconds": {"load": round(loaded - started, 2), "sample": round(sampled, 2)},
     }
 
 
-def workflows_of(graph: Graph) -> dict[str, Any]:
-    """A graph in both formats, as pictures carry it; in the API format alone where the other would differ.
+def targets(options: argparse.Namespace) -> list[Path]:
+    """Where the pictures go; InputError before anything is loaded where they cannot.
+
+    options   of the command line
+    """
+    if options.batch < 1:
+        raise InputError(f"--batch: expected at least 1, got {options.batch}")
+    paths = numbered(options.out, options.batch)
+    require_writable(paths[0].parent, *(path.name for path in paths))
+    for path in paths:
+        if path.is_dir():
+            raise InputError(f"--out: expected a .png file, got the folder {path}")
+    return paths
+
+
+def chosen_cascade(name: str) -> tuple[str, list[StageConfig]]:
+    """What the loader calls a cascade, and what its stages' files say of them.
+
+    name   of the command line: one that is listed, or a folder
+    """
+    from ..imagen_core.formats import read_cascade
+    from ..imagen_core.formats.stage import read_stage_config
+    from ..nodes import host
+
+    listed = host.cascade_names()
+    if name not in listed:
+        folder = Path(os.path.abspath(name))
+        if not (folder / "cascade.json").is_file():
+            raise InputError(
+                f"--cascade: expected one of {', '.join(listed)}, or a folder with a cascade.json, got "
+                f"{name!r}"
+            )
+        same = [each for each in listed if host.cascade_folder(each).samefile(folder)]
+        name = same[0] if same else str(folder)
+    return name, [
+        read_stage_config(path) for path in read_cascade(host.cascade_folder(name)).stages
+    ]
+
+
+def workflow_of(graph: Graph) -> dict[str, Any] | None:
+    """A graph in the UI format, as pictures carry it; None where it would be another one once it is queued.
 
     graph   of the picture
 
@@ -168,13 +202,12 @@ def workflows_of(graph: Graph) -> dict[str, Any]:
     from ..headless.formats.queueing import Moment
     from ..headless.formats.ui_read import convert
     from ..headless.formats.ui_write import to_ui
-    from .node_classes import default_registry
 
-    registry, prompt = default_registry(), to_api(graph)
+    registry = default_registry()
     workflow = to_ui(graph, registry)
     queued = convert(workflow, registry).queued(registry, Moment(random.Random(0)))
     same = all(node.inputs.items() <= queued[key].inputs.items() for key, node in graph.items())
-    return {"prompt": prompt, "workflow": workflow} if same else {"prompt": prompt}
+    return workflow if same else None
 
 
 def numbered(path: Path, count: int) -> list[Path]:
@@ -205,34 +238,62 @@ def stage_steps(options: argparse.Namespace, stages: int) -> list[Any]:
     return steps
 
 
-def sampling_inputs(options: argparse.Namespace, defaults: Any, steps: Any) -> dict[str, Any]:
-    """Seed, sampler and steps of a sampling node.
+def spacing_inputs(spacing: Spacing) -> dict[str, Any]:
+    """The inputs of a sampling node that say which steps it makes.
 
-    options    of the command line
-    defaults   of the stage
-    steps      number, preset or timesteps; None = the stage's default
+    spacing   number, preset or timesteps
     """
-    given = {"seed": options.seed, "sampler": options.sampler or defaults.sampler}
-    spacing = defaults.steps if steps is None else steps
     if isinstance(spacing, int):
-        return {**given, "steps": spacing}
-    listed = spacing if isinstance(spacing, str) else str(list(spacing))
-    return {**given, "steps": 32, "timesteps": listed}
+        return {"steps": spacing}
+    return {"steps": 32, "timesteps": spacing if isinstance(spacing, str) else str(list(spacing))}
 
 
-def generate_graph(options: argparse.Namespace, guidance: Any, defaults: list[Any]) -> Graph:
-    """The workflow that makes the pictures of a `generate` command.
+def generate_graph(options: argparse.Namespace) -> Graph:
+    """The workflow that makes the pictures of a `generate` command; ValueError where it could not run.
 
-    options    of the command line
-    guidance   of the base
-    defaults   of each stage that runs
+    options   of the command line
     """
-    from ..imagen_core.cascade import per_stage
+    from ..imagen_core.cascade import per_stage, stages_upto
+    from ..imagen_core.settings import Settings
+
+    cascade, configs = chosen_cascade(options.cascade)
+    configs = configs[: stages_upto(configs, options.upto)]
+    if len(configs) > len(SAMPLING_NODES):
+        sizes = [config.resolution for config in configs[: len(SAMPLING_NODES)]]
+        raise InputError(f"--upto: expected one of {sizes}, got {configs[-1].resolution}")
+    steps = stage_steps(options, len(configs))
+    levels = [None, *per_stage("--aug-level", options.aug_level, len(configs) - 1)]
+    samplings: list[dict[str, Any]] = []
+    for i, config in enumerate(configs):
+        own = config.defaults
+        spacing = own.steps if steps[i] is None else steps[i]
+        level = own.aug_level if levels[i] is None else levels[i]
+        chosen: dict[str, Any] = {"aug_level": level, "tile": options.tile} if i else {}
+        chosen |= {"seed": options.seed, "sampler": options.sampler or own.sampler}
+        Settings(steps=spacing, **chosen).check(config)
+        samplings.append(chosen | spacing_inputs(spacing))
+    guidance = configs[0].guidance(
+        guidance_scale=options.guidance,
+        threshold=options.threshold,
+        percentile=options.percentile,
+        max_value=options.max_value,
+    )
+    return graph_of(options, cascade, guidance, samplings)
+
+
+def graph_of(
+    options: argparse.Namespace, cascade: str, guidance: Guidance, samplings: list[dict[str, Any]]
+) -> Graph:
+    """A loader, a prompt, guidance, and a sampling node for each stage.
+
+    options     of the command line
+    cascade     as the loader calls it
+    guidance    of the base
+    samplings   inputs of each stage's node, base first
+    """
     from ..nodes import NODE_DISPLAY_NAME_MAPPINGS as TITLES
     from ..nodes.conditioning import NO_BOUND
 
-    steps = stage_steps(options, len(defaults))
-    levels = per_stage("--aug-level", options.aug_level, len(defaults) - 1)
     graph: Graph = {}
 
     def add(class_type: str, **inputs: Any) -> str:
@@ -240,7 +301,7 @@ def generate_graph(options: argparse.Namespace, guidance: Any, defaults: list[An
         graph[node_id] = Node(node_id, class_type, title, inputs)
         return node_id
 
-    loader = add("ImagenLoadCascade", cascade=options.cascade, dtype=options.dtype)
+    loader = add("ImagenLoadCascade", cascade=cascade, dtype=options.dtype)
     text = add(
         "ImagenT5Encode",
         text_encoder=Link(loader, 0),
@@ -256,27 +317,11 @@ def generate_graph(options: argparse.Namespace, guidance: Any, defaults: list[An
         start=0.0,
         end=1.0,
     )
-    image = add(
-        "ImagenBaseSample",
-        stage=Link(loader, 1),
-        text=Link(text, 0),
-        width=64,
-        height=64,
-        batch_size=options.batch,
-        strength=1.0,
-        guidance=Link(guide, 0),
-        **sampling_inputs(options, defaults[0], steps[0]),
-    )
-    for i, name in enumerate(("ImagenSR256", "ImagenSR1024")[: len(defaults) - 1], start=1):
-        level = defaults[i].aug_level if levels[i - 1] is None else levels[i - 1]
-        image = add(
-            name,
-            stage=Link(loader, i + 1),
-            image=Link(image, 0),
-            text=Link(text, 0),
-            aug_level=level,
-            tile=options.tile,
-            **sampling_inputs(options, defaults[i], steps[i]),
-        )
-    add("SaveImage", images=Link(image, 0), filename_prefix="imagen")
+    image: dict[str, Any] = {}
+    first = {"width": 64, "height": 64, "batch_size": options.batch, "strength": 1.0}
+    samplings = [{**first, "guidance": Link(guide, 0), **samplings[0]}, *samplings[1:]]
+    for i, inputs in enumerate(samplings):
+        inputs = {"stage": Link(loader, 1 + i), **image, "text": Link(text, 0), **inputs}
+        image = {"image": Link(add(SAMPLING_NODES[i], **inputs), 0)}
+    add("SaveImage", images=image["image"], filename_prefix="imagen")
     return graph

@@ -117,11 +117,21 @@ def input_folder(options: argparse.Namespace) -> Path:
     return options.input or (beside if beside.is_dir() and not here.is_dir() else here)
 
 
-def require_writable(folder: Path) -> None:
-    """Raise InputError before anything runs if nothing could be saved in a folder.
+def require_writable(folder: Path, *names: str) -> Path:
+    """The nearest existing folder; InputError before anything runs if nothing could be saved in this one.
 
     folder   may have to be made first
+    names    of the files to be
     """
-    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    folder = folder.absolute()
+    there = next(each for each in (folder, *folder.parents) if os.path.exists(each))
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise InputError(f"-o: expected a folder that can be written to, got {folder}")
+    for name in (*folder.relative_to(there).parts, *names):
+        try:
+            os.lstat(there / name)
+        except FileNotFoundError:
+            continue
+        except OSError as error:  # such as a name that is too long
+            raise InputError(f"-o: {name}: {error.strerror}") from error
+    return there

@@ -2,37 +2,54 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from .diffusion.guidance import Guidance
 from .sampling import sample_base, super_resolve
 from .settings import OnStep
-from .stage import Stage
+from .stage import Stage, StageConfig
 from .text.encoder import TextEncoder
 
 
 class Cascade:
-    """A text encoder and up to three stages that were made for each other."""
+    """A text encoder and the stages that were made for each other: a base, then SR stages in order.
 
-    def __init__(
-        self,
-        text_encoder: TextEncoder,
-        base: Stage,
-        sr256: Stage | None = None,
-        sr1024: Stage | None = None,
-    ):
+    text_encoder   T5 and its tokenizer
+    stages         the base, and any number of SR stages; None is left out
+    """
+
+    def __init__(self, text_encoder: TextEncoder, *stages: Stage | None):
         self.text_encoder = text_encoder
-        self.base = base
-        self.sr256 = sr256
-        self.sr1024 = sr1024
+        self.stages = [stage for stage in stages if stage is not None]
+        if not self.stages:
+            raise ValueError("stages: expected a base stage and SR stages, got none")
+        for i, stage in enumerate(self.stages):
+            stage.check_kind("sr" if i else "base")
 
+    @property
+    def base(self) -> Stage:
+        """The first stage, which makes a picture of the text."""
+        return self.stages[0]
+
+    @property
+    def sr256(self) -> Stage | None:
+        """The second stage, whatever it enlarges to; None where the cascade ends before."""
+        return self.stages[1] if len(self.stages) > 1 else None
+
+    @property
+    def sr1024(self) -> Stage | None:
+        """The third stage, whatever it enlarges to; None where the cascade ends before."""
+        return self.stages[2] if len(self.stages) > 2 else None
+
+    @torch.no_grad()
     def generate(
         self,
         prompts: str | Sequence[str],
         *,
         negative_prompt: str = "",
         guidance: Guidance | None = None,
-        upto: int = 1024,
+        upto: int | None = None,
         batch_size: int = 1,
         seed: int = 0,
         steps: int | Sequence[int] | None = None,
@@ -41,13 +58,13 @@ class Cascade:
         tile: int = 0,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Pictures of the prompts, through the stages up to a resolution: b h w c in 0..1.
+        """Pictures of the prompts, through the stages up to a resolution: b h w c in 0..1, no gradients.
 
         prompts          one text, or one a picture; picture i uses seed + i
         batch_size       pictures of one text; not used with several
         negative_prompt  what guidance leads away from
         guidance         of the base; SR stages use their own defaults
-        upto             64, 256 or 1024: the last stage's nominal resolution
+        upto             the last stage's nominal resolution, such as 64, 256 or 1024; None = all stages
         seed             0 to 2**64 - 1
         steps            for all stages, or one number a stage; None = each stage's default
         sampler          name in SAMPLERS; None = each stage's default
@@ -57,6 +74,11 @@ class Cascade:
         """
         stages = self.stages_upto(upto)
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if batch_size != 1 and len(prompts) not in (1, batch_size):
+            raise ValueError(
+                f"batch_size: expected {len(prompts)}, as there are {len(prompts)} prompts, got "
+                f"{batch_size}; leave it out"
+            )
         text = self.text_encoder.encode_prompt(prompts, negative_prompt)
         steps = per_stage("steps", steps, len(stages))
         aug_levels = per_stage("aug_level", aug_level, len(stages) - 1)
@@ -72,16 +94,26 @@ class Cascade:
             )  # fmt: skip
         return image
 
-    def stages_upto(self, resolution: int) -> list[Stage]:
+    def stages_upto(self, resolution: int | None) -> list[Stage]:
         """The stages that lead to a nominal resolution, base first.
 
-        resolution   one of the stages' nominal resolutions
+        resolution   one of the stages' nominal resolutions; None = the last one's
         """
-        stages = [stage for stage in (self.base, self.sr256, self.sr1024) if stage is not None]
-        sizes = [stage.config.resolution for stage in stages]
-        if resolution not in sizes:
-            raise ValueError(f"upto must be one of {sizes}, got {resolution}")
-        return stages[: sizes.index(resolution) + 1]
+        return self.stages[: stages_upto([s.config for s in self.stages], resolution)]
+
+
+def stages_upto(configs: Sequence[StageConfig], resolution: int | None) -> int:
+    """How many stages lead to a nominal resolution.
+
+    configs      of the stages, base first
+    resolution   one of theirs; None = the last one's
+    """
+    sizes = [config.resolution for config in configs]
+    if resolution is None:
+        return len(sizes)
+    if resolution not in sizes:
+        raise ValueError(f"upto must be one of {sizes}, got {resolution}")
+    return sizes.index(resolution) + 1
 
 
 def per_stage(name: str, value, count: int) -> list:

@@ -44,6 +44,8 @@ class ImagenLoadCascade:
     @classmethod
     def VALIDATE_INPUTS(cls, cascade: str | None = None) -> bool | str:
         """Whether the cascade is there; else where to put it."""
+        if cascade is not None and host.cascade_by_path(cascade):
+            return True
         advice = f"put its folder into {host.home('imagen')}"
         return host.offered(host.cascade_names(), cascade, advice)
 
@@ -51,8 +53,7 @@ class ImagenLoadCascade:
         """Text encoder, base, SR 256 and SR 1024; None for a stage that the cascade lacks."""
         from ..imagen_core import load_cascade
 
-        folder = host.resolve(("imagen",), cascade, "cascade")
-        loaded = load_cascade(folder, dtype=host.dtype(dtype))
+        loaded = load_cascade(host.cascade_folder(cascade), dtype=host.dtype(dtype))
         return loaded.text_encoder, loaded.base, loaded.sr256, loaded.sr1024
 
 

@@ -34,35 +34,3 @@ class Bar:
         """Leave the bar as it is."""
         if self.bar is not None:
             self.bar.close()
-
-
-class StageBars:
-    """A bar for each stage of a cascade.
-
-    stages   how many run
-    """
-
-    def __init__(self, stages: int):
-        self.names = ["base 64", "SR 256", "SR 1024"][:stages]
-        self.bar: Any = None
-
-    def __enter__(self) -> "StageBars":
-        return self
-
-    def __exit__(self, *fault: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def on_step(self, step: int, num_steps: int, x0: Any) -> None:
-        """Move the current stage's bar; a first step starts the next one.
-
-        step, num_steps   done, and to do in all
-        x0                the picture so far; not shown
-        """
-        from tqdm import tqdm
-
-        if step == 1:
-            if self.bar is not None:
-                self.bar.close()
-            self.bar = tqdm(total=num_steps, desc=self.names.pop(0), file=sys.stderr)
-        self.bar.update(step - self.bar.n)

@@ -1,7 +1,7 @@
 """What files mean: stages, cascades, encoded prompts, DeepFloyd IF, T5."""
 
 from ..weights.errors import CheckpointError
-from .cascade import bundled_cascades, load_cascade
+from .cascade import bundled_cascades, load_cascade, read_cascade
 from .prompt import load_text, save_text
 from .stage import load_stage, save_stage
 from .t5 import load_text_encoder
@@ -13,6 +13,7 @@ __all__ = [
     "load_stage",
     "load_text",
     "load_text_encoder",
+    "read_cascade",
     "save_stage",
     "save_text",
 ]

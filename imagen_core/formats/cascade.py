@@ -1,7 +1,9 @@
-"""Cascade folders: cascade.json names the text encoder's folder and the stage files beside it."""
+"""Cascade folders: cascade.json names the text encoder and the stage files."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +15,18 @@ from .t5 import load_text_encoder
 
 BUNDLED = Path(__file__).parent.parent / "pretrained"
 STAGES = ("base", "sr256", "sr1024")
+
+
+@dataclass(frozen=True)
+class CascadeFiles:
+    """What a cascade is made of.
+
+    text_encoder   T5's folder or file, which several cascades may share
+    stages         files or folders of the stages, base first
+    """
+
+    text_encoder: Path
+    stages: list[Path]
 
 
 def bundled_cascades() -> list[str]:
@@ -31,6 +45,18 @@ def load_cascade(
     device        where the weights go
     dtype         what the networks compute in
     """
+    files = read_cascade(name_or_dir)
+    stages = [load_stage(path, device, dtype) for path in files.stages]
+    return Cascade(load_text_encoder(files.text_encoder, device, dtype), *stages)
+
+
+def read_cascade(name_or_dir: str | Path) -> CascadeFiles:
+    """What a cascade is made of; no weights are read.
+
+    name_or_dir   "emoji", or a folder with a cascade.json: "text_encoder", and either "base", "sr256" and
+                  "sr1024" or a list "stages". Stages lie in the folder; the text encoder may be a link or
+                  a path that leads elsewhere.
+    """
     bundled = str(name_or_dir) in bundled_cascades()
     folder = BUNDLED / str(name_or_dir) if bundled else Path(name_or_dir)
     try:
@@ -40,13 +66,30 @@ def load_cascade(
             f"cascade: expected one of {bundled_cascades()} or a folder with a readable "
             f"cascade.json, got {str(name_or_dir)!r}"
         ) from error
-    required = {"text_encoder", "base"}
-    if not isinstance(names, dict) or not required <= names.keys():
-        raise CheckpointError(f"{folder / 'cascade.json'}: expected at least {sorted(required)}")
-    stages = {
-        stage: load_stage(inside(folder, names[stage], f"cascade.json: {stage}"), device, dtype)
-        for stage in STAGES
-        if stage in names
-    }
-    text_folder = inside(folder, names["text_encoder"], "cascade.json: text_encoder")
-    return Cascade(load_text_encoder(text_folder, device, dtype), **stages)
+    stages = stage_names(names)
+    encoder = names.get("text_encoder") if isinstance(names, dict) else None
+    if not stages or not isinstance(encoder, str):
+        raise CheckpointError(
+            f"{folder / 'cascade.json'}: expected at least the names text_encoder and base"
+        )
+    if encoder.startswith(("//", "\\\\")):
+        raise CheckpointError(
+            f"{folder / 'cascade.json'}: text_encoder: expected a path on this computer, got {encoder!r}"
+        )
+    paths = [inside(folder, stages[key], f"cascade.json: {key}") for key in stages]
+    return CascadeFiles(folder / encoder, paths)
+
+
+def stage_names(names: Any) -> dict[str, str]:
+    """The stages that a cascade.json names, base first, by key; none where one is no name.
+
+    names   parsed JSON
+    """
+    if not isinstance(names, dict):
+        return {}
+    listed = names.get("stages")
+    if isinstance(listed, list):
+        found = {f"stages[{i}]": name for i, name in enumerate(listed)}
+    else:
+        found = {key: names[key] for key in STAGES if key in names} if "base" in names else {}
+    return found if all(isinstance(name, str) for name in found.values()) else {}

@@ -111,6 +111,15 @@ def load_stage(
     return Stage(stored.config, unet.requires_grad_(False).eval())
 
 
+def read_stage_config(path: str | Path) -> StageConfig:
+    """What a stage's file says of it; no weights are read.
+
+    path   as for `open_stage`
+    """
+    with open_stage(path) as stored:
+        return stored.config
+
+
 def save_stage(stage: Stage, path: str | Path) -> None:
     """Write a stage to one safetensors file; it appears whole or not at all.
 

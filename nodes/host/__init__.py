@@ -7,6 +7,8 @@ ComfyUI's modules are found through `adapter` once it has loaded them, and never
 
 from .files import (
     BUNDLED,
+    cascade_by_path,
+    cascade_folder,
     cascade_names,
     folders,
     home,
@@ -22,6 +24,7 @@ from .files import (
 from .images import save_temporary, temporary, watched
 from .memory import (
     DTYPES,
+    chosen_device,
     compute_device,
     dtype,
     forget_unused,
@@ -39,7 +42,10 @@ __all__ = [
     "LOWRES",
     "STYLE",
     "OnStep",
+    "cascade_by_path",
+    "cascade_folder",
     "cascade_names",
+    "chosen_device",
     "compute_device",
     "dtype",
     "folders",

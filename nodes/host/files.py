@@ -53,6 +53,26 @@ def cascade_names() -> list[str]:
     return _unique(found + _names("imagen", "*/cascade.json", lambda path: path.parent))
 
 
+def cascade_by_path(name: str) -> bool:
+    """Whether a name is the whole path of a cascade's folder, which counts in a shell alone.
+
+    name   of a cascade
+
+    In ComfyUI, whose workflows come from anywhere, names stay inside the folders of models.
+    """
+    remote = name.startswith(("//", "\\\\"))
+    in_shell = comfy("folder_paths") is None and not remote and Path(name).is_absolute()
+    return in_shell and (Path(name) / "cascade.json").is_file()
+
+
+def cascade_folder(name: str) -> Path:
+    """The folder of a cascade: one of `cascade_names`, or one that its whole path names in a shell.
+
+    name   of a cascade
+    """
+    return Path(name) if cascade_by_path(name) else resolve(("imagen",), name, "cascade")
+
+
 def stage_names() -> list[str]:
     """Stages to choose from: files, and DeepFloyd IF's folders, in diffusion_models and imagen."""
     names = []

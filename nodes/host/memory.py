@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +21,10 @@ NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "all
 """What a RuntimeError says where there was none left: CUDA and MPS, CPUs of Linux and Windows, cuBLAS."""
 
 
+chosen_device: ContextVar[Any] = ContextVar("chosen_device", default=None)
+"""Outside ComfyUI: the torch.device that a person chose; None = a GPU where there is one."""
+
+
 def compute_device() -> torch.device:
     """Where networks are to run."""
     import torch
@@ -27,7 +32,7 @@ def compute_device() -> torch.device:
     management = comfy("comfy.model_management")
     if management is not None:
         return management.get_torch_device()
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return chosen_device.get() or torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def dtype(name: str, device: torch.device | None = None) -> torch.dtype:

@@ -1,20 +1,30 @@
 """The command line: exit codes, one clear line for bad input, and the same picture by every road."""
 
 import json
+import shutil
+import sys
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from imagen_nodes import NODE_CLASS_MAPPINGS
+from imagen_nodes.cli import generate
 from imagen_nodes.cli.generate import generate_graph, numbered, stage_steps
 from imagen_nodes.cli.main import main, make_parser
 from imagen_nodes.cli.node_classes import default_registry
+from imagen_nodes.headless.engine import execute
 from imagen_nodes.headless.formats.queueing import Draft
 from imagen_nodes.headless.formats.workflow import load_workflow
 from imagen_nodes.headless.graph import Node
 from imagen_nodes.headless.inputs import InputError, set_input
-from imagen_nodes.imagen_core import Guidance, SamplingDefaults
+from imagen_nodes.imagen_core import PRESETS, SamplingDefaults, StageConfig
+from imagen_nodes.imagen_core.diffusion.schedules import DiscreteSchedule
+from imagen_nodes.nodes import host
 
 EXAMPLES = Path(__file__).parent.parent.parent / "example_workflows"
 
@@ -189,20 +199,149 @@ def test_example_workflows_are_the_same_graph_in_both_formats(path):
         folders.reset(token)
 
 
-def test_timesteps_are_told_stage_by_stage_and_written_into_the_graph():
-    options = make_parser().parse_args(
-        ["generate", "x", "--steps", "9,8", "--timesteps", "smart27", "--timesteps", ""]
-    )
+def test_timesteps_are_told_stage_by_stage_and_written_into_the_graph(monkeypatch):
+    of = {"schedule": DiscreteSchedule(), "prediction": "eps"}
+    configs = [
+        StageConfig("base", 64, 1, PRESETS["tiny-base"], **of),
+        StageConfig("sr", 256, 4, PRESETS["tiny-sr"], defaults=SamplingDefaults("smart50"), **of),
+    ]
+    monkeypatch.setattr(generate, "chosen_cascade", lambda name: (name, configs))
+    arguments = ["generate", "x", "--steps", "9,8", "--timesteps", "smart27", "--timesteps", ""]
+    options = make_parser().parse_args(arguments)
     assert stage_steps(options, 2) == ["smart27", 8]
-    defaults = [SamplingDefaults(), SamplingDefaults("smart50", "ddpm")]
-    inputs = [n.inputs for n in generate_graph(options, Guidance(), defaults).values()]
-    base, sr = (found for found in inputs if "sampler" in found)
+    base, sr = (n.inputs for n in generate_graph(options).values() if "sampler" in n.inputs)
     assert (base["timesteps"], sr["steps"], "timesteps" in sr) == ("smart27", 8, False)
     options.steps, options.timesteps = None, []
-    inputs = [n.inputs for n in generate_graph(options, Guidance(), defaults).values()]
-    base, sr = (found for found in inputs if "sampler" in found)
+    base, sr = (n.inputs for n in generate_graph(options).values() if "sampler" in n.inputs)
     assert (base["steps"], "timesteps" in base) == (32, False)
     assert (sr["steps"], sr["timesteps"]) == (32, "smart50")
+    options.timesteps = ["never"]
+    with pytest.raises(ValueError, match="timesteps: expected a number, one of fast27"):
+        generate_graph(options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "x.jpg"], "--out: expected a .png file, got x.jpg"),
+        (["-o", "n" * 300], "File name too long"),
+        (["-o", f"{'n' * 300}/x.png"], "File name too long"),
+        (["-o", "file/x.png"], "-o: expected a folder that can be written to"),
+        (["--aug-level", "2"], "aug_level must be in [0, 1], got 2.0"),
+        (["--aug-level", "0.1,2"], "aug_level must be in [0, 1], got 2.0"),
+        (["--tile", "3"], "tile must be 0 (whole picture) or at least"),
+        (["--steps", "1,0", "--upto", "256"], "steps must be at least 1, got 0"),
+        (["--sampler", "euler"], "sampler must be one of"),
+        (["--timesteps", "smart27"], "leave timesteps empty and set steps"),
+        (["--upto", "65"], "upto must be one of [64, 256, 1024], got 65"),
+        (["--guidance", "-1"], "guidance_scale must be at least 0"),
+    ],
+)
+def test_options_are_checked_before_anything_is_loaded(
+    tmp_path, monkeypatch, capsys, arguments, message
+):
+    def never(*given):
+        raise AssertionError("loaded")
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(execute, "execute", never)
+    assert main(["generate", "x", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_text_encoder_leaves_before_a_network_enters(tmp_path, monkeypatch):
+    """The chosen device is each network's in its turn, as in the executor's every run."""
+    seen = []
+
+    @contextmanager
+    def on_device(module, needed=0, role="unet"):
+        seen.append((role, host.compute_device().type))
+        yield
+        seen.append("out")
+
+    monkeypatch.setattr(host, "on_device", on_device)
+    monkeypatch.setattr(generate, "chosen_device", lambda name: torch.device("meta"))
+    settings = ["--upto", "256", "--steps", "1", "-o", str(tmp_path / "a.png")]
+    try:
+        assert main(["generate", "a rocket", "--dtype", "float32", *settings]) == 0
+    finally:
+        host.chosen_device.set(None)
+    assert seen == [
+        ("text_encoder", "meta"),
+        "out",
+        ("unet", "meta"),
+        "out",
+        ("unet", "meta"),
+        "out",
+    ]
+
+
+def test_a_run_that_fails_leaves_nothing(tmp_path, monkeypatch, capsys):
+    def fail(*given, **named):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    made = tmp_path / "new" / "a.png"
+    assert main(["generate", "x", "-o", str(made), "--upto", "64", "--steps", "1"]) == 1
+    assert "disk full" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def own_cascade(tmp_path):
+    """A cascade of one stage, in a folder of its own, whose T5 is the bundled cascade's."""
+    emoji, mine = EXAMPLES.parent / "imagen_core/pretrained/emoji", tmp_path / "there" / "mine"
+    mine.mkdir(parents=True)
+    shutil.copy(emoji / "base.safetensors", mine)
+    names = {"text_encoder": str(emoji / "text_encoder"), "stages": ["base.safetensors"]}
+    (mine / "cascade.json").write_text(json.dumps(names))
+    return mine
+
+
+def test_a_picture_of_a_cascade_anywhere_can_be_made_again(
+    own_cascade, tmp_path, monkeypatch, capsys
+):
+    """By a relative path here, from another folder there; only a cascade's folder, and only by its path."""
+    monkeypatch.chdir(own_cascade.parent)
+    assert main(["generate", "a rocket", "--cascade", "mine", "-o", "a.png", "--steps", "1"]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "there/a.png", "-o", "out"]) == 0
+    assert np.array_equal(pixels("there/a.png"), pixels("out/imagen_00001_.png"))
+    for name in ("there/mine", "mine", str(tmp_path / "there"), "//host/mine"):
+        change = f"Load Imagen Cascade.cascade={name}"
+        assert main(["run", "there/a.png", "-o", "out", "--set", change]) == 2
+        assert "is not there; put its folder into" in capsys.readouterr().err
+
+
+def test_a_cascade_among_the_models_has_one_name_everywhere(
+    own_cascade, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IMAGEN_MODELS", "models")
+    (tmp_path / "models").mkdir()
+    own_cascade.parent.rename(tmp_path / "models" / "imagen")
+    assert main(["doctor", "--json"]) == 0
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert {"what": "cascades", "found": "emoji, mine", "ok": True} in checks
+    for i, name in enumerate(("mine", "models/imagen/mine")):
+        options = ["--cascade", name, "--steps", "1", "-o", f"{i}.png"]
+        assert main(["generate", "a rocket", *options]) == 0
+        loader = json.loads(Image.open(f"{i}.png").info["prompt"])["1"]
+        assert loader["inputs"]["cascade"] == "mine"
+        assert main(["run", f"{i}.png", "-o", f"out{i}"]) == 0
+        assert np.array_equal(pixels(f"{i}.png"), pixels(f"out{i}/imagen_00001_.png"))
+    assert main(["generate", "x", "--cascade", "yours"]) == 2
+    assert "--cascade: expected one of emoji, mine, or a folder" in capsys.readouterr().err
+
+
+def test_in_comfyui_a_cascade_is_never_named_by_a_path(own_cascade, monkeypatch):
+    check = NODE_CLASS_MAPPINGS["ImagenLoadCascade"].VALIDATE_INPUTS
+    assert check(cascade=str(own_cascade)) is True
+    folders = SimpleNamespace(folder_names_and_paths={}, models_dir=str(own_cascade.parent.parent))
+    monkeypatch.setitem(sys.modules, "folder_paths", folders)
+    assert "is not there; put its folder into" in check(cascade=str(own_cascade))
 
 
 def test_nodes_of_example_workflows_do_not_overlap():

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from imagen_nodes.imagen_core import (
     PRESETS,
+    Cascade,
     CheckpointError,
     SamplingDefaults,
     Schedule,
@@ -170,7 +171,48 @@ def test_a_folder_is_a_cascade(cascade_folder):
     assert cascade.generate("a red dog", upto=64, steps=1).shape == (1, 256, 256, 3)
     assert cascade.generate("a dog", upto=16, steps=1, batch_size=3).shape == (3, 64, 64, 3)
     with pytest.raises(ValueError, match=r"upto must be one of \[16, 64\], got 1024"):
-        cascade.generate("a red dog")
+        cascade.generate("a red dog", upto=1024)
+    with pytest.raises(ValueError, match="batch_size: expected 2, as there are 2 prompts, got 3"):
+        cascade.generate(["a dog", "a cat"], batch_size=3)
+
+
+def test_a_cascade_is_a_list_of_stages(cascade_folder):
+    """From one to many; T5 may lie elsewhere, named by a path or a link."""
+    shared = cascade_folder.parent / "shared"
+    (cascade_folder / "t5").rename(shared)
+    (cascade_folder / "link").symlink_to(shared)
+    files = ["base.safetensors", "sr.safetensors", "sr.safetensors", "sr.safetensors"]
+    for encoder, count in (("../shared", 4), (str(shared), 2), ("link", 1)):
+        names = {"text_encoder": encoder, "stages": files[:count]}
+        (cascade_folder / "cascade.json").write_text(json.dumps(names))
+        cascade = load_cascade(cascade_folder)
+        assert [stage.config.kind for stage in cascade.stages] == ["base", "sr", "sr", "sr"][:count]
+        assert cascade.base is cascade.stages[0]
+        assert [cascade.sr256, cascade.sr1024] == [*cascade.stages[1:3], None, None][:2]
+    assert cascade.generate("a dog", steps=1).shape == (1, 64, 64, 3)
+    two = Cascade(cascade.text_encoder, cascade.base, None, load_stage(cascade_folder / files[1]))
+    assert two.generate("a dog", steps=1).shape == (1, 256, 256, 3)
+    with pytest.raises(ValueError, match="stage: expected a base stage, got a super-resolution"):
+        Cascade(cascade.text_encoder, two.stages[1])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"text_encoder": "t5", "stages": []},
+        {"text_encoder": "t5", "stages": [3]},
+        {"text_encoder": "t5", "stages": "base.safetensors"},
+        {"text_encoder": ["t5"], "base": "base.safetensors"},
+        {"text_encoder": "t5", "sr256": "sr.safetensors"},
+        {"text_encoder": "//host/t5", "base": "base.safetensors"},
+        [],
+        "base",
+    ],
+)
+def test_a_cascade_that_names_no_stage_or_text_encoder_is_refused(cascade_folder, names):
+    (cascade_folder / "cascade.json").write_text(json.dumps(names))
+    with pytest.raises(CheckpointError, match=r"cascade.json: (expected at least|text_encoder: )"):
+        load_cascade(cascade_folder)
 
 
 @pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "link.safetensors"])
