@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ..headless.graph import WorkflowError
+from ..headless.graph import WorkflowError, brief
 
 # Whether the feed-forward is gated, width of the states, width inside the feed-forward.
 PUBLISHED_T5 = {
@@ -48,22 +48,43 @@ def describe(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: no such file or folder")
     if path.is_dir():
         return _describe_folder(path)
-    if path.suffix in (".json", ".png"):
+    if is_workflow(path):
         return _describe_workflow(path)
     if is_gguf(path):
         return _describe_text_encoder(path)
     return _describe_tensors(path)
 
 
+def is_workflow(path: Path) -> bool:
+    """Whether a file is to be read as a workflow: by what it holds, or where that is damaged, by its name."""
+    from ..headless.png_chunks import is_png
+
+    if is_png(path) or path.suffix.lower() in (".json", ".png"):
+        return True
+    with path.open("rb") as file:
+        start = file.read(512)
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    # The first bytes of safetensors, the length of its header, hold zeros.
+    return text.startswith((b"{", b"[")) and b"\0" not in start
+
+
 def _describe_folder(path: Path) -> dict[str, Any]:
     if (path / "cascade.json").is_file():
-        names = json.loads((path / "cascade.json").read_text("utf-8"))
-        return {"kind": "cascade", "path": str(path), **names}
-    if (path / "config.json").is_file():
-        config = json.loads((path / "config.json").read_text("utf-8"))
-        if config.get("model_type") == "t5":
-            return _describe_text_encoder(path)
+        return {"kind": "cascade", "path": str(path), **_object(path / "cascade.json")}
+    if (path / "config.json").is_file() and _object(path / "config.json").get("model_type") == "t5":
+        return _describe_text_encoder(path)
     return _describe_tensors(path)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; ValueError where it holds something else."""
+    try:
+        data = json.loads(path.read_text("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: expected a JSON object {{…}}, got {brief(data)}")
+    return data
 
 
 def _describe_workflow(path: Path) -> dict[str, Any]:

@@ -1,8 +1,26 @@
 """A workflow as a graph of nodes: what every format is read into, and what runs."""
 
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+LONGEST_LINE = 1000  # characters of one problem in an error
+MOST_LINES = 100  # problems that an error spells out
+
+_reprs = reprlib.Repr()
+_reprs.maxstring = _reprs.maxother = _reprs.maxlong = 80
+_reprs.maxlevel = 3
+
+
+def brief(value: Any, most: int = 80) -> str:
+    """A value as Python writes it, or the beginning of that: errors stay short whatever a file holds."""
+    return cut(_reprs.repr(value), most)
+
+
+def cut(text: str, most: int) -> str:
+    """A text of at most `most` characters; … where some are left out."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 @dataclass(frozen=True)
@@ -37,8 +55,14 @@ class Node:
         return {name: value for name, value in self.inputs.items() if isinstance(value, Link)}
 
     def __str__(self) -> str:
-        named = f' "{self.title}"' if self.title and self.title != self.class_type else ""
-        return f"node {self.id}{named} ({self.class_type})"
+        return name_of(self.id, self.title, self.class_type)
+
+
+def name_of(node_id: Any, title: Any, class_type: Any) -> str:
+    """What a person calls a node; long parts are cut."""
+    kind = cut(str(class_type), 80)
+    named = f' "{cut(str(title), 80)}"' if title and title != class_type else ""
+    return f"node {cut(str(node_id), 80)}{named} ({kind})"
 
 
 Graph = dict[str, Node]
@@ -76,11 +100,13 @@ class Problem:
 
 
 class WorkflowError(ValueError):
-    """A workflow that cannot run: every problem that was found, a line each."""
+    """A workflow that cannot run: every problem that was found, a line each of the first MOST_LINES."""
 
     def __init__(self, problems: Iterable[Problem | str]):
         self.problems = [p if isinstance(p, Problem) else Problem(p) for p in problems]
-        super().__init__("\n".join(problem.line for problem in self.problems))
+        lines = [cut(problem.line, LONGEST_LINE) for problem in self.problems[:MOST_LINES]]
+        more = len(self.problems) - len(lines)
+        super().__init__("\n".join(lines + [f"… and {more} more problems"] * bool(more)))
 
 
 def to_api(graph: Graph) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The node classes that a workflow may use, and what they declare."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -16,12 +17,39 @@ class Registry(dict[str, type]):
     reporters: tuple[ContextVar[Callable[..., None] | None], ...] = ()
 
 
-def declared_inputs(cls: Any) -> dict[str, tuple[Any, dict[str, Any], bool]]:
+Declared = dict[str, tuple[Any, dict[str, Any], bool]]
+_answers: ContextVar[dict[type, dict[str, Any]] | None] = ContextVar("answers", default=None)
+
+
+@contextmanager
+def declared_once() -> Iterator[None]:
+    """In this block each class is asked for its inputs once: the answer may cost a search of folders."""
+    if _answers.get() is not None:
+        yield
+        return
+    token = _answers.set({})
+    try:
+        yield
+    finally:
+        _answers.reset(token)
+
+
+def input_types(cls: Any) -> dict[str, Any]:
+    """What a class declares, as it says it."""
+    known = _answers.get()
+    if known is None:
+        return cls.INPUT_TYPES()
+    if cls not in known:
+        known[cls] = cls.INPUT_TYPES()
+    return known[cls]
+
+
+def declared_inputs(cls: Any) -> Declared:
     """Inputs of a class in order: type, options, whether required. A combo's type is a list.
 
     cls   a node class
     """
-    types = cls.INPUT_TYPES()
+    types = input_types(cls)
     return {
         name: (*parse_spec(spec), group == "required")
         for group in ("required", "optional")
@@ -47,7 +75,7 @@ def hidden_inputs(cls: Any) -> dict[str, str]:
 
     cls   a node class
     """
-    hidden = cls.INPUT_TYPES().get("hidden", {})
+    hidden = input_types(cls).get("hidden", {})
     return {
         name: spec[0] if isinstance(spec, (list, tuple)) else spec for name, spec in hidden.items()
     }

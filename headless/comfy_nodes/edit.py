@@ -63,7 +63,7 @@ class ImageScaleBy:
 
     def upscale(self, image: Tensor, upscale_method: str, scale_by: float) -> tuple[Tensor]:
         """The picture."""
-        height, width = (round(side * scale_by) for side in image.shape[1:3])
+        height, width = (max(1, round(side * scale_by)) for side in image.shape[1:3])
         return (resize(image, width, height, upscale_method, "disabled"),)
 
 
@@ -84,10 +84,11 @@ def resize(image: Tensor, width: int, height: int, method: str, crop: str) -> Te
 
 
 def _center_crop(x: Tensor, aspect: float) -> Tensor:
-    """b c h w cut around its middle to an aspect ratio."""
+    """b c h w cut around its middle to an aspect ratio; a row and a column are left of the thinnest."""
     height, width = x.shape[2:]
     left = round((width - width * aspect / (width / height)) / 2) if width / height > aspect else 0
     top = round((height - height * (width / height) / aspect) / 2) if width / height < aspect else 0
+    left, top = min(left, (width - 1) // 2), min(top, (height - 1) // 2)
     return x[:, :, top : height - top, left : width - left]
 
 

@@ -3,10 +3,10 @@
 import hashlib
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .folders import folders, input_file
+from .pictures import read_channels, read_frames
 
 
 def pictures() -> list[str]:
@@ -48,21 +48,15 @@ class LoadImage:
     @classmethod
     def IS_CHANGED(cls, image: str) -> str:
         """A fingerprint of the file."""
-        return hashlib.sha256(input_file(image).read_bytes()).hexdigest()
+        digest = hashlib.sha256()
+        with input_file(image).open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+        return digest.hexdigest()
 
     def load(self, image: str) -> tuple[Tensor, Tensor]:
         """The pixels of each frame, and 1 - alpha; an all-zero 64x64 mask where there is no alpha."""
-        from PIL import Image, ImageOps, ImageSequence
-
-        frames = []
-        with Image.open(input_file(image)) as opened:
-            for frame in ImageSequence.Iterator(opened):
-                pixels, mask = _frame(ImageOps.exif_transpose(frame))
-                if not frames or pixels.shape == frames[0][0].shape:
-                    frames.append((pixels, mask))
-                if opened.format == "MPO":
-                    break  # the others are other views
-        return torch.cat([pixels for pixels, _ in frames]), torch.cat([mask for _, mask in frames])
+        return read_frames(input_file(image))
 
 
 class LoadImageMask:
@@ -91,28 +85,6 @@ class LoadImageMask:
 
     def load(self, image: str, channel: str) -> tuple[Tensor]:
         """The channel; alpha is inverted, as ComfyUI has it."""
-        from PIL import Image, ImageOps
-
-        with Image.open(input_file(image)) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGBA")
-        mask = _pixels(picture)[..., ("red", "green", "blue", "alpha").index(channel)]
+        channels = read_channels(input_file(image))
+        mask = channels[None, ..., ("red", "green", "blue", "alpha").index(channel)]
         return (1 - mask if channel == "alpha" else mask,)
-
-
-def _frame(picture: Any) -> tuple[Tensor, Tensor]:
-    """Pixels and mask of one frame, b = 1."""
-    if picture.mode == "I":  # 16 bits
-        picture = picture.point(lambda value: value * (1 / 255))
-    pixels = _pixels(picture.convert("RGB"))
-    if "A" in picture.getbands():
-        return pixels, 1 - _pixels(picture.getchannel("A"))[..., 0]
-    if picture.mode == "P" and "transparency" in picture.info:
-        return pixels, 1 - _pixels(picture.convert("RGBA").getchannel("A"))[..., 0]
-    return pixels, torch.zeros(1, 64, 64)
-
-
-def _pixels(picture: Any) -> Tensor:
-    import numpy as np
-
-    array = np.asarray(picture).astype(np.float32) / 255.0
-    return torch.from_numpy(array if array.ndim == 3 else array[..., None])[None]

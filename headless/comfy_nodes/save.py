@@ -8,8 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
+from ..files import LONGEST, shortened
 from .folders import folders, inside
 from .png import save_png
+
+LONGEST_STEM = LONGEST - 15  # what follows: _00001_.png, with room for more digits
+LONGEST_PATH = 4000  # bytes, of 4096 on Linux; elsewhere the system says so itself
 
 
 class SaveImage:
@@ -32,6 +36,16 @@ class SaveImage:
             "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
         }
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, filename_prefix: str | None) -> bool | str:
+        """Whether files may have such names, as far as that is known before there are pictures."""
+        try:
+            if filename_prefix is not None:  # None = a link brings it
+                place(folders.get().output, filename_prefix)
+        except ValueError as error:
+            return str(error)
+        return True
+
     def save(
         self, images: Tensor, filename_prefix: str, prompt: Any = None, extra_pnginfo: Any = None
     ) -> dict[str, Any]:
@@ -43,12 +57,13 @@ class SaveImage:
     def _write(
         self, root: Path, kind: str, images: Tensor, prefix: str, prompt: Any, extra: Any
     ) -> dict[str, Any]:
-        subfolder, stem = os.path.split(os.path.normpath(fill_in(prefix, images)))
-        folder = inside(root, subfolder)
+        subfolder, stem = place(root, fill_in(prefix, images))
+        folder = root / subfolder
         metadata = {**({} if prompt is None else {"prompt": prompt}), **(extra or {})}
-        counter, saved = next_counter(folder, stem), []
+        counter, saved = next_counter(folder, shortened(stem, LONGEST_STEM)), []
         for i, image in enumerate(images):
-            name = f"{stem.replace('%batch_num%', str(i))}_{counter + i:05}_.png"
+            own = shortened(stem.replace("%batch_num%", str(i)), LONGEST_STEM)
+            name = f"{own}_{counter + i:05}_.png"
             save_png(folder / name, image, metadata, self.COMPRESS)
             saved.append({"filename": name, "subfolder": subfolder, "type": kind})
         return {"ui": {"images": saved}}
@@ -70,6 +85,21 @@ class PreviewImage(SaveImage):
     def save(self, images: Tensor, prompt: Any = None, extra_pnginfo: Any = None) -> dict[str, Any]:
         """Write preview_00001_.png and so on."""
         return self._write(folders.get().temp, "temp", images, "preview", prompt, extra_pnginfo)
+
+
+def place(root: Path, prefix: str) -> tuple[str, str]:
+    """The folder below `root` and the beginning of the names that a prefix means, each of a length that fits.
+
+    ValueError where the prefix leads out of `root`, or no file can have such a name.
+    """
+    if "\0" in prefix:
+        raise ValueError("expected a file name without NUL characters")
+    above, stem = os.path.split(os.path.normpath(prefix))
+    subfolder = os.sep.join(shortened(part) for part in above.split(os.sep))
+    folder = inside(root, subfolder)
+    if len(os.fsencode(folder)) > LONGEST_PATH:
+        raise ValueError(f"expected at most {LONGEST_PATH} bytes of folders, got {prefix[:80]!r}…")
+    return subfolder, stem
 
 
 def fill_in(prefix: str, images: Tensor) -> str:

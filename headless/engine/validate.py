@@ -1,11 +1,12 @@
 """Checks a graph before it runs: every problem in one report, by ComfyUI's rules and under its names."""
 
 import inspect
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..graph import Graph, Link, Node, Problem, WorkflowError
-from ..registry import Registry, declared_inputs
+from ..graph import Graph, Link, Node, Problem, WorkflowError, brief, cut
+from ..registry import Registry, declared_inputs, declared_once
 from .cache_keys import constants
 from .node_calls import is_blocker, make_calls, settle
 
@@ -45,6 +46,11 @@ def check(graph: Graph, registry: Registry, targets: list[str] | None = None) ->
     registry   node classes
     targets    outputs to run; None = all
     """
+    with declared_once():
+        return _check(graph, registry, targets)
+
+
+def _check(graph: Graph, registry: Registry, targets: list[str] | None) -> Verdict:
     unknown = [unknown_type(n, registry) for n in graph.values() if n.class_type not in registry]
     if unknown:
         return Verdict([], unknown + problems_of(graph, registry, output_ids(graph, registry)))
@@ -55,9 +61,22 @@ def check(graph: Graph, registry: Registry, targets: list[str] | None = None) ->
         line = "workflow: has no output node, such as Save Image; nothing would run"
         return Verdict([], [Problem(line, "prompt_no_outputs")])
     problems = problems_of(graph, registry, outputs)
-    bad = {problem.node for problem in problems}
-    sound = [output for output in outputs if not bad & set(reachable(graph, [output]))]
-    return Verdict(sound, problems)
+    bad = spoilt(graph, {problem.node for problem in problems})
+    return Verdict([output for output in outputs if output not in bad], problems)
+
+
+def spoilt(graph: Graph, bad: set[str]) -> set[str]:
+    """The nodes of `bad`, and all that need one of them, directly or through others."""
+    takers: dict[str, list[str]] = {}
+    for node in graph.values() if bad else ():
+        for link in node.links().values():
+            takers.setdefault(link.node, []).append(node.id)
+    found, stack = set(bad), list(bad)
+    while stack:
+        new = [taker for taker in takers.get(stack.pop(), ()) if taker not in found]
+        found.update(new)
+        stack += new
+    return found
 
 
 def output_ids(graph: Graph, registry: Registry) -> list[str]:
@@ -145,7 +164,7 @@ def check_node(node: Node, graph: Graph, registry: Registry) -> list[Problem]:
                 info["linked_node"] = [value.node, value.slot]
             elif value is not None:
                 info["received_value"] = value
-            line = f"{node}, input {name}: {fault[1]}"
+            line = f"{node}, input {cut(name, 80)}: {fault[1]}"
             problems.append(Problem(line, fault[0], node.id, f"{name}: {fault[1]}", info))
     return problems or check_custom(node, graph, registry)
 
@@ -166,13 +185,13 @@ def check_link(
     """
     source = graph.get(link.node)
     if source is None:
-        text = f"is linked to node {link.node}, which is not in the workflow"
+        text = f"is linked to node {cut(link.node, 80)}, which is not in the workflow"
         return "exception_during_inner_validation", text
     if source.class_type not in registry:
         return None
     types = getattr(registry[source.class_type], "RETURN_TYPES", ())
     if not 0 <= link.slot < len(types):
-        text = f"is linked to output {link.slot} of {source}, which has {len(types)}"
+        text = f"is linked to output {brief(link.slot)} of {source}, which has {len(types)}"
         return "exception_during_inner_validation", text
     given = types[link.slot]
     if not any_type and not _fits(given, kind):
@@ -193,23 +212,31 @@ def check_constant(
     if isinstance(kind, list):
         if any_choice or value in kind or options.get("remote"):
             return value, None
-        return value, ("value_not_in_list", f"expected one of {_choices(kind)}, got {value!r}")
+        text = f"expected one of {_choices(kind)}, got {brief(value)}"
+        return value, ("value_not_in_list", text)
     if kind not in SIMPLE:
         if kind not in WIRES and not str(kind).startswith("IMAGEN_"):
             return value, None  # ComfyUI takes any constant; some packs' types are plain values
-        text = f"expected a link that carries {kind}, got {value!r:.40}"
+        text = f"expected a link that carries {kind}, got {brief(value)}"
         return value, ("invalid_input_type", text)
     try:
+        if is_nothing(value) or (kind == "STRING" and isinstance(value, (list, dict))):
+            raise ValueError
         value = SIMPLE[kind](value)
     except (TypeError, ValueError, OverflowError):
-        return value, ("invalid_input_type", f"expected {_kind(kind)}, got {value!r:.80}")
+        return value, ("invalid_input_type", f"expected {_kind(kind)}, got {brief(value)}")
     if kind in ("INT", "FLOAT"):
         low, high = options.get("min"), options.get("max")
         if low is not None and not value >= low:
-            return value, ("value_smaller_than_min", f"expected at least {low}, got {value}")
+            return value, ("value_smaller_than_min", f"expected at least {low}, got {brief(value)}")
         if high is not None and not value <= high:
-            return value, ("value_bigger_than_max", f"expected at most {high}, got {value}")
+            return value, ("value_bigger_than_max", f"expected at most {high}, got {brief(value)}")
     return value, None
+
+
+def is_nothing(value: Any) -> bool:
+    """Whether a constant is null or no finite number; ComfyUI would draw "None" and "nan"."""
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
 def validator_arguments(cls: Any) -> tuple[list[str], bool]:
@@ -279,23 +306,31 @@ def cycles(graph: Graph, needed: list[str]) -> list[Problem]:
     graph    nodes by id
     needed   where to look
     """
-    sources = {
+    before = {
         node_id: {link.node for link in graph[node_id].links().values() if link.node in graph}
         for node_id in needed
     }
-    while True:
-        free = {node_id for node_id, before in sources.items() if not before & sources.keys()}
-        feeding = set().union(*sources.values()) if sources else set()
-        free |= sources.keys() - feeding
-        if not free:
-            break
-        sources = {node_id: before for node_id, before in sources.items() if node_id not in free}
-    if not sources:
+    after: dict[str, set[str]] = {node_id: set() for node_id in needed}
+    for node_id, sources in before.items():
+        for source in sources:
+            after[source].add(node_id)
+    circle = set(needed)
+    for near, far in ((before, after), (after, before)):
+        # Again and again, nodes are taken away that none before them, or none after them, holds.
+        waiting = {node_id: len(near[node_id] & circle) for node_id in circle}
+        free = [node_id for node_id, count in waiting.items() if not count]
+        while free:
+            node_id = free.pop()
+            circle.discard(node_id)
+            for other in far[node_id] & circle:
+                waiting[other] -= 1
+                if not waiting[other]:
+                    free.append(other)
+    if not circle:
         return []
-    line = "links run in a circle through " + ", ".join(str(graph[n]) for n in sources)
-    return [
-        Problem(line, "dependency_cycle", next(iter(sources)), extra_info={"nodes": [*sources]})
-    ]
+    named = [node_id for node_id in needed if node_id in circle]
+    line = "links run in a circle through " + _choices([graph[n] for n in named])
+    return [Problem(line, "dependency_cycle", named[0], extra_info={"nodes": named})]
 
 
 def _fits(given: Any, wanted: Any) -> bool:
@@ -336,5 +371,5 @@ def _kind(kind: Any) -> str:
 
 
 def _choices(names: list[Any]) -> str:
-    listed = ", ".join(str(name) for name in names[:LISTED])
+    listed = ", ".join(cut(str(name), 80) for name in names[:LISTED])
     return listed + (f", … ({len(names)} in all)" if len(names) > LISTED else "")

@@ -2,10 +2,12 @@
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
-from ..graph import Graph, Link, Node, WorkflowError
+from ..graph import Graph, Link, Node, Problem, WorkflowError, brief, cut
+from ..png_chunks import BadText, is_png, read_texts
 from ..registry import Registry
 from .queueing import Draft, Moment
 from .ui_read import convert
@@ -42,38 +44,79 @@ def load_workflow(
 def read_workflow(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The workflow in a file, and its UI format where there is one.
 
-    path   .json in either format; or a .png, which is made again as it was: its API format comes first
+    path   text in either format; or a PNG, which is made again as it was: its API format comes first
     """
     if not path.is_file():
         raise WorkflowError(
             [f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}"]
         )
-    if path.stat().st_size > LARGEST:
+    if is_png(path):
+        found = in_png(path)
+    elif path.suffix.lower() == ".png":
+        raise WorkflowError([f"{path}: not a readable PNG: it does not start as one"])
+    elif path.stat().st_size > LARGEST:
         raise WorkflowError([f"{path}: larger than {LARGEST} bytes, not a workflow"])
-    texts = _png_texts(path) if path.suffix.lower() == ".png" else [_text(path)]
-    found = [parse_json(text, path) for text in texts]
+    else:
+        found = [parse_json(_text(path), str(path))]
     return found[0], found[-1] if is_ui(found[-1]) else None
 
 
-def parse_json(text: str, path: Path) -> dict[str, Any]:
+def in_png(path: Path) -> list[dict[str, Any]]:
+    """What a picture carries: its API format, then its UI format; one that cannot be read is left out.
+
+    WorkflowError where neither can.
+    """
+    found, problems = [], []
+    for key, text in sorted(read_texts(path, ("prompt", "workflow"), LARGEST).items()):
+        try:
+            if isinstance(text, BadText):
+                raise WorkflowError([f"{path}, {key}: {text}"])
+            found.append(parse_json(text, f"{path}, {key}"))
+        except WorkflowError as error:
+            problems += error.problems
+    if not found:
+        raise WorkflowError(problems or [f"{path}: carries no workflow"])
+    return found
+
+
+def parse_json(text: str, where: str) -> dict[str, Any]:
     """A workflow's JSON object, in either format.
 
-    text   of a file, or in a PNG's metadata
-    path   of the file, for errors
+    text    of a file, or in a PNG's metadata
+    where   names it in errors
     """
     if _depth(text) > DEEPEST:
-        raise WorkflowError([f"{path}: nested more than {DEEPEST} deep, not a workflow"])
+        raise WorkflowError([f"{where}: nested more than {DEEPEST} deep, not a workflow"])
     try:
         data = json.loads(text)
-    except ValueError as error:
-        raise WorkflowError([f"{path}: not JSON: {error}"]) from error
+    except (ValueError, RecursionError) as error:
+        raise WorkflowError([f"{where}: not JSON: {error}"]) from error
     if isinstance(data, dict) and isinstance(data.get("prompt"), dict):
         data = data["prompt"]
-    if not isinstance(data, dict) or not (is_ui(data) or is_api(data)):
+    if not is_ui(data) and not is_api(data):
         raise WorkflowError(
-            [f"{path}: neither ComfyUI's UI format (nodes, links) nor its API format (class_type)"]
+            [f"{where}: neither ComfyUI's UI format (nodes, links) nor its API format (class_type)"]
         )
+    if not is_ui(data) and (faults := no_nodes(data)):
+        raise WorkflowError([Problem(f"{where}: {each.line}", node=each.node) for each in faults])
     return data
+
+
+def no_nodes(data: dict[str, Any]) -> list[Problem]:
+    """The entries of an API format that are no nodes, each with what it lacks."""
+    problems = []
+    for node_id, node in data.items():
+        if not isinstance(node, dict) or "class_type" not in node:
+            expected = "expected a node with a class_type"
+        elif not isinstance(node["class_type"], str):
+            expected = "expected a class_type that is text"
+        elif not isinstance(node.get("inputs", {}), dict):
+            expected = "expected inputs by name"
+        else:
+            continue
+        line = f"node {cut(str(node_id), 80)}: {expected}, got {brief(node)}"
+        problems.append(Problem(line, "invalid_prompt", node_id))
+    return problems
 
 
 def is_ui(data: Any) -> bool:
@@ -85,14 +128,12 @@ def is_ui(data: Any) -> bool:
 
 
 def is_api(data: Any) -> bool:
-    """Whether JSON data is a workflow in the API format.
+    """Whether JSON data is a workflow in the API format: at least one entry is a node.
 
     data   parsed JSON
     """
-    return (
-        isinstance(data, dict)
-        and bool(data)
-        and all(isinstance(node, dict) and "class_type" in node for node in data.values())
+    return isinstance(data, dict) and any(
+        isinstance(node, dict) and "class_type" in node for node in data.values()
     )
 
 
@@ -101,18 +142,23 @@ def parse_api(data: dict[str, Any]) -> Graph:
 
     data   nodes by id
     """
-    graph, problems = {}, []
+    graph: Graph = {}
+    problems = no_nodes(data)
+    bad = {problem.node for problem in problems}
     for node_id, node in data.items():
-        class_type, inputs = node["class_type"], node.get("inputs", {})
-        if not isinstance(class_type, str) or not isinstance(inputs, dict):
-            problems.append(
-                f"node {node_id}: expected class_type text and inputs, got {node!r:.80}"
-            )
+        if node_id in bad:
             continue
-        meta = node.get("_meta")
+        class_type, meta = node["class_type"], node.get("_meta")
         title = meta.get("title", class_type) if isinstance(meta, dict) else class_type
-        parsed = {name: parse_value(value) for name, value in inputs.items()}
-        graph[str(node_id)] = Node(str(node_id), class_type, str(title), parsed)
+        parsed = Node(str(node_id), class_type, str(title))
+        for name, value in node.get("inputs", {}).items():
+            try:
+                parsed.inputs[name] = parse_value(value)
+            except ValueError as error:
+                info = {"input_name": name}
+                line = f"{parsed}, input {cut(name, 80)}: {error}"
+                problems.append(Problem(line, "bad_linked_input", parsed.id, str(error), info))
+        graph[parsed.id] = parsed
     if problems:
         raise WorkflowError(problems)
     return graph
@@ -121,11 +167,14 @@ def parse_api(data: dict[str, Any]) -> Graph:
 def parse_value(value: Any) -> Any:
     """A constant, or a Link for [node id, slot]; {"__value__": [...]} is a constant list.
 
-    value   of an input in API format
+    value   of an input in API format; ValueError for a link whose slot is no whole number
     """
     is_pair = isinstance(value, list) and len(value) == 2
     if is_pair and isinstance(value[0], str) and isinstance(value[1], (int, float)):
-        return Link(value[0], int(value[1]))
+        slot = value[1]
+        if isinstance(slot, float) and not slot.is_integer():  # nor are Infinity and NaN
+            raise ValueError(f"expected a link [node, number of its output], got {brief(value)}")
+        return Link(value[0], int(slot))
     if isinstance(value, dict) and "__value__" in value:
         return value["__value__"]
     return value
@@ -140,33 +189,15 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _png_texts(path: Path) -> list[str]:
-    """What a picture carries: the API format, then the UI format."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-            info = dict(image.info)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
-        raise WorkflowError([f"{path}: not a readable PNG: {error}"]) from error
-    texts = [info[key] for key in ("prompt", "workflow") if isinstance(info.get(key), str)]
-    if not texts:
-        raise WorkflowError([f"{path}: carries no workflow"])
-    return texts
+BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|$)|[\[{]|[\]}]', re.DOTALL)
 
 
 def _depth(text: str) -> int:
     """Deepest nesting of brackets outside strings."""
     depth = deepest = 0
-    quoted = escaped = False
-    for character in text:
-        if quoted:
-            quoted = escaped or character != '"'
-            escaped = character == "\\" and not escaped
-        elif character == '"':
-            quoted = True
-        elif character in "[{":
+    for found in BRACKET.finditer(text):
+        character = found[0]
+        if character in "[{":
             depth += 1
             deepest = max(deepest, depth)
         elif character in "]}":

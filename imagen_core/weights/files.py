@@ -1,6 +1,7 @@
 """Files of tensors: safetensors only, read without executing anything, written by rename."""
 
 import ctypes
+import hashlib
 import json
 import mmap
 import os
@@ -30,6 +31,7 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+LONGEST_NAME = 255  # bytes
 PICKLE_STARTS = (b"\x80", b"PK\x03\x04")  # a bare pickle; torch.save's zip
 
 
@@ -40,7 +42,10 @@ def replacing(path: Path) -> Iterator[Path]:
     path   of the finished file; its folder is made
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    name, own = path.name, f".{os.getpid()}.writing"
+    if len(os.fsencode(f".{name}{own}")) > LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:20]
+    temporary = path.with_name(f".{name}{own}")
     try:
         yield temporary
         with temporary.open("rb+") as file:
