@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.convolution import Conv2d
 from ..text.embedding import TextEmbedding
 from .attention import KeysValues, TextAttention, text_keys_values
 from .layers import (
@@ -176,7 +177,7 @@ class ADMUNet(nn.Module):
             activation(config.activation) if config.activate_embedding_once else nn.Identity()
         )
         pixels = config.patch**2
-        self.conv_in = nn.Conv2d((6 if config.lowres else 3) * pixels, first, 3, padding=1)
+        self.conv_in = Conv2d((6 if config.lowres else 3) * pixels, first, 3, padding=1)
         self.down, skips = encoder(config)
         self.middle = nn.ModuleList(
             [Block(config, last, last, attention=True), Block(config, last, last)]
@@ -187,7 +188,7 @@ class ADMUNet(nn.Module):
         )
         self.norm_out = nn.GroupNorm(config.groups, first)
         self.act_out = activation(config.activation)
-        self.conv_out = zeroed(nn.Conv2d(first, config.out_channels * pixels, 3, padding=1))
+        self.conv_out = zeroed(Conv2d(first, config.out_channels * pixels, 3, padding=1))
 
     @property
     def size_multiple(self) -> int:

@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.convolution import Conv2d
+from ..kernels.inplace import add_, scale_
 from ..text.embedding import TextEmbedding
 from .attention import KeysValues, TextAttention, text_keys_values
 from .layers import (
@@ -120,7 +122,7 @@ class Upsample(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv = Conv2d(in_channels, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
@@ -142,9 +144,9 @@ class EfficientUNet(nn.Module):
         )
         self.pooled_text = PooledText(config.text_dim, config.time_dim, config.pool_heads)
         self.text_proj = nn.Linear(config.text_dim, config.context_dim)
-        self.conv_in = nn.Conv2d(6, config.stem_channels, 3, padding=1)
+        self.conv_in = Conv2d(6, config.stem_channels, 3, padding=1)
         self.downsample = nn.ModuleList(
-            nn.Conv2d(widths[i], widths[i + 1], 3, stride=2, padding=1) for i in levels
+            Conv2d(widths[i], widths[i + 1], 3, stride=2, padding=1) for i in levels
         )
         self.down = nn.ModuleList(Level(config, i, widths[i + 1]) for i in levels)
         # The lowest level continues; each one above takes its skip beside what comes from below.
@@ -159,7 +161,7 @@ class EfficientUNet(nn.Module):
             for width, after in itertools.pairwise(stem_widths)
         )
         self.act_out = activation(config.activation)
-        self.conv_out = zeroed(nn.Conv2d(stem_widths[-1], config.out_channels, 3, padding=1))
+        self.conv_out = zeroed(Conv2d(stem_widths[-1], config.out_channels, 3, padding=1))
 
     @property
     def size_multiple(self) -> int:
@@ -197,8 +199,8 @@ class EfficientUNet(nn.Module):
         skips.pop()
         for level, upsample in zip(self.up, self.upsample, strict=True):
             x = upsample(level(x, embedding, texts))
-            x = torch.cat([x, skips.pop() * SKIP_SCALE], dim=1)
+            x = torch.cat([x, scale_(skips.pop(), SKIP_SCALE)], dim=1)
         for block in self.stem_blocks:
             x = block(x, embedding)
         output = self.conv_out(self.act_out(x))
-        return lowres + output if self.config.residual else output
+        return add_(output, lowres) if self.config.residual else output

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.convolution import Conv2d
+from ..kernels.inplace import activate_, add_, scale_shift_
 from .attention import AttentionPool, KeysValues
 
 Activation = Literal["gelu", "silu"]
@@ -166,19 +168,19 @@ class ResBlock(nn.Module):
         self.act = activation(act)
         self.resample = Resample(resample)
         self.norm_1 = nn.GroupNorm(groups, in_channels)
-        self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv_1 = Conv2d(in_channels, out_channels, 3, padding=1)
         self.embedding_act = activation(act) if activate_embedding else nn.Identity()
         self.embedding = nn.Linear(embedding_dim, 2 * out_channels)
         self.norm_2 = nn.GroupNorm(groups, out_channels)
-        self.conv_2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.conv_2 = zeroed(Conv2d(out_channels, out_channels, 3, padding=1))
         same = in_channels == out_channels
-        self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+        self.skip = nn.Identity() if same else Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:  # b c h w, b embedding_dim
-        h = self.conv_1(self.resample(self.act(self.norm_1(x))))
+        h = self.conv_1(self.resample(activate_(self.norm_1(x), self.act)))
         scale, shift = self.embedding(self.embedding_act(embedding))[:, :, None, None].chunk(
             2, dim=1
         )
-        h = self.conv_2(self.act(torch.addcmul(shift, self.norm_2(h), 1 + scale)))
-        h = h + self.skip(self.resample(x))
+        h = scale_shift_(self.norm_2(h), scale, shift)
+        h = add_(self.conv_2(activate_(h, self.act)), self.skip(self.resample(x)))
         return h if self.residual_scale == 1.0 else h * self.residual_scale
