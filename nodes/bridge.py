@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import host
 from .checks import named, require_input_size, require_stage
-from .widgets import SEED, number, wire
+from .widgets import OWN_LEVEL, SEED, level_input, number, wire
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -264,9 +264,7 @@ class ImagenSRConditioning:
                 "positive": wire("CONDITIONING", "From Imagen Text to Conditioning."),
                 "negative": wire("CONDITIONING", "From Imagen Text to Conditioning."),
                 "seed": SEED,
-                "aug_level": number(
-                    0.1, 0.0, 1.0, 0.01, "Noise put on the picture first: 0 keeps it."
-                ),
+                "aug_level": level_input("Noise put on the picture first: 0 keeps it."),
             }
         }
 
@@ -290,7 +288,7 @@ def lowres_of(stage: Any, image: Any, seed: int, aug_level: float) -> Any:
     stage       an SR stage
     image       b h w c in 0..1
     seed        picture i draws from seed + i
-    aug_level   0..1
+    aug_level   0..1, or OWN_LEVEL
     """
     import torch
 
@@ -298,6 +296,7 @@ def lowres_of(stage: Any, image: Any, seed: int, aug_level: float) -> Any:
     from ..imagen_core.diffusion.lowres import augmentation, upsample
     from ..imagen_core.diffusion.noise import ImageNoise
     from ..imagen_core.sampling import to_network
+    from ..imagen_core.settings import Settings
     from ..imagen_core.stage import check_sides
 
     check_image(image, "image")
@@ -308,5 +307,6 @@ def lowres_of(stage: Any, image: Any, seed: int, aug_level: float) -> Any:
     check_sides(*small.shape[2:], multiple=multiple, scale=stage.config.scale, name="image")
     noise = ImageNoise(seed, len(large))
     noise.randn(*large.shape[1:])  # the start of sampling, which is the sampler's own affair here
-    lowres = augmentation(stage.schedule, large, aug_level, "once", noise)()
+    level = Settings(aug_level=None if aug_level == OWN_LEVEL else aug_level).level(stage.config)
+    lowres = augmentation(stage.schedule, large, level, "once", noise)()
     return lowres._replace(image=lowres.image.float(), timestep=lowres.timestep.float())

@@ -6,7 +6,19 @@ from . import host
 from .checks import named, require_input_size, require_stage
 from .oom import attempts, rows_of, smaller_parts
 from .trace import Watch
-from .widgets import INPAINT, SAMPLER, SEED, TIMESTEPS, choice, integer, number, wire
+from .widgets import (
+    INPAINT,
+    SAMPLER,
+    SEED,
+    TIMESTEPS,
+    choice,
+    integer,
+    level_input,
+    number,
+    settings_of,
+    steps_input,
+    wire,
+)
 
 
 class ImagenBaseSample:
@@ -38,7 +50,7 @@ class ImagenBaseSample:
                 ),
                 "batch_size": integer(1, 1, 256, 1, "Pictures at once; picture i uses seed + i."),
                 "seed": SEED,
-                "steps": integer(32, 1, 1000, 1, "More steps, finer result; 24 to 50 is usual."),
+                "steps": steps_input("More steps, finer result; 24 to 50 is usual."),
                 "sampler": SAMPLER,
                 "strength": number(
                     1.0,
@@ -90,7 +102,7 @@ class ImagenBaseSample:
         from ..imagen_core.settings import Settings
 
         node, watch = "Imagen Base Sample", Watch()
-        chosen = dict(guidance=guidance, steps=timesteps.strip() or steps, sampler=sampler)
+        chosen = settings_of(steps, timesteps, sampler) | dict(guidance=guidance)
         with named(node), torch.no_grad():
             chosen |= dict(strength=strength, inpainting=Inpainting(inpaint, resample, jump))
             require_stage(stage, "base")
@@ -117,25 +129,18 @@ class ImagenBaseSample:
         return watch.result(host.to_results(attempt.pictures()))
 
 
-def super_resolution_inputs(steps: int) -> dict[str, Any]:
-    """The inputs that both super-resolution nodes have.
-
-    steps   default number
-    """
+def super_resolution_inputs() -> dict[str, Any]:
+    """The inputs that both super-resolution nodes have."""
     return {
         "required": {
             "stage": wire("IMAGEN_STAGE", "A super-resolution stage, from a loader."),
             "image": wire("IMAGE", "Any picture; the stage before, or one of your own."),
             "text": wire("IMAGEN_TEXT", "From T5 Encode; another prompt than the base's restyles."),
             "seed": SEED,
-            "steps": integer(steps, 1, 1000, 1, "More steps, finer result."),
+            "steps": steps_input("More steps, finer result; 4 to 16 is usual."),
             "sampler": SAMPLER,
-            "aug_level": number(
-                0.1,
-                0.0,
-                1.0,
-                0.01,
-                "Noise put on the picture first: 0 keeps it, 0.1 to 0.3 lets the stage invent detail.",
+            "aug_level": level_input(
+                "Noise put on the picture first: 0 keeps it, 0.1 to 0.3 lets the stage invent detail."
             ),
             "tile": integer(
                 0, 0, 4096, 64, "Side of overlapping tiles of the result; 0 = whole. Saves memory."
@@ -182,12 +187,11 @@ class ImagenSR256:
     OUTPUT_TOOLTIPS = ("An ordinary image: edit it, or hand it to Imagen SR 1024.",)
     SEARCH_ALIASES = ["upscale", "super resolution", "restyle"]
     NAME = "Imagen SR 256"
-    STEPS = 12
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """ComfyUI's declaration of inputs."""
-        return super_resolution_inputs(cls.STEPS)
+        return super_resolution_inputs()
 
     def enlarge(
         self,
@@ -214,8 +218,8 @@ class ImagenSR256:
         from ..imagen_core.checks import check_sr
         from ..imagen_core.settings import Settings
 
-        chosen = dict(guidance=guidance, steps=timesteps.strip() or steps, sampler=sampler)
-        chosen |= dict(aug_level=aug_level, aug_noise=aug_noise, strength=strength)
+        chosen = settings_of(steps, timesteps, sampler, aug_level)
+        chosen |= dict(guidance=guidance, aug_noise=aug_noise, strength=strength)
         watch = Watch()
         with named(self.NAME), torch.no_grad():
             chosen["inpainting"] = Inpainting(inpaint)
@@ -254,7 +258,6 @@ class ImagenSR1024(ImagenSR256):
     )
     OUTPUT_TOOLTIPS = ("The finished picture.",)
     NAME = "Imagen SR 1024"
-    STEPS = 8
 
 
 def rows_a_step(text: Any, batch: int) -> int:

@@ -3,6 +3,8 @@
 from typing import Any
 
 SAMPLERS = ["dpmpp_2m", "dpmpp_2m_sde", "ddim", "ddpm", "heun"]
+AUTO, OWN_STEPS, OWN_LEVEL = "auto", 0, -1.0
+"""Values of sampler, steps and aug_level that mean the stage's own."""
 
 SEED = (
     "INT",
@@ -16,11 +18,11 @@ SEED = (
     },
 )
 SAMPLER = (
-    SAMPLERS,
+    [AUTO, *SAMPLERS],
     {
-        "default": "dpmpp_2m",
-        "tooltip": "dpmpp_2m is sharp in few steps; ddpm and dpmpp_2m_sde add fresh noise each step; "
-        "heun costs two evaluations a step.",
+        "default": AUTO,
+        "tooltip": "auto: the stage's own. dpmpp_2m is sharp in few steps; ddpm and dpmpp_2m_sde add fresh "
+        "noise each step; heun costs two evaluations a step.",
     },
 )
 
@@ -30,9 +32,42 @@ TIMESTEPS = (
         "default": "",
         "tooltip": "For DeepFloyd IF, instead of steps: smart27, smart50, smart100, smart185, fast27, "
         "super27, super40, super100; leading50 as diffusers; 10,10,0 = steps a section; or timesteps "
-        "[999, 500, 0]. Empty = steps.",
+        "[999, 500, 0]. Leave empty to use steps.",
     },
 )
+
+
+def settings_of(
+    steps: int, timesteps: str, sampler: str, aug_level: float = OWN_LEVEL
+) -> dict[str, Any]:
+    """What the core is told for these widgets; None = the stage's own.
+
+    steps       OWN_STEPS = the stage's own
+    timesteps   goes before steps unless it is empty
+    sampler     AUTO = the stage's own
+    aug_level   OWN_LEVEL = the stage's own; of an SR stage
+    """
+    settings = {
+        "steps": timesteps.strip() or (None if steps == OWN_STEPS else steps),
+        "sampler": None if sampler == AUTO else sampler,
+    }
+    return settings if aug_level == OWN_LEVEL else {**settings, "aug_level": aug_level}
+
+
+def steps_input(tooltip: str) -> tuple[str, dict[str, Any]]:
+    """The number of sampler steps.
+
+    tooltip   what a usual number is
+    """
+    return integer(OWN_STEPS, OWN_STEPS, 1000, 1, f"0: the stage's own. {tooltip}")
+
+
+def level_input(tooltip: str) -> tuple[str, dict[str, Any]]:
+    """The noise on what is enlarged.
+
+    tooltip   what usual levels do
+    """
+    return number(OWN_LEVEL, OWN_LEVEL, 1.0, 0.01, f"-1: the stage's own. {tooltip}")
 
 
 def integer(

@@ -39,6 +39,12 @@ TITLES = {
     "ImagenLoadTextEncoder": "Load T5 Encoder",
     "ImagenLoadStage": "Load Imagen Stage",
 }
+# What the bundled stages' own settings are, written out: a template shows numbers to begin from.
+SHOWN: dict[str, dict[str, Any]] = {
+    "ImagenBaseSample": {"steps": 32, "sampler": "dpmpp_2m"},
+    "ImagenSR256": {"steps": 12, "sampler": "dpmpp_2m", "aug_level": 0.1},
+    "ImagenSR1024": {"steps": 8, "sampler": "dpmpp_2m", "aug_level": 0.1},
+}
 
 
 class Builder:
@@ -53,7 +59,7 @@ class Builder:
         node_id = str(len(self.graph) + 1)
         for name, (_, options, _) in declared_inputs(self.registry[class_type]).items():
             if name not in inputs and "default" in options:
-                inputs[name] = options["default"]
+                inputs[name] = SHOWN.get(class_type, {}).get(name, options["default"])
         title = title or TITLES.get(class_type, class_type)
         self.graph[node_id] = Node(node_id, class_type, title, inputs)
         return node_id

@@ -113,11 +113,11 @@ def sampled(**changes):
 
 
 def test_every_fault_of_a_node_is_in_one_report(run, capsys):
-    assert run(sampled(seed=-1, steps=0, sampler="best", width="wide", batch_size=0)) == 2
+    assert run(sampled(seed=-1, steps=-1, sampler="best", width="wide", batch_size=0)) == 2
     said = capsys.readouterr().err
     for message in (
         "node 5 (ImagenBaseSample), input seed: expected at least 0, got -1",
-        "node 5 (ImagenBaseSample), input steps: expected at least 1, got 0",
+        "node 5 (ImagenBaseSample), input steps: expected at least 0, got -1",
         "node 5 (ImagenBaseSample), input sampler: expected one of",
         "node 5 (ImagenBaseSample), input width: expected a whole number, got 'wide'",
         "node 5 (ImagenBaseSample), input batch_size: expected at least 1, got 0",

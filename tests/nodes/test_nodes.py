@@ -487,3 +487,48 @@ def test_timesteps_go_before_steps(text, picture):
 def test_timesteps_of_a_continuous_stage_are_refused(base, text):
     with pytest.raises(ValueError, match="leave timesteps empty and set steps"):
         node("ImagenBaseSample", stage=base, text=text, timesteps="smart27", **BASE)
+
+
+OWN = {"steps": 0, "sampler": "auto"}
+
+
+def test_a_new_node_runs_a_stage_as_it_is_meant_to_be(text, picture):
+    """With the widgets' defaults, of any stage: here as DeepFloyd IF's are."""
+    own = {
+        "base": SamplingDefaults("smart27", "ddpm", 3.0, threshold="static"),
+        "sr": SamplingDefaults([999, 500, 0], "ddim", 2.0, aug_level=0.4),
+    }
+    stages = {
+        given[0]: Stage(
+            replace(
+                stage_of(*given).config, schedule=DiscreteSchedule(), prediction="eps",
+                defaults=own[given[0]],
+            )
+        )
+        for given in (("base", 16, 1, "tiny-base"), ("sr", 64, 4, "tiny-sr"))
+    }  # fmt: skip
+    for node_id in ("ImagenBaseSample", "ImagenSR256", "ImagenSR1024"):
+        declared = NODE_CLASS_MAPPINGS[node_id].INPUT_TYPES()["required"]
+        given = {
+            name: spec[1]["default"] for name, spec in declared.items() if "default" in spec[1]
+        }
+        given |= (
+            {"width": 16, "height": 16} if node_id == "ImagenBaseSample" else {"image": picture}
+        )
+        kind = "base" if node_id == "ImagenBaseSample" else "sr"
+        (made,) = node(node_id, stage=stages[kind], text=text, **given)
+        if kind == "base":
+            assert torch.equal(made, sample_base(stages[kind], text, width=16, height=16))
+        else:
+            assert torch.equal(made, super_resolve(stages[kind], picture, text))
+            named = {"steps": [999, 500, 0], "sampler": "ddim", "aug_level": 0.4}
+            assert torch.equal(made, super_resolve(stages[kind], picture, text, **named))
+
+
+def test_each_of_a_stage_s_own_settings_is_taken_by_itself(sr, text, picture):
+    for name, value in {**OWN, "aug_level": -1.0}.items():
+        chosen = {**SR, "steps": 3, "sampler": "ddpm", "aug_level": 0.3, name: value}
+        (made,) = node("ImagenSR256", stage=sr, text=text, image=picture, **chosen)
+        assert torch.equal(made, super_resolve(sr, picture, text, **{**chosen, name: None})), name
+    with pytest.raises(ValueError, match=r"SR 256: aug_level must be in \[0, 1\], got -0.5"):
+        node("ImagenSR256", stage=sr, text=text, image=picture, **{**SR, "aug_level": -0.5})
