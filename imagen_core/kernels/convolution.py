@@ -95,7 +95,7 @@ class Conv2d(nn.Conv2d):
         size = weight.numel() * weight.element_size()
         if Conv2d.bytes_packed + size > MOST_BYTES:
             return None
-        made = torch._C._nn.mkldnn_reorder_conv2d_weight(
+        made = torch._C._nn.mkldnn_reorder_conv2d_weight(  # pyright: ignore[reportAttributeAccessIssue]
             weight.detach().contiguous().to_mkldnn(),
             self.padding, self.stride, self.dilation, self.groups, shape,
         )  # fmt: skip

@@ -20,7 +20,7 @@ def activate_(x: Tensor, act: nn.Module) -> Tensor:
     if isinstance(act, nn.SiLU):
         return F.silu(x, inplace=True)
     if isinstance(act, nn.GELU) and act.approximate == "none":
-        return torch._C._nn.gelu_(x)
+        return torch._C._nn.gelu_(x)  # pyright: ignore[reportAttributeAccessIssue]
     return act(x)
 
 
