@@ -1,14 +1,14 @@
-# Commands, each of which sets up what it needs in .venv: demo, test, lint, bench; and comfy, in a ComfyUI of yours.
+# Commands, each of which sets up what it needs in .venv: demo, test, lint, docs, bench; and comfy, in a ComfyUI of yours.
 PYTHON ?= python3
 VENV := .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 # Without an NVIDIA GPU: the version of torch that has a CPU build at hand.
 TORCH := $(if $(shell command -v nvidia-smi 2>/dev/null),torch>=2.4,torch==2.13.0)
 # The advice that setuptools gives on every editable install says nothing of this one.
 export PYTHONWARNINGS := ignore:Editable installation
 PROMPT ?= a red apple, noto style
 
-.PHONY: demo test lint bench comfy clean
+.PHONY: demo test lint docs bench comfy clean
 
 demo: $(VENV)/.headless
 	$(BIN)/imagen generate "$(PROMPT)" -o demo.png
@@ -20,7 +20,12 @@ test: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/oxlint web tests/web
 	$(BIN)/pyright
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict --site-dir build/docs
+	@echo "The pages are in $(CURDIR)/build/docs"
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py
@@ -44,6 +49,10 @@ $(VENV)/.headless: $(BIN)/python pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.headless
 	$(BIN)/python -m pip install --quiet --editable ".[headless,train,dev]"
+	touch $@
+
+$(VENV)/.docs: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	touch $@
 
 clean:

@@ -68,7 +68,8 @@ def networks(device: torch.device) -> tuple[ADMUNet, Any]:
         ours.text_proj = torch.nn.Linear(TEXT_DIM, TEXT_DIM)
         table = entries(config, "diffusers", set(ours.state_dict()))
     ours.load_state_dict({e.ours: e.read([theirs[t] for t in e.theirs], 64) for e in table})
-    return ours.eval().to(device, memory_format=torch.channels_last), peer.eval().to(device)
+    peer.eval().to(device)  # pyright: ignore[reportArgumentType]
+    return ours.eval().to(device, memory_format=torch.channels_last), peer
 
 
 def median_seconds(function: Callable[[], Any], repeats: int, device: torch.device) -> float:

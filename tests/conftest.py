@@ -52,7 +52,9 @@ def t5_folder(tmp_path_factory) -> Path:
         feed_forward_proj="gated-gelu",
         dropout_rate=0.0,
     )
-    fill(T5EncoderModel(config)).save_pretrained(folder, safe_serialization=True)
+    encoder = T5EncoderModel(config)
+    fill(encoder)
+    encoder.save_pretrained(folder, safe_serialization=True)
     return folder
 
 

@@ -104,6 +104,18 @@ def test_only_the_host_touches_comfyui():
             assert not uses(path, "nodes.host.adapter"), path
 
 
+NETWORK = ("socket", "ssl", "http", "urllib.request", "requests", "websockets", "huggingface_hub")
+
+
+@EACH
+def test_only_the_remote_runner_opens_connections(path):
+    used = uses(path, *NETWORK)
+    assert not used or path == ROOT / "headless/remote.py", used
+    assert not uses(path, "pickle", "dill", "joblib", "marshal", "shelve"), (
+        "they run what they read"
+    )
+
+
 def test_attention_knows_nothing_and_layers_know_attention_only():
     assert not uses(ROOT / "imagen_core/unet/attention.py", "imagen_core")
     assert uses(ROOT / "imagen_core/unet/layers.py", "imagen_core.unet") == {
@@ -122,7 +134,7 @@ def test_heavy_libraries_are_imported_where_they_are_used(path):
 def test_functions_fit_on_a_screen(path):
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            length = node.end_lineno - node.lineno + 1
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
             assert length <= 60, f"{node.name} has {length} lines"
     assert path.name != "utils.py"
 

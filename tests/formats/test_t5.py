@@ -232,7 +232,7 @@ def test_one_scale_a_row_is_read_and_another_number_is_refused(t5_folder, place)
         load_text_encoder(place / "t5.safetensors")
 
 
-def random_blocks(rows, width, kind, generator):
+def random_blocks(rows: int, width: int, kind, generator):
     """Bytes of valid blocks: anything, with factors that keep the values small."""
     import gguf
 
@@ -264,7 +264,8 @@ def write_gguf(path, state, kind, tokenizer=None):
             writer.add_tensor(theirs, raw, raw_dtype=kind)
             meant[name] = torch.from_numpy(gguf.quants.dequantize(raw, kind).copy())
         else:
-            raw = random_blocks(*value.shape, kind, generator)
+            rows, width = value.shape
+            raw = random_blocks(rows, width, kind, generator)
             writer.add_tensor(theirs, raw, raw_dtype=kind)
             meant[name] = torch.from_numpy(gguf.quants.dequantize(raw, kind))
     if tokenizer:

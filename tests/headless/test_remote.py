@@ -72,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self):
-        state = self.server.state
+        state = self.server.state  # pyright: ignore[reportAttributeAccessIssue]
         path = urllib.parse.urlsplit(self.path)
         if path.path == "/ws" and state["websocket"]:
             self.talk(state)
@@ -118,7 +118,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(bytes([0x81, len(body)]) + body)
 
     def do_POST(self):
-        state = self.server.state
+        state = self.server.state  # pyright: ignore[reportAttributeAccessIssue]
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == "/upload/image":
             state["uploaded"] = body
@@ -141,7 +141,7 @@ class Handler(BaseHTTPRequestHandler):
 def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     entry = {"filename": "p_00001_.png", "subfolder": "sub", "type": "output"}
-    server.state = {
+    server.state = {  # pyright: ignore[reportAttributeAccessIssue]
         "websocket": False,
         "chatter": 0,  # websocket messages about the queue, after which nothing is said
         "unseen": 0,  # looks at the history that find nothing

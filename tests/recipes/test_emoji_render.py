@@ -18,7 +18,7 @@ def square(colour: str, side: int = 16) -> str:
     )
 
 
-def webp(colour: str, size=(256, 256)) -> bytes:
+def webp(colour: str | tuple[int, ...], size=(256, 256)) -> bytes:
     import io
 
     from PIL import Image

@@ -155,7 +155,7 @@ def test_distillation_loss_falls(tiny, spiece):
     optimizer = torch.optim.Adam(tiny.parameters(), 1e-2)
     losses = []
     for _ in range(30):
-        loss = sum(te.distillation_loss(tiny, teacher, batch, batch).values())
+        loss = torch.stack(list(te.distillation_loss(tiny, teacher, batch, batch).values())).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

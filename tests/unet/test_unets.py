@@ -32,7 +32,7 @@ def text_of(config, rows, seed=0):
     return TextEmbedding(embeds, torch.ones(rows, 5, dtype=torch.bool))
 
 
-def arguments(name, rows, size=16):
+def arguments(name, rows, size=16) -> tuple[tuple, tuple]:
     x, lowres = torch.randn(2, rows, 3, size, size, generator=torch.Generator().manual_seed(2))
     t = torch.linspace(10, 900, rows)
     return (x, t), (lowres, t / 3) if name.endswith("sr") else ()

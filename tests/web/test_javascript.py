@@ -20,6 +20,13 @@ def test_javascript():
     assert int(re.search(r"^# pass (\d+)", done.stdout, re.M)[1]) >= 20
 
 
+def test_texts_are_never_html():
+    """What a workflow or a server says is set as text, so it can hold no script."""
+    risky = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|srcdoc"
+    for path in WEB.rglob("*.js"):
+        assert not re.search(risky, path.read_text("utf-8")), path
+
+
 def test_one_file_knows_the_app():
     """ComfyUI imports every .js of the folder: modules must do nothing by themselves."""
     for path in WEB.rglob("*.js"):

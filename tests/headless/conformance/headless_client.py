@@ -12,6 +12,7 @@ import time
 import types
 import urllib.error
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -79,6 +80,8 @@ class Server:
 
 class Client:
     """In place of ComfyClient."""
+
+    result_class: Any = None
 
     def __init__(self):
         self.session = Session(REGISTRY)
