@@ -190,12 +190,16 @@ class Drawings:
         source = source[:, ::-1] if piece.mirrored else source
         scale = len(source) / size
         (x, x_end), (y, y_end) = seen
-        box = [
-            scale * v for v in (x - corner[0], y - corner[1], x_end - corner[0], y_end - corner[1])
-        ]
+        left, top = corner
+        box = (
+            scale * (x - left),
+            scale * (y - top),
+            scale * (x_end - left),
+            scale * (y_end - top),
+        )
         image = Image.fromarray(np.ascontiguousarray(source))
         if scale != 1 or (x_end - x, y_end - y) != image.size:
-            image = image.resize((x_end - x, y_end - y), Image.Resampling.HAMMING, box=tuple(box))
+            image = image.resize((x_end - x, y_end - y), Image.Resampling.HAMMING, box=box)
         if piece.colour is not None:
             dominant = self.rows[piece.row]["colour"]
             image = Image.fromarray(recolour(np.asarray(image), dominant, piece.colour))
