@@ -1,6 +1,7 @@
 """The rules of the house, read off the syntax trees: who may import whom, how long a function is."""
 
 import ast
+import importlib.util
 import inspect
 import subprocess
 import sys
@@ -92,6 +93,14 @@ def test_no_module_imports_itself_by_way_of_others():
         for name in free:
             del left[name]
     assert not left, f"a circle among, or behind one: {sorted(left)}"
+
+
+def test_the_drawing_shows_the_imports():
+    """docs/architecture.svg; a new folder, or a file beside headless' or the core's own, needs a place."""
+    spec = importlib.util.spec_from_file_location("drawing", ROOT / "tools" / "architecture.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert tool.drawing() == tool.OUT.read_text("utf-8"), "run python tools/architecture.py"
 
 
 def test_only_the_host_touches_comfyui():

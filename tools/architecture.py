@@ -65,7 +65,8 @@ BOXES = [
         ("imagen_core.diffusion",), 668, 472, 292,
     ),
     Box("unet/", "the networks", ("imagen_core.unet",), 668, 572, 292),
-    Box("text/", "a prompt to T5 states", ("imagen_core.text",), 668, 672, 292),
+    Box("text/", "prompt to states", ("imagen_core.text",), 668, 672, 140),
+    Box("kernels/", "fast paths", ("imagen_core.kernels",), 824, 672, 136),
     Box("weights/", "how files hold tensors", ("imagen_core.weights",), 668, 772, 292),
 ]  # fmt: skip
 # Title, x, y, width, height of what lies behind the boxes.
