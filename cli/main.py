@@ -15,6 +15,7 @@ from ..headless.inputs import InputError
 from .batch import add_batch_options, batch
 from .convert import add_convert_options, convert
 from .doctor import doctor
+from .evaluate import add_evaluate_options, evaluate
 from .generate import add_generate_options, generate
 from .info import info
 from .run import add_run_options, run
@@ -103,6 +104,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command("train", train, "Train a stage by a recipe; goes on from its last checkpoint.")
     sub.add_argument("recipe", type=Path, help="a TOML file, such as recipes/emoji/*.toml")
     add_convert_options(command("convert", convert, "Write a stage's weights in another layout."))
+    about = "Measure a cascade's pictures, or a folder of pictures; writes tables and a page."
+    add_evaluate_options(command("evaluate", evaluate, about))
     sub = command("info", info, "Say what a file or folder is.")
     sub.add_argument("path", type=Path, help="of a model, an encoded prompt, a workflow, a picture")
     command("doctor", doctor, "Check this installation and say what to fix.")

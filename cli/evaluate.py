@@ -1,0 +1,210 @@
+"""`imagen evaluate`: how good pictures are, as tables and as one page."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ..headless.inputs import InputError
+from .generate import chosen_device
+
+
+def add_evaluate_options(sub: argparse.ArgumentParser) -> None:
+    """The options of `imagen evaluate`.
+
+    sub   receives them
+    """
+    add = sub.add_argument
+    of_stage = "default: the stage's own"
+    about = "a bundled cascade, or a folder with a cascade.json, whose base is measured"
+    add("cascade", nargs="?", metavar="CASCADE", help=about)
+    about = "measure a folder's pictures instead: of its prompts.jsonl, or each with its caption in a .txt"
+    add("--images", type=Path, metavar="DIR", help=about)
+    about = "a stage file that stands in for the cascade's base"
+    add("--base", type=Path, metavar="FILE", help=about)
+    about = "one prompt a line, or .jsonl that says what each must show; default: those of the emoji cascade"
+    add("--prompts", type=Path, metavar="FILE", help=about)
+    about = "the first N prompts of each set alone"
+    add("--limit", type=int, metavar="N", help=about)
+    about = "a judge file, once for each; default: the two that are bundled"
+    add("--judge", type=Path, action="append", metavar="FILE", help=about)
+    about = "training pictures with captions: in which copies are looked for, and which the judges compare to"
+    add("--reference", type=Path, metavar="DIR", help=about)
+    about = "a report.json whose figures stand beside these, once for each"
+    add("--beside", type=Path, action="append", default=[], metavar="FILE", help=about)
+    about = "folder for report.json, report.html and the pictures; default: %(default)s"
+    add("-o", "--out", type=Path, default=Path("evaluation"), metavar="DIR", help=about)
+    about = "picture i of the prompts has seed N + i; default: %(default)s"
+    add("--seed", type=int, default=0, metavar="N", help=about)
+    add("--steps", type=int, metavar="N", help=f"sampler steps; {of_stage}")
+    add("--sampler", metavar="NAME", help=of_stage)
+    add("--guidance", type=float, metavar="W", help=f"scale of the guidance, 1 = off; {of_stage}")
+    add("--threshold", choices=("dynamic", "static", "none"), help=of_stage)
+    add("--percentile", type=float, metavar="P", help=f"of the dynamic threshold; {of_stage}")
+    about = "pictures in one evaluation of the network; default: %(default)s"
+    add("--batch", type=int, default=32, metavar="N", help=about)
+    about = "auto (a GPU where there is one), cpu, cuda, …; default: %(default)s"
+    add("--device", default="auto", metavar="NAME", help=about)
+
+
+def evaluate(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure a cascade's base, or a folder of pictures; write the report.
+
+    options   of the command line
+    """
+    from ..imagen_core.evaluation import report as pages
+    from ..imagen_core.evaluation.evaluate import evaluate as measure
+    from ..imagen_core.evaluation.judge import load_expert
+    from ..imagen_core.evaluation.prompts import write_folder
+    from ..imagen_core.weights.files import replacing
+
+    if (options.cascade is None) == (options.images is None):
+        raise InputError("evaluate: expected a CASCADE or --images DIR, and not both")
+    started = time.monotonic()
+    files = bundled_judges() if options.judge is None else options.judge
+    names = pages.page_names([str(path) for path in files])
+    judges = {name: load_expert(path) for name, path in zip(names, files, strict=True)}
+    beside = {
+        path.parent.name if path.stem == "report" else path.stem: path for path in options.beside
+    }
+    others = {name: read_report(path) for name, path in beside.items()}
+    judges, reference = with_reference(options, judges)
+    prompts, pictures, settings = made_or_read(options)
+    sampled = time.monotonic()
+    found = measure(prompts, pictures, judges, reference)
+    settings |= {
+        "judges": ", ".join(map(str, files)),
+        "reference": str(options.reference or "the judges' own"),
+        "seconds": {
+            "pictures": round(sampled - started, 1),
+            "measuring": round(time.monotonic() - sampled, 1),
+        },
+    }
+    report = {"settings": settings, **found}
+    if options.images is None:
+        write_folder(options.out / "pictures", prompts, pictures)
+    for name, text in (
+        ("report.json", json.dumps(report, indent=1, ensure_ascii=False)),
+        ("report.html", pages.html_report(report, pictures, others)),
+    ):
+        with replacing(options.out / name) as temporary:
+            temporary.write_text(text, "utf-8")
+    if not options.json:
+        print(pages.text_table(report["sets"], others))
+    print(options.out / "report.html", file=sys.stderr)
+    return {"report": str(options.out / "report.json"), "sets": report["sets"]}
+
+
+def made_or_read(options: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
+    """Prompts, their pictures, and what the report says of where they come from.
+
+    options   of the command line
+    """
+    from .. import imagen_core as core
+    from ..imagen_core.evaluation.evaluate import sample_prompts
+    from ..imagen_core.evaluation.prompts import read_folder, read_prompts
+
+    if options.images is not None:
+        prompts, pictures = read_folder(options.images)
+        return prompts, pictures, {"images": str(options.images)}
+    prompts = limited(read_prompts(options.prompts or bundled("prompts.jsonl")), options.limit)
+    device = chosen_device(options.device)
+    cascade = core.load_cascade(options.cascade, device)
+    base = (
+        cascade.base
+        if options.base is None
+        else core.load_stage(options.base, device, cascade.base.dtype)
+    )
+    chosen = ("threshold", "percentile")
+    guidance = base.guidance(
+        guidance_scale=options.guidance, **{name: getattr(options, name) for name in chosen}
+    )
+    prompts, pictures = sample_prompts(
+        base,
+        cascade.text_encoder,
+        prompts,
+        guidance=guidance,
+        seed=options.seed,
+        steps=options.steps,
+        sampler=options.sampler,
+        batch=options.batch,
+        on_batch=lambda done: print(f"{done} of {len(prompts)} pictures", file=sys.stderr),
+    )
+    defaults = base.config.defaults
+    settings = {
+        "cascade": options.cascade,
+        "base": str(options.base or "the cascade's"),
+        "steps": options.steps or defaults.steps,
+        "sampler": options.sampler or defaults.sampler,
+        "guidance": f"{guidance.guidance_scale} {guidance.threshold}",
+        "seed": options.seed,
+    }
+    return prompts, pictures, settings
+
+
+def limited(prompts: list[Any], limit: int | None) -> list[Any]:
+    """The first prompts of each set.
+
+    prompts   of a file
+    limit     of each set; None = all
+    """
+    if limit is None:
+        return prompts
+    counts: dict[str, int] = {}
+    kept = []
+    for prompt in prompts:
+        counts[prompt.set] = counts.get(prompt.set, 0) + 1
+        if counts[prompt.set] <= limit:
+            kept.append(prompt)
+    return kept
+
+
+def with_reference(
+    options: argparse.Namespace, judges: dict[str, Any]
+) -> tuple[dict[str, Any], Any]:
+    """The judges and the reference that pictures are compared to.
+
+    options   of the command line
+    judges    by name; those of a reference folder compare to it
+    """
+    from ..imagen_core.evaluation.evaluate import Reference
+    from ..imagen_core.evaluation.judge import compared_to
+    from ..imagen_core.evaluation.prompts import read_folder
+
+    if options.reference is None:
+        return judges, None
+    prompts, pictures = read_folder(options.reference)
+    captions = tuple(prompt.prompt for prompt in prompts)
+    judges = {name: compared_to(expert, captions, pictures) for name, expert in judges.items()}
+    return judges, Reference(pictures, captions)
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A report that was written before.
+
+    path   of its report.json
+    """
+    try:
+        report = json.loads(path.read_text("utf-8"))
+        if isinstance(report["sets"], dict):
+            return report
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise InputError(f"--beside: expected a report.json of imagen evaluate, got {path}")
+
+
+def bundled(name: str) -> Path:
+    """A file that ships beside the emoji cascade's judges.
+
+    name   of the file
+    """
+    from ..imagen_core.formats.cascade import BUNDLED
+
+    return BUNDLED / "emoji_judge" / name
+
+
+def bundled_judges() -> list[Path]:
+    """The judges that ship, the first of them first."""
+    return [bundled(f"{name}.safetensors") for name in ("judge", "second_judge")]
