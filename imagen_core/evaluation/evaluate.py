@@ -21,7 +21,8 @@ COPY_RMS = 0.03  # a picture this near to a reference picture is a copy of it
 APART_SHARE = (
     0.5  # of the distance between different drawings, over which two seeds are clearly different
 )
-FEWEST = 16  # pictures of which a distribution is measured
+FEWEST = 16  # pictures of which a kernel distance is measured
+FEWEST_FRECHET = 40  # the Frechet distance of fewer says more of their number than of them
 
 
 @dataclass(frozen=True)
@@ -253,8 +254,9 @@ def distances_of(
         return table
     for name, expert in judges.items():
         features = looks[name].features[list(numbers)]
-        mine, theirs = measures.moments(features), measures.moments(expert.features)
-        table[f"{name}: Frechet distance"] = round(measures.frechet_distance(*mine, *theirs), 2)
+        if len(numbers) >= FEWEST_FRECHET:
+            mine, theirs = measures.moments(features), measures.moments(expert.features)
+            table[f"{name}: Frechet distance"] = round(measures.frechet_distance(*mine, *theirs), 2)
         table[f"{name}: kernel distance"] = round(
             measures.kernel_distance(features, expert.features), 4
         )

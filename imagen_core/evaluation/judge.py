@@ -40,11 +40,11 @@ class JudgeConfig:
     """
 
     styles: tuple[str, ...]
-    widths: tuple[int, ...] = (32, 64, 128, 192)
-    stem: int = 2
-    text_buckets: int = 5000
-    text_width: int = 96
-    dim: int = 128
+    widths: tuple[int, ...]
+    stem: int
+    text_buckets: int
+    text_width: int
+    dim: int
     salt: str = ""
 
 

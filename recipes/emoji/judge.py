@@ -14,9 +14,12 @@ import json
 import time
 from pathlib import Path
 
+import compose
 import numpy as np
 import torch
 import torch.nn.functional as F
+from colours import COLOURS, GREYS
+from compose import Scenes
 from torch import Tensor
 
 from imagen_nodes.imagen_core.evaluation.judge import Expert, Judge, JudgeConfig, save_expert
@@ -27,8 +30,10 @@ STYLES = ("noto", "fluent", "flat", "3d", "openmoji")
 BATCH, OTHERS = 192, 1024  # pictures in a step, and captions beside their own
 LR, WORDS_LR, WEIGHT_DECAY, LABEL_SMOOTHING = 1e-2, 2e-2, 0.05, 0.05
 WARMUP_STEPS, DECAY = 30, 0.7
-GROUND_SHARE, PLAIN_SHARE, BLUR_SHARE = 0.35, 0.3, 0.15
-KEPT_FEATURES = 1500
+GROUND_SHARE, PLAIN_SHARE, BLUR_SHARE, HUE_SHARE = 0.25, 0.3, 0.15, 0.25
+SCENES = 36  # pictures of a batch that are composed as the cascade's are
+SCENE_KINDS = ("colour", "colour", "ground", "colour and ground", "place", "count", "count")
+KEPT_FEATURES = 800
 UNFLIPPED = ("symbols",)
 
 
@@ -51,17 +56,23 @@ class Drawings:
         """The numbers of the drawings of these splits."""
         return [i for i, row in enumerate(self.rows) if row["split"] in splits]
 
+    def unseen(self) -> list[int]:
+        """The numbers of held-out drawings whose thing is drawn in other styles."""
+        known = {row["name"] for row in self.rows if row["split"] == "train"}
+        return [i for i in self.where("heldout") if self.rows[i]["name"] in known]
+
     def on_white(self, numbers: list[int]) -> Tensor:
         """Drawings as the cascade is shown them: n h w c in 0..1, side 64."""
         x = self.images[numbers].float() / 255
         return (x[:, :3] + 1 - x[:, 3:]).permute(0, 2, 3, 1).clamp(0, 1)
 
 
-def varied(images: Tensor, flips: Tensor, rng: torch.Generator) -> Tensor:
+def varied(images: Tensor, flips: Tensor, hues: Tensor, rng: torch.Generator) -> Tensor:
     """Drawings moved, scaled, turned, recoloured a little and put on grounds: b 3 64 64 in [-1, 1].
 
     images   b 4 h w, uint8, premultiplied
     flips    b bool, which may be mirrored
+    hues     b bool, which may have other colours
     """
     n = len(images)
 
@@ -81,12 +92,28 @@ def varied(images: Tensor, flips: Tensor, rng: torch.Generator) -> Tensor:
     x = F.grid_sample(images.float() / 255, grid, align_corners=False)
     ground = torch.where(uniform(0, 1, 1) < GROUND_SHARE, uniform(0, 1, 3), torch.ones(n, 3))
     x = x[:, :3] + (1 - x[:, 3:]) * ground[..., None, None]
+    x = turned_hues(
+        x, torch.where(hues & (uniform(0, 1) < HUE_SHARE), uniform(0, 6.3), uniform(-0.1, 0.1))
+    )
     gain, shift = uniform(0.85, 1.15, 3, 1, 1), uniform(-0.05, 0.05, 1, 1, 1)
     x = 1 - (1 - x) * gain + shift
     soft = torch.nonzero(uniform(0, 1) < BLUR_SHARE)[:, 0]
     x[soft] = F.avg_pool2d(F.pad(x[soft], (1, 1, 1, 1), mode="replicate"), 3, 1)
-    noise = torch.randn(x.shape, generator=rng) * uniform(0, 0.06, 1, 1, 1)
+    noise = torch.randn(x.shape, generator=rng) * uniform(0, 0.04, 1, 1, 1)
     return (x + noise).clamp(0, 1) * 2 - 1
+
+
+def turned_hues(x: Tensor, angles: Tensor) -> Tensor:
+    """Pictures with their colours turned around the grey axis: b 3 h w.
+
+    x        b 3 h w
+    angles   b, radians
+    """
+    along = torch.full((3, 3), 1 / 3)
+    across = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
+    cosine, sine = angles.cos()[:, None, None], angles.sin()[:, None, None]
+    turn = cosine * torch.eye(3) + sine * across + (1 - cosine) * along
+    return torch.einsum("bij,bjhw->bihw", turn, x)
 
 
 def canonical(row: dict) -> str:
@@ -98,11 +125,12 @@ class Batches:
     """Batches of varied drawings with captions, each drawing once an epoch.
 
     drawings   all of them
+    scenes     compositions of those that the cascade is trained on
     numbers    those that are trained on
     """
 
-    def __init__(self, drawings: Drawings, numbers: list[int], seed: int):
-        self.drawings, self.numbers = drawings, numbers
+    def __init__(self, drawings: Drawings, scenes: Scenes, numbers: list[int], seed: int):
+        self.drawings, self.scenes, self.numbers = drawings, scenes, numbers
         self.rng = torch.Generator().manual_seed(seed)
         self.picks = np.random.default_rng(seed)
         self.order: list[int] = []
@@ -110,6 +138,8 @@ class Batches:
         self.names = sorted({row["name"] for row in rows})
         self.number_of = {name: i for i, name in enumerate(self.names)}
         self.flips = torch.tensor([row["group"] not in UNFLIPPED for row in rows])
+        words = {*COLOURS, *GREYS, "white"}
+        self.hues = torch.tensor([words.isdisjoint(row["name"].split()) for row in rows])
 
     def caption(self, row: dict) -> tuple[str, bool]:
         """One of a drawing's captions, and whether it tells the style."""
@@ -120,12 +150,24 @@ class Batches:
         text = texts[self.picks.choice(len(texts), p=weights / weights.sum())]
         return text, "style" in text
 
+    def scene(self) -> tuple[Tensor, dict]:
+        """A composed picture of one thing, 3 64 64 in [-1, 1], and the row of its drawing."""
+        scene = self.scenes.make[str(self.picks.choice(SCENE_KINDS))](self.picks)
+        picture = torch.from_numpy(self.scenes.drawings.render(scene, 64).astype(np.float32))
+        row = self.scenes.drawings.rows[scene.pieces[0].row]
+        return picture.permute(2, 0, 1) / 127.5 - 1, row
+
     def draw(self) -> tuple[Tensor, list[str], Tensor, Tensor]:
         """Pictures, captions (their own first), which captions are not wrong, and styles."""
         if len(self.order) < BATCH:
             self.order = self.picks.permutation(self.numbers).tolist()
-        chosen, self.order = self.order[:BATCH], self.order[BATCH:]
-        rows = [self.drawings.rows[i] for i in chosen]
+        chosen, self.order = self.order[: BATCH - SCENES], self.order[BATCH - SCENES :]
+        images = varied(
+            self.drawings.images[chosen], self.flips[chosen], self.hues[chosen], self.rng
+        )
+        composed, pieces = zip(*(self.scene() for _ in range(SCENES)), strict=True)
+        images = torch.cat([images, torch.stack(composed)])
+        rows = [*(self.drawings.rows[i] for i in chosen), *pieces]
         own, told = zip(*(self.caption(row) for row in rows), strict=True)
         names = self.picks.choice(len(self.names), OTHERS, replace=False)
         styles = self.picks.integers(len(STYLES), size=OTHERS)
@@ -139,7 +181,6 @@ class Batches:
         same_style = style[:, None] == all_styles
         caption_vague = torch.cat([vague, torch.zeros(OTHERS, dtype=torch.bool)])
         fits = same_name & (same_style | caption_vague | vague[:, None])
-        images = varied(self.drawings.images[chosen], self.flips[chosen], self.rng)
         return images, [*own, *others], fits, style
 
 
@@ -180,13 +221,15 @@ def found(judge: Judge, drawings: Drawings, numbers: list[int], captions: list[s
     }
 
 
-def train(drawings: Drawings, config: JudgeConfig, minutes: float, seed: int) -> Judge:
+def train(
+    drawings: Drawings, scenes: Scenes, config: JudgeConfig, minutes: float, seed: int
+) -> Judge:
     """A judge trained for so many minutes of processor time; its weights are a running average."""
     torch.manual_seed(seed)
     judge = Judge(config).to(memory_format=torch.channels_last)
     average = Judge(config).requires_grad_(False).eval()
     average.load_state_dict(judge.state_dict())
-    batches = Batches(drawings, drawings.where("train", "other"), seed)
+    batches = Batches(drawings, scenes, drawings.where("train", "other"), seed)
     judge.words.requires_grad_(False)  # a table of rows is no matrix for Muon
     optimizers = [
         make_optimizer(judge, "muon", LR, WEIGHT_DECAY),
@@ -212,7 +255,7 @@ def train(drawings: Drawings, config: JudgeConfig, minutes: float, seed: int) ->
                 mine.lerp_(theirs, 1 - decay)
         if done - shown > 0.1:
             shown = done
-            held = found(average, drawings, drawings.where("heldout"), captions)
+            held = found(average, drawings, drawings.unseen(), captions)
             rate = step * BATCH / (time.process_time() - start)
             told = f"{done:.0%} step {step} loss {loss.item():.3f} {rate:.0f} pictures/s"
             print(told, held, flush=True)
@@ -226,14 +269,15 @@ def main() -> None:
     parser.add_argument("--second", action="store_true", help="the one that is kept apart")
     parser.add_argument("--minutes", type=float, default=8.0, help="of processor time")
     args = parser.parse_args()
-    first = JudgeConfig(STYLES)
-    second = JudgeConfig(STYLES, (64, 128, 224), 4, 6000, 80, 96, "second ")
+    first = JudgeConfig(STYLES, (32, 64, 128, 176), 2, 3500, 96, 128)
+    second = JudgeConfig(STYLES, (64, 128, 192), 4, 4500, 80, 96, "second ")
     drawings = Drawings(args.sprites)
     config, seed = (second, 11) if args.second else (first, 5)
-    judge = train(drawings, config, args.minutes, seed)
+    scenes = Scenes(compose.Drawings(args.sprites))
+    judge = train(drawings, scenes, config, args.minutes, seed)
     captions = [canonical(row) for row in drawings.rows if row["split"] != "other"]
     known = drawings.where("train")
-    for split, numbers in (("heldout", drawings.where("heldout")), ("train", known)):
+    for split, numbers in (("held out", drawings.unseen()), ("train", known)):
         print(split, found(judge, drawings, numbers, captions))
     rng = np.random.default_rng(0)
     sample = sorted(rng.choice(known, min(KEPT_FEATURES, len(known)), replace=False).tolist())
