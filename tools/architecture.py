@@ -48,7 +48,10 @@ BOXES = [
     Box("*.py", "a schema and a method each", ("nodes",), 392, 172, 228),
     Box("host/", "all that touches ComfyUI", ("nodes.host",), 392, 272, 228),
     Box("__init__.py", "public names", ("imagen_core",), 668, 172, 140),
-    Box("training/", "data, loss, loop", ("imagen_core.training",), 824, 172, 136),
+    Box(
+        "training/", "and evaluation/",
+        ("imagen_core.training", "imagen_core.evaluation"), 824, 172, 136,
+    ),
     Box(
         "formats/", "stage, cascade, T5, DeepFloyd IF",
         ("imagen_core.formats",), 668, 272, 292,
