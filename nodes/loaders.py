@@ -5,7 +5,10 @@ from typing import Any
 from . import host
 from .widgets import choice
 
-DTYPE_TIP = "What the networks compute in; auto is float32 on a CPU and half precision on a GPU."
+DTYPE_TIP = (
+    "What the networks compute in; auto is bfloat16 on GPUs and on CPUs that compute in it, else what is "
+    "fastest there."
+)
 
 
 class ImagenLoadCascade:
@@ -53,7 +56,11 @@ class ImagenLoadCascade:
         """Text encoder, base, SR 256 and SR 1024; None for a stage that the cascade lacks."""
         from ..imagen_core import load_cascade
 
-        loaded = load_cascade(host.cascade_folder(cascade), dtype=host.dtype(dtype))
+        loaded = load_cascade(
+            host.cascade_folder(cascade),
+            dtype=host.dtype(dtype),
+            text_dtype=host.dtype(dtype, role="text_encoder"),
+        )
         return loaded.text_encoder, loaded.base, loaded.sr256, loaded.sr1024
 
 
@@ -94,7 +101,7 @@ class ImagenLoadTextEncoder:
         from ..imagen_core import load_text_encoder
 
         path = host.resolve(("text_encoders", "imagen"), text_encoder, "text_encoder")
-        kind, places = host.dtype(dtype), host.tokenizer_folders()
+        kind, places = host.dtype(dtype, role="text_encoder"), host.tokenizer_folders()
         return (load_text_encoder(path, dtype=kind, tokenizers=places),)
 
 

@@ -173,3 +173,11 @@ def quick() -> Callable[[dict], dict]:
         return graph
 
     return shorten
+
+
+@pytest.fixture(autouse=True)
+def plain_cpu(monkeypatch):
+    """A CPU without bfloat16, so that "auto" computes alike wherever the tests run."""
+    from imagen_nodes.imagen_core.kernels import precision
+
+    monkeypatch.setattr(precision, "cpu_computes_bfloat16", lambda: False)

@@ -62,3 +62,14 @@ def test_enlarging_keeps_what_is_there(emoji):
     large = super_resolve(emoji.sr256, picture, text, steps=6, seed=1)
     small = torch.nn.functional.avg_pool2d(large.movedim(-1, 1), 4).movedim(1, -1)
     assert (small - picture).abs().mean() < 0.06
+
+
+def test_in_bfloat16_the_pictures_are_nearly_the_same(emoji):
+    half = load_cascade("emoji", dtype=torch.bfloat16, text_dtype=torch.float32)
+    assert half.text_encoder.dtype == torch.float32
+    text = emoji.text_encoder.encode_prompt("a red apple, noto style")
+    made = [sample_base(stages.base, text, seed=3) for stages in (emoji, half)]
+    assert (made[0] - made[1]).abs().mean() < 0.004
+    made = [super_resolve(stages.sr256, made[0], text, seed=3) for stages in (emoji, half)]
+    assert (made[0] - made[1]).abs().mean() < 0.004
+    assert (made[0] - made[1]).square().mean().sqrt() < 0.01

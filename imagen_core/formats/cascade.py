@@ -38,16 +38,19 @@ def load_cascade(
     name_or_dir: str | Path,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    text_dtype: torch.dtype | None = None,
 ) -> Cascade:
     """A cascade: one that ships in the package, or a folder with a cascade.json.
 
     name_or_dir   "emoji", or a folder
     device        where the weights go
     dtype         what the networks compute in
+    text_dtype    what the text encoder computes in; None = dtype
     """
     files = read_cascade(name_or_dir)
     stages = [load_stage(path, device, dtype) for path in files.stages]
-    return Cascade(load_text_encoder(files.text_encoder, device, dtype), *stages)
+    encoder = load_text_encoder(files.text_encoder, device, text_dtype or dtype)
+    return Cascade(encoder, *stages)
 
 
 def read_cascade(name_or_dir: str | Path) -> CascadeFiles:

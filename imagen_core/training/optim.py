@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..kernels.precision import cpu_computes_bfloat16
+
 OPTIMIZERS = ("adamw", "muon")
 BETAS = (0.9, 0.99)
 MOMENTUM = 0.95
-# Whether the CPU multiplies bfloat16 faster than float32.
-FAST_BFLOAT16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 ADAM_RMS = 0.2  # root mean square of a typical AdamW update, which Muon's is scaled to
 
 
@@ -105,7 +105,7 @@ def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
     iterations   of the quintic Newton-Schulz iteration
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.bfloat16() if matrix.is_cuda or FAST_BFLOAT16 else matrix.float()
+    x = matrix.bfloat16() if matrix.is_cuda or cpu_computes_bfloat16() else matrix.float()
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / (x.norm() + 1e-7)

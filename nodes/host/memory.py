@@ -35,19 +35,23 @@ def compute_device() -> torch.device:
     return chosen_device.get() or torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def dtype(name: str, device: torch.device | None = None) -> torch.dtype:
-    """The dtype that a name stands for; "auto" is float32 on a CPU, else the best half precision.
+def dtype(name: str, device: torch.device | None = None, role: Role = "unet") -> torch.dtype:
+    """The dtype that a name stands for; "auto" is the fastest one that is precise enough.
 
     name     one of DTYPES
     device   where it is to run; None = where networks are to run
+    role     a text encoder, which runs once a prompt, stays in float32 on a CPU
     """
     import torch
+
+    from ...imagen_core.kernels.precision import cpu_computes_bfloat16
 
     if name != "auto":
         return getattr(torch, name)
     device, management = device or compute_device(), comfy("comfy.model_management")
     if device.type == "cpu":
-        return torch.float32
+        half = role == "unet" and cpu_computes_bfloat16()
+        return torch.bfloat16 if half else torch.float32
     if management is not None:
         has_bfloat16 = management.should_use_bf16(device)
         has_float16 = management.should_use_fp16(device)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from imagen_nodes.imagen_core.kernels import precision
 from imagen_nodes.nodes import host
 
 
@@ -267,9 +268,13 @@ def test_comfy_folders_are_used(comfy, tmp_path):
     assert host.folders("imagen")[0] == tmp_path / "imagen"
 
 
-def test_auto_dtype_is_float32_on_a_cpu(comfy):
-    assert host.dtype("auto") == torch.float32
-    assert host.dtype("bfloat16") == torch.bfloat16
+@pytest.mark.parametrize("fast", [True, False])
+def test_auto_dtype_on_a_cpu_is_what_it_computes_in(comfy, monkeypatch, fast):
+    monkeypatch.setattr(precision, "cpu_computes_bfloat16", lambda: fast)
+    assert host.dtype("auto") == (torch.bfloat16 if fast else torch.float32)
+    assert host.dtype("auto", role="text_encoder") == torch.float32
+    assert host.dtype("float32") == torch.float32
+    assert host.dtype("bfloat16", role="text_encoder") == torch.bfloat16
 
 
 def test_auto_dtype_is_that_of_the_device_that_was_chosen(monkeypatch):
