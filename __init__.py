@@ -1,4 +1,4 @@
-"""Imagen Nodes: ComfyUI's door."""
+"""Imagen Nodes: ComfyUI's entry point."""
 
 if __package__:  # not when a tool imports this file by itself
     from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS

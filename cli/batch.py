@@ -17,10 +17,7 @@ from .run import add_input_option, input_folder, require_writable
 
 
 def add_batch_options(sub: argparse.ArgumentParser) -> None:
-    """The options of `imagen batch`.
-
-    sub   receives them
-    """
+    """The options of `imagen batch`."""
     sub.add_argument("prompts", type=Path, metavar="PROMPTS.jsonl", help='{"NODE.INPUT": value, …}')
     sub.add_argument("--workflow", type=Path, required=True)
     sub.add_argument("-o", "--out", type=Path, required=True, help="folder of pictures")
@@ -28,10 +25,7 @@ def add_batch_options(sub: argparse.ArgumentParser) -> None:
 
 
 def batch(options: argparse.Namespace) -> dict[str, Any]:
-    """Run a workflow for every line that is not done; exit code 1 if any failed.
-
-    options   of the command line
-    """
+    """Run a workflow for every line that is not done; exit code 1 if any failed."""
     from ..headless.comfy_nodes.folders import Folders
     from ..headless.engine.execute import Session
     from ..headless.formats.workflow import load_draft

@@ -22,10 +22,7 @@ MARKS = {True: "ok  ", False: "FIX ", None: "--  "}  # None = optional, and not 
 
 
 def doctor(options: argparse.Namespace) -> dict[str, Any]:
-    """Check this installation.
-
-    options   of the command line
-    """
+    """Check this installation."""
     found = examine()
     if not options.json:
         for line in found["checks"]:

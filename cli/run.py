@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 
 
 def add_run_options(sub: argparse.ArgumentParser) -> None:
-    """The options of `imagen run`.
-
-    sub   receives them
-    """
+    """The options of `imagen run`."""
     sub.add_argument("workflow", type=Path)
     sub.add_argument("--set", action="append", default=[], metavar="NODE.INPUT=VALUE")
     sub.add_argument(
@@ -33,19 +30,13 @@ def add_run_options(sub: argparse.ArgumentParser) -> None:
 
 
 def add_input_option(sub: argparse.ArgumentParser) -> None:
-    """The option that says where pictures to load lie.
-
-    sub   receives it
-    """
+    """The option that says where pictures to load lie."""
     about = "folder that LoadImage reads; else ./input, else the folder input beside the workflow"
     sub.add_argument("--input", type=Path, help=about)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Run a saved workflow and save its pictures.
-
-    options   of the command line
-    """
+    """Run a saved workflow and save its pictures."""
     started = time.monotonic()
     files = run_there(options) if options.comfy else run_here(options)
     for file in files:
@@ -61,8 +52,6 @@ def run_here(options: argparse.Namespace) -> list[Path]:
 
     With --set they carry the API format alone: the file's UI format would show the values before the change.
     What is set counts as typed: {a|b} in a prompt is drawn, names in file names are filled in.
-
-    options   of the command line
     """
     from ..headless.comfy_nodes.folders import Folders
     from ..headless.comfy_nodes.save import saved_files
@@ -79,10 +68,7 @@ def run_here(options: argparse.Namespace) -> list[Path]:
 
 
 def run_there(options: argparse.Namespace) -> list[Path]:
-    """The pictures of a workflow run on a ComfyUI server, brought back.
-
-    options   of the command line
-    """
+    """The pictures of a workflow run on a ComfyUI server, brought back."""
     from ..headless.engine.progress import Bar
     from ..headless.remote import Server
 
@@ -93,11 +79,7 @@ def run_there(options: argparse.Namespace) -> list[Path]:
 
 
 def queued(options: argparse.Namespace, registry: Registry) -> tuple[Graph, dict[str, Any] | None]:
-    """The graph of a command line with its changes, and the file's UI format where that still is the same.
-
-    options    of the command line
-    registry   node classes
-    """
+    """The graph of a command line with its changes, and the file's UI format where that still is the same."""
     from ..headless.formats.queueing import Moment
     from ..headless.formats.workflow import load_draft
 
@@ -109,10 +91,7 @@ def queued(options: argparse.Namespace, registry: Registry) -> tuple[Graph, dict
 
 
 def input_folder(options: argparse.Namespace) -> Path:
-    """The folder that LoadImage reads: the one given, else ./input, else the one beside the workflow.
-
-    options   of the command line
-    """
+    """The folder that LoadImage reads: the one given, else ./input, else the one beside the workflow."""
     here, beside = Path("input"), options.workflow.parent / "input"
     return options.input or (beside if beside.is_dir() and not here.is_dir() else here)
 

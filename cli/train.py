@@ -12,10 +12,7 @@ TRAINS_WITH = ["accelerate", "tensorboard", *(["tomli"] if sys.version_info < (3
 
 
 def train(options: argparse.Namespace) -> dict[str, Any]:
-    """Follow a training recipe.
-
-    options   of the command line
-    """
+    """Follow a training recipe."""
     missing = [name for name in TRAINS_WITH if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(

@@ -110,10 +110,7 @@ class WorkflowError(ValueError):
 
 
 def to_api(graph: Graph) -> dict[str, Any]:
-    """The graph in ComfyUI's API format.
-
-    graph   nodes by id
-    """
+    """The graph in ComfyUI's API format."""
     return {
         node.id: {
             "class_type": node.class_type,

@@ -35,7 +35,6 @@ def set_input(draft: Draft, change: str) -> None:
 def find_input(graph: Graph, target: str, where: str) -> tuple[Node, str]:
     """The node and the name of an input that a person points at.
 
-    graph    nodes by id
     target   "NODE.INPUT"; NODE is an id, a title or a node type that occurs once
     where    what is said first if there is none
     """

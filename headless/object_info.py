@@ -9,10 +9,7 @@ from .registry import Registry
 
 
 def read_object_info(path: Path) -> Registry:
-    """The classes in a saved /object_info.
-
-    path   of the JSON file
-    """
+    """The classes in a saved /object_info."""
     try:
         data = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:

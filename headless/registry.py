@@ -45,10 +45,7 @@ def input_types(cls: Any) -> dict[str, Any]:
 
 
 def declared_inputs(cls: Any) -> Declared:
-    """Inputs of a class in order: type, options, whether required. A combo's type is a list.
-
-    cls   a node class
-    """
+    """Inputs of a class in order: type, options, whether required. A combo's type is a list."""
     types = input_types(cls)
     return {
         name: (*parse_spec(spec), group == "required")
@@ -71,10 +68,7 @@ def parse_spec(spec: Any) -> Spec:
 
 
 def hidden_inputs(cls: Any) -> dict[str, str]:
-    """What a class asks the executor for: the name of the argument -> PROMPT, UNIQUE_ID and so on.
-
-    cls   a node class
-    """
+    """What a class asks the executor for: the name of the argument -> PROMPT, UNIQUE_ID and so on."""
     hidden = input_types(cls).get("hidden", {})
     return {
         name: spec[0] if isinstance(spec, (list, tuple)) else spec for name, spec in hidden.items()

@@ -77,7 +77,6 @@ class Server:
     ) -> list[Path]:
         """Run a graph there; its pictures here, in the order of the output nodes.
 
-        graph      nodes by id
         workflow   UI format of the same graph, for the metadata of saved pictures
         out        folder of pictures
         progress   makes the bar of a node
@@ -98,7 +97,6 @@ class Server:
     def submit(self, graph: Graph, workflow: dict[str, Any] | None) -> str:
         """Queue a graph; the id of its run. WorkflowError with what the server finds wrong with it.
 
-        graph      nodes by id
         workflow   UI format of the same graph
 
         A server queues the sound outputs all the same; like a run in this process, this refuses all.
@@ -114,8 +112,6 @@ class Server:
 
     def cancel(self, prompt_id: str) -> None:
         """Take a run off the queue, or stop it if it is the one running; what fails is told on stderr.
-
-        prompt_id   of the run
 
         The queue is looked at because older servers stop whatever runs, whichever id they are sent.
         """
@@ -284,7 +280,6 @@ def free_path(path: Path, data: bytes) -> Path:
     """Where a file may be kept: there if nothing or the same is, else under ComfyUI's next number.
 
     path   wanted, such as prefix_00001_.png
-    data   of the file
     """
     if not path.exists() or (path.is_file() and path.read_bytes() == data):
         return path
@@ -299,7 +294,6 @@ def free_path(path: Path, data: bytes) -> Path:
 def problems_of(answer: dict[str, Any], graph: Graph) -> list[Problem]:
     """The problems in a server's answer, each with its node's title and input.
 
-    answer   of POST /prompt
     graph    that was sent
     """
     problems = []
@@ -321,10 +315,7 @@ def problems_of(answer: dict[str, Any], graph: Graph) -> list[Problem]:
 
 
 def failure_of(status: dict[str, Any]) -> str:
-    """What went wrong in a run that failed.
-
-    status   of its history
-    """
+    """What went wrong in a run that failed."""
     for kind, data in status.get("messages") or []:
         if kind == "execution_error":
             text = str(data.get("exception_message", "")).strip()

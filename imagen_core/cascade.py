@@ -119,7 +119,6 @@ def stages_upto(configs: Sequence[StageConfig], resolution: int | None) -> int:
 def per_stage(name: str, value, count: int) -> list:
     """One value for each of `count` stages, from one for all, or from a sequence of at least that many.
 
-    name    for the error
     value   None, a number, or a sequence of numbers
     count   number of stages
     """

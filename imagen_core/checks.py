@@ -21,7 +21,6 @@ def check_base(
 
     stage      a base stage
     text       encoded prompt of 1 or as many rows as there are pictures
-    settings   of the run
     image      b h w c in 0..1, which gives batch and size; or None
     mask       b h w, h w or b 1 h w, 1 = repaint; or None
     size       pictures, height and width without an image
@@ -48,7 +47,6 @@ def check_sr(
 
     stage      an SR stage
     text       encoded prompt of 1 or b rows
-    settings   of the run
     image      b h w c in 0..1, to be enlarged
     original   b h w c in 0..1, 1 or b rows as large as the result; or None
     mask       b h w, h w or b 1 h w, 1 = repaint; or None
@@ -71,7 +69,6 @@ def check_batch(stage: Stage, text: Any, batch: int) -> None:
 
     stage   reads it
     text    an EncodedPrompt, else TypeError
-    batch   pictures
     """
     if not isinstance(text, EncodedPrompt):
         raise TypeError(
@@ -92,7 +89,6 @@ def check_image(image: Tensor | None, name: str) -> None:
     """Raise ValueError unless this is a batch of pictures, grey, RGB or with alpha; None passes.
 
     image   b h w c in 0..1
-    name    of the input
     """
     if image is None:
         return
@@ -109,7 +105,6 @@ def check_mask(mask: Tensor | None, image: Tensor | None, batch: int, name: str)
 
     mask    b h w, h w or b 1 h w of any size, one row or one a picture
     image   what is repainted, or None
-    batch   pictures
     name    of the input that is repainted
     """
     if mask is None:
@@ -130,7 +125,6 @@ def check_numbers(tensor: Tensor, name: str) -> None:
     """Raise ValueError where a tensor has NaN or infinite values.
 
     tensor   any shape
-    name     of the input
     """
     if not tensor.isfinite().all():
         raise ValueError(

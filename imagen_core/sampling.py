@@ -223,7 +223,6 @@ def started_from(
     """The picture that super-resolution starts from, padded as the network takes it, and what is kept.
 
     stage        an SR stage
-    batch        pictures
     original     b h w c in 0..1, or None
     mask         b h w in 0..1, 1 = repaint, or None
     inpainting   how the pixels outside the mask are kept
@@ -250,7 +249,6 @@ def cropped(on_step: OnStep | None, height: int, width: int) -> OnStep | None:
     """A callback that is shown the picture without the padding.
 
     on_step         called with (step, num_steps, x0), or None
-    height, width   of the picture
     """
     if on_step is None:
         return None

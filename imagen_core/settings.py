@@ -51,10 +51,7 @@ class Settings:
     trace: Trace | None = None
 
     def check(self, config: StageConfig) -> None:
-        """Raise ValueError where a stage cannot be sampled so; its weights are not needed for that.
-
-        config   of the stage
-        """
+        """Raise ValueError where a stage cannot be sampled so; its weights are not needed for that."""
         check_seed(self.seed)
         self.grid(config)
         self.sampler_of(config)
@@ -68,10 +65,7 @@ class Settings:
             raise ValueError(f"tile must be 0 (whole picture) or at least {least}, got {self.tile}")
 
     def grid(self, config: StageConfig) -> Tensor:
-        """The noise levels of the run: (num_steps + 1,) float64 on the CPU.
-
-        config   of the stage
-        """
+        """The noise levels of the run: (num_steps + 1,) float64 on the CPU."""
         if self.sigmas is None:
             steps = config.defaults.steps if self.steps is None else self.steps
             return partial_grid(config.schedule.sigmas(steps), self.strength)
@@ -85,10 +79,7 @@ class Settings:
         return partial_grid(sigmas, self.strength)
 
     def sampler_of(self, config: StageConfig) -> Sampler:
-        """The function that samples.
-
-        config   of the stage
-        """
+        """The function that samples."""
         chosen = config.defaults.sampler if self.sampler is None else self.sampler
         if callable(chosen):
             return chosen
@@ -99,10 +90,7 @@ class Settings:
         return SAMPLERS[chosen]
 
     def level(self, config: StageConfig) -> float:
-        """The noise on what an SR stage enlarges, 0..1.
-
-        config   of the stage
-        """
+        """The noise on what an SR stage enlarges, 0..1."""
         level = config.defaults.aug_level if self.aug_level is None else self.aug_level
         if not 0 <= level <= 1:
             raise ValueError(f"aug_level must be in [0, 1], got {level}")

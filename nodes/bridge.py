@@ -158,14 +158,14 @@ class ImagenConditioningToText:
         """The encoded prompt."""
         from ..imagen_core import EncodedPrompt
 
-        text, null_text = embedding_of(positive, "positive"), embedding_of(negative, "negative")
-        lengths = [part.embeds.shape[1] for part in (text, null_text)]
-        if lengths[0] != lengths[1]:
-            raise ValueError(
-                f"Conditioning to Imagen Text: negative: expected {lengths[0]} states as in positive, "
-                f"got {lengths[1]}; join as much to the one as to the other"
-            )
         with named("Conditioning to Imagen Text"):
+            text, null_text = embedding_of(positive, "positive"), embedding_of(negative, "negative")
+            lengths = [part.embeds.shape[1] for part in (text, null_text)]
+            if lengths[0] != lengths[1]:
+                raise ValueError(
+                    f"negative: expected {lengths[0]} states as in positive, got {lengths[1]}; join as "
+                    f"much to the one as to the other"
+                )
             return (EncodedPrompt(text, null_text.expand(len(text)), style=style_of(positive)),)
 
 
@@ -190,8 +190,8 @@ def embedding_of(conditioning: Any, name: str) -> Any:
 
     if len(conditioning) != 1:
         raise ValueError(
-            f"Conditioning to Imagen Text: {name}: expected one entry, got {len(conditioning)}; join "
-            f"them with Conditioning (Concat) or (Average) in place of (Combine)"
+            f"{name}: expected one entry, got {len(conditioning)}; join them with Conditioning (Concat) "
+            f"or (Average) in place of (Combine)"
         )
     ((embeds, given),) = conditioning
     return TextEmbedding(embeds, host.text_mask(embeds, given.get("attention_mask")))

@@ -7,10 +7,7 @@ from typing import Any
 
 @contextmanager
 def named(node: str) -> Iterator[None]:
-    """What the core raises inside the block says which node it comes from.
-
-    node   display name
-    """
+    """What the core raises inside the block says which node it comes from."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -21,7 +18,6 @@ def named(node: str) -> Iterator[None]:
 def require_stage(stage: Any, kind: str | None = None) -> None:
     """Raise ValueError unless the wire carries a stage of the kind.
 
-    stage   the input
     kind    "base" or "sr"; None = either
     """
     if stage is None:

@@ -20,7 +20,6 @@ TILES = (1024, 512, 256)
 def smaller_parts(batch: int, tile: int, side: int = 0, least: int = 0) -> list[tuple[int, int]]:
     """Ways to split the work, each needing less memory than the one before: (pictures at once, tile).
 
-    batch   pictures
     tile    side of a tile as asked for; 0 = whole pictures
     side    the longer side of the result in pixels; 0 = never in tiles
     least   smallest tile that the network takes
@@ -68,7 +67,6 @@ def attempts(node: str, batch: int, ways: list[tuple[int, int]]) -> Iterator[Att
     """Attempts at the whole work, each with less memory, until one succeeds.
 
     node    display name, for notes and the error
-    batch   pictures
     ways    from `smaller_parts`
     """
     attempt = None
@@ -97,6 +95,5 @@ def rows_of(tensor: Tensor | None, rows: slice) -> Tensor | None:
     """Some rows of a batch; all of one that has a single row, which stands for every picture.
 
     tensor   b …, or None
-    rows     to take
     """
     return tensor if tensor is None or len(tensor) == 1 else tensor[rows]

@@ -264,6 +264,5 @@ def rows_a_step(text: Any, batch: int) -> int:
     """Pictures that the network sees at once, each with every prompt and with the null text.
 
     text    EncodedPrompt
-    batch   pictures
     """
     return batch * (len(text.positives) + 1)

@@ -83,9 +83,6 @@ class Watch:
 
 
 def shown_steps(num_steps: int) -> set[int]:
-    """Which steps the filmstrip has: evenly spread, the last among them.
-
-    num_steps   of the run
-    """
+    """Which steps the filmstrip has: evenly spread, the last among them."""
     count = min(FRAMES, num_steps)
     return {round((k + 1) * num_steps / count) for k in range(count)}

@@ -73,41 +73,27 @@ def level_input(tooltip: str) -> tuple[str, dict[str, Any]]:
 def integer(
     default: int, low: int, high: int, step: int, tooltip: str
 ) -> tuple[str, dict[str, Any]]:
-    """A whole number with a range.
-
-    default, low, high, step   of the widget
-    tooltip                    what it does
-    """
+    """A whole number with a range."""
     return "INT", {"default": default, "min": low, "max": high, "step": step, "tooltip": tooltip}
 
 
 def number(
     default: float, low: float, high: float, step: float, tooltip: str
 ) -> tuple[str, dict[str, Any]]:
-    """A number with a range, rounded to a thousandth.
-
-    default, low, high, step   of the widget
-    tooltip                    what it does
-    """
+    """A number with a range, rounded to a thousandth."""
     options = {"default": default, "min": low, "max": high, "step": step, "round": 0.001}
     return "FLOAT", {**options, "tooltip": tooltip}
 
 
 def wire(kind: str, tooltip: str) -> tuple[str, dict[str, Any]]:
-    """An input that only a link can feed.
-
-    kind      type of the wire
-    tooltip   what it does
-    """
+    """An input that only a link can feed."""
     return kind, {"tooltip": tooltip}
 
 
 def choice(names: list[str], default: str, tooltip: str) -> tuple[list[str], dict[str, Any]]:
     """One of several names; the default is the first where it is not among them.
 
-    names     to choose from
     default   preferred
-    tooltip   what it does
     """
     if default not in names:
         default = names[0] if names else ""

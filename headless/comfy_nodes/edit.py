@@ -71,7 +71,6 @@ def resize(image: Tensor, width: int, height: int, method: str, crop: str) -> Te
     """A picture at another size by one of ComfyUI's methods.
 
     image           b h w c
-    width, height   of the result
     method          one of METHODS
     crop            "center" keeps the aspect ratio by cutting, "disabled" stretches
     """

@@ -4,11 +4,7 @@ from typing import Any
 
 
 def primitive(kind: str, options: dict[str, Any]) -> type:
-    """The class of a node that puts out the value of its one widget.
-
-    kind      type of the value
-    options   of the widget
-    """
+    """The class of a node that puts out the value of its one widget."""
 
     class Primitive:
         CATEGORY = "utils/primitive"

@@ -120,7 +120,6 @@ def fill_in(prefix: str, images: Tensor) -> str:
 def next_counter(folder: Path, stem: str) -> int:
     """One more than the highest number among stem_00001_.png, stem_00002_….jpg, …
 
-    folder   of the files
     stem     their names' beginning
     """
     pattern = re.compile(re.escape(stem) + r"_(\d+)_.*")
@@ -133,7 +132,6 @@ def saved_files(out: Path, shown: dict[str, dict[str, list[Any]]]) -> list[Path]
     """The pictures that a run's output nodes saved, and after them those that are only looked at.
 
     out     the folder of pictures
-    shown   what the nodes show, by id
     """
     files = [
         out / ("temp" if entry["type"] == "temp" else "") / entry["subfolder"] / entry["filename"]

@@ -36,10 +36,7 @@ class Signatures:
         self.known: dict[str, str] = {}
 
     def of(self, node_id: str) -> str:
-        """A node's signature; CycleError if its ancestry runs in a circle.
-
-        node_id   in the graph
-        """
+        """A node's signature; CycleError if its ancestry runs in a circle."""
         stack, open_nodes = [node_id], set()
         while stack:
             node = self.graph[stack[-1]]
@@ -83,10 +80,7 @@ class Signatures:
 
 
 def hashable(value: Any) -> Any:
-    """JSON data that is equal only for equal values; NaN and objects equal nothing, not even themselves.
-
-    value   of an input
-    """
+    """JSON data that is equal only for equal values; NaN and objects equal nothing, not even themselves."""
     if isinstance(value, dict):
         return {"dict": {str(key): hashable(item) for key, item in value.items()}}
     if isinstance(value, (list, tuple)):
@@ -99,11 +93,7 @@ def hashable(value: Any) -> Any:
 
 
 def constants(node: Node, cls: Any) -> dict[str, list[Any]]:
-    """A node's declared constants as lists; a link is [None].
-
-    node   of the graph
-    cls    its class
-    """
+    """A node's declared constants as lists; a link is [None]."""
     names = declared_inputs(cls)
     return {
         name: [None if isinstance(value, Link) else value]

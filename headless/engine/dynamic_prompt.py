@@ -35,10 +35,7 @@ class DynamicPrompt:
         return list(added.values())
 
     def real_node(self, node_id: str) -> Node:
-        """The node of the workflow that a node stands for.
-
-        node_id   in the graph
-        """
+        """The node of the workflow that a node stands for."""
         return self.graph[self.get_real_node_id(node_id)]
 
     def get_real_node_id(self, node_id: str) -> str:

@@ -93,7 +93,6 @@ class Session:
     ) -> Report:
         """Run a graph that validate() has passed; of its results, those of this graph are kept.
 
-        graph      nodes by id
         outputs    ids of the output nodes to run
         workflow   UI format of the same graph, for the metadata of saved pictures
         progress   makes the bar of a node; None = none
@@ -112,10 +111,7 @@ class Session:
         self.results = {key: value for key, value in self.results.items() if not value.is_output}
 
     def instance_of(self, node: Node) -> Any:
-        """The object whose method a node calls.
-
-        node   of a graph
-        """
+        """The object whose method a node calls."""
         key = node.id, node.class_type
         if key not in self.instances:
             self.instances[key] = self.registry[node.class_type]()
@@ -131,7 +127,6 @@ def execute(
     """What the output nodes show, by node id; WorkflowError before anything runs if the graph is bad.
 
     graph      constants are converted to their declared types in place
-    registry   node classes
     workflow   UI format of the same graph, for the metadata of saved pictures
     progress   makes the bar of a node; None = none
     """
@@ -168,10 +163,7 @@ class Run:
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def until_done(self, outputs: list[str]) -> None:
-        """Run the outputs and all that they need.
-
-        outputs   ids
-        """
+        """Run the outputs and all that they need."""
         try:
             for node_id in outputs:
                 self._stage(node_id)

@@ -24,10 +24,7 @@ class ExecutionBlocker:
 
 
 def is_blocker(value: Any) -> bool:
-    """Whether a value is a blocker: this module's, or the one that ComfyUI's own nodes return.
-
-    value   any
-    """
+    """Whether a value is a blocker: this module's, or the one that ComfyUI's own nodes return."""
     return type(value).__name__ == "ExecutionBlocker" and hasattr(value, "message")
 
 
@@ -68,7 +65,6 @@ def mapped(arguments: dict[str, list[Any]], is_list: bool) -> list[dict[str, Any
 def blocked_by(call: dict[str, Any], is_list: bool) -> Any:
     """The blocker among a call's arguments, or None.
 
-    call      keyword arguments
     is_list   whether each is a list, any of whose elements blocks
     """
     for value in call.values():
@@ -86,7 +82,6 @@ def make_calls(
 ) -> list[Any]:
     """What each call of a function returned; a coroutine where the function is one.
 
-    function    of the node
     arguments   a list each
     is_list     INPUT_IS_LIST
     on_block    told of each blocker that stops a call
@@ -103,10 +98,7 @@ def make_calls(
 
 
 def settle(value: Any) -> Any:
-    """A value, waited for if it is a coroutine.
-
-    value   any
-    """
+    """A value, waited for if it is a coroutine."""
     if not inspect.isawaitable(value):
         return value
     loop = asyncio.new_event_loop()
@@ -129,10 +121,7 @@ async def _wait(value: Any) -> Any:
 
 
 def is_pending(returned: list[Any]) -> bool:
-    """Whether a call is still to be waited for.
-
-    returned   of make_calls
-    """
+    """Whether a call is still to be waited for."""
     return any(isinstance(value, Coroutine) or inspect.isawaitable(value) for value in returned)
 
 
@@ -172,9 +161,6 @@ def merge(results: list[Any], is_list: tuple[bool, ...], outputs: int) -> Output
 
 
 def merge_ui(shown: list[Shown]) -> Shown:
-    """What all calls tell the interface, in one; the first call says which kinds.
-
-    shown   of each call
-    """
+    """What all calls tell the interface, in one; the first call says which kinds."""
     told = [ui for ui in shown if ui]
     return {key: [item for ui in told for item in ui[key]] for key in told[0]} if told else {}

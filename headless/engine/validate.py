@@ -31,7 +31,6 @@ def validate(graph: Graph, registry: Registry) -> list[str]:
     """The ids of the outputs to run; raises WorkflowError with all problems of the graph.
 
     graph      constants are converted to their declared types in place, as ComfyUI does
-    registry   node classes
     """
     verdict = check(graph, registry)
     if verdict.problems:
@@ -43,7 +42,6 @@ def check(graph: Graph, registry: Registry, targets: list[str] | None = None) ->
     """The outputs that can run, and every problem; one output's problems do not stop another.
 
     graph      constants are converted to their declared types in place
-    registry   node classes
     targets    outputs to run; None = all
     """
     with declared_once():
@@ -80,11 +78,7 @@ def spoilt(graph: Graph, bad: set[str]) -> set[str]:
 
 
 def output_ids(graph: Graph, registry: Registry) -> list[str]:
-    """The ids of a graph's output nodes.
-
-    graph      nodes by id
-    registry   node classes
-    """
+    """The ids of a graph's output nodes."""
     return [
         node_id
         for node_id, node in graph.items()
@@ -93,12 +87,7 @@ def output_ids(graph: Graph, registry: Registry) -> list[str]:
 
 
 def problems_of(graph: Graph, registry: Registry, outputs: list[str]) -> list[Problem]:
-    """The problems of all known nodes that outputs need.
-
-    graph      nodes by id
-    registry   node classes
-    outputs    ids
-    """
+    """The problems of all known nodes that outputs need."""
     needed = reachable(graph, outputs)
     problems: list[Problem] = []
     for node_id in needed:
@@ -108,11 +97,7 @@ def problems_of(graph: Graph, registry: Registry, outputs: list[str]) -> list[Pr
 
 
 def unknown_type(node: Node, registry: Registry) -> Problem:
-    """The problem of a node whose class is not known.
-
-    node       of the graph
-    registry   node classes
-    """
+    """The problem of a node whose class is not known."""
     known = _choices(sorted(registry))
     line = f"{node}: this node type is not known here; a workflow may use {known}"
     info = {"node_id": node.id, "class_type": node.class_type, "node_title": node.title}
@@ -122,7 +107,6 @@ def unknown_type(node: Node, registry: Registry) -> Problem:
 def reachable(graph: Graph, outputs: list[str]) -> list[str]:
     """The nodes that the outputs need, in the graph's order.
 
-    graph     nodes by id
     outputs   where to start
     """
     seen, stack = set(), list(outputs)
@@ -139,8 +123,6 @@ def check_node(node: Node, graph: Graph, registry: Registry) -> list[Problem]:
     """Problems of one node's inputs.
 
     node       its constants are converted in place
-    graph      for the sources of links
-    registry   node classes
     """
     problems = []
     cls: Any = registry[node.class_type]
@@ -177,10 +159,6 @@ def check_link(
 ) -> Fault | None:
     """What is wrong with a link, or None.
 
-    link       the input
-    kind       declared type of the input
-    graph      for the source
-    registry   node classes
     any_type   the class checks the types of its links itself
     """
     source = graph.get(link.node)
@@ -204,9 +182,6 @@ def check_constant(
 ) -> tuple[Any, Fault | None]:
     """The constant in its declared type, and what is wrong with it, or None.
 
-    value        of the input
-    kind         declared type
-    options      declared range
     any_choice   the class checks its choices itself
     """
     if isinstance(kind, list):
@@ -240,10 +215,7 @@ def is_nothing(value: Any) -> bool:
 
 
 def validator_arguments(cls: Any) -> tuple[list[str], bool]:
-    """The inputs that a class checks itself, and whether it checks all.
-
-    cls   a node class
-    """
+    """The inputs that a class checks itself, and whether it checks all."""
     function = getattr(cls, "VALIDATE_INPUTS", None)
     if function is None:
         return [], False
@@ -255,8 +227,6 @@ def check_custom(node: Node, graph: Graph, registry: Registry) -> list[Problem]:
     """Problems that the class's own VALIDATE_INPUTS finds among the constants.
 
     node       whose inputs passed the other checks
-    graph      for the types of links
-    registry   node classes
     """
     cls: Any = registry[node.class_type]
     if not hasattr(cls, "VALIDATE_INPUTS"):
@@ -287,12 +257,7 @@ def check_custom(node: Node, graph: Graph, registry: Registry) -> list[Problem]:
 
 
 def received_types(node: Node, graph: Graph, registry: Registry) -> dict[str, Any]:
-    """The types that a node's links bring, by input.
-
-    node       of the graph
-    graph      for the sources
-    registry   node classes
-    """
+    """The types that a node's links bring, by input."""
     return {
         name: getattr(registry[graph[link.node].class_type], "RETURN_TYPES", ())[link.slot]
         for name, link in node.links().items()
@@ -303,7 +268,6 @@ def received_types(node: Node, graph: Graph, registry: Registry) -> dict[str, An
 def cycles(graph: Graph, needed: list[str]) -> list[Problem]:
     """One problem naming the nodes that lie on, or only between, circles of links.
 
-    graph    nodes by id
     needed   where to look
     """
     before = {

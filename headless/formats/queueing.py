@@ -63,10 +63,7 @@ class Draft:
 
     @staticmethod
     def of_api(graph: Graph) -> Draft:
-        """The draft of a graph in the API format.
-
-        graph   nodes by id
-        """
+        """The draft of a graph in the API format."""
         draft = Draft(graph)
         for node in graph.values():
             values = {k: v for k, v in node.inputs.items() if not isinstance(v, Link)}
@@ -79,12 +76,7 @@ class Draft:
         return Draft(copied(self.graph), dict(self.typed), shown)
 
     def set(self, node: Node, name: str, value: Any) -> None:
-        """Change an input, as a person does who types into its widget.
-
-        node    of the graph
-        name    of the input
-        value   its new constant
-        """
+        """Change an input, as a person does who types into its widget."""
         node.inputs[name] = value
         self.typed[node.id, name] = None
         for each in self.shown:
@@ -94,7 +86,6 @@ class Draft:
     def queued(self, registry: Registry, moment: Moment) -> Graph:
         """The graph as it runs, of each {a|b} in its prompts one drawn, and its file names filled in.
 
-        registry   node classes
         moment     in which it is queued
         """
         graph = copied(self.graph)
@@ -120,8 +111,5 @@ class Draft:
 
 
 def copied(graph: Graph) -> Graph:
-    """The same nodes, whose inputs may be changed without changing these.
-
-    graph   nodes by id
-    """
+    """The same nodes, whose inputs may be changed without changing these."""
     return {key: replace(node, inputs=dict(node.inputs)) for key, node in graph.items()}

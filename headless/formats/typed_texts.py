@@ -74,9 +74,7 @@ def character_at(text: str, position: int) -> str:
 def fill_in(name: str, widget: Callable[[str, str], Any], now: datetime) -> str:
     """The beginning of a file's name with its %Node.widget% and %date:…% filled in; others stay.
 
-    name     as typed
     widget   (node, widget) -> value, or None where there is none
-    now      local time
     """
 
     def part(found: re.Match[str]) -> str:
@@ -94,7 +92,6 @@ def format_date(pattern: str, now: datetime) -> str:
     """A moment, written as a pattern says: d, M, h, m, s alone or doubled, yy, yyyy.
 
     pattern   other characters stay
-    now       local time
     """
     numbers = {"d": now.day, "M": now.month, "h": now.hour, "m": now.minute, "s": now.second}
 
@@ -108,10 +105,7 @@ def format_date(pattern: str, now: datetime) -> str:
 
 
 def written(value: Any) -> str:
-    """A value as JavaScript writes it.
-
-    value   of a widget
-    """
+    """A value as JavaScript writes it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():

@@ -18,7 +18,6 @@ def to_ui(graph: Graph, registry: Registry, note: str = "") -> dict[str, Any]:
     """The graph as a workflow of version 0.4.
 
     graph      ids are whole numbers
-    registry   node classes
     note       text of a note beside the graph; "" = none
     """
     links: list[list[Any]] = []
@@ -52,11 +51,7 @@ def to_ui(graph: Graph, registry: Registry, note: str = "") -> dict[str, Any]:
 
 
 def ui_node(node: Node, registry: Registry) -> dict[str, Any]:
-    """One node: its slots, linked ones first as declared, and its widget values in order.
-
-    node       of the graph
-    registry   node classes
-    """
+    """One node: its slots, linked ones first as declared, and its widget values in order."""
     cls: Any = registry[node.class_type]
     names = getattr(cls, "RETURN_NAMES", cls.RETURN_TYPES)
     constants = {k: v for k, v in node.inputs.items() if not isinstance(v, Link)}

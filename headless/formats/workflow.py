@@ -34,7 +34,6 @@ def load_workflow(
     """The graph in a file as it is queued now, and the file's UI format where it has one.
 
     path          as for `load_draft`
-    registry      the node classes
     prompt_seed   draws one of each {a|b} in a prompt
     """
     draft, data = load_draft(path, registry)
@@ -83,7 +82,6 @@ def parse_json(text: str, where: str) -> dict[str, Any]:
     """A workflow's JSON object, in either format.
 
     text    of a file, or in a PNG's metadata
-    where   names it in errors
     """
     if _depth(text) > DEEPEST:
         raise WorkflowError([f"{where}: nested more than {DEEPEST} deep, not a workflow"])
@@ -138,10 +136,7 @@ def is_api(data: Any) -> bool:
 
 
 def parse_api(data: dict[str, Any]) -> Graph:
-    """The graph in API format; a stored `is_changed` is dropped.
-
-    data   nodes by id
-    """
+    """The graph in API format; a stored `is_changed` is dropped."""
     graph: Graph = {}
     problems = no_nodes(data)
     bad = {problem.node for problem in problems}

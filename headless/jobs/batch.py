@@ -47,8 +47,6 @@ def run_line(session: Any, draft: Draft, line: Line, out: Path) -> dict[str, Any
     """Run one line; its record, which holds an error where it failed.
 
     session   keeps models and what did not change
-    draft     the workflow
-    line      of the batch
     out       folder of pictures
     """
     from ..comfy_nodes.save import saved_files
@@ -75,7 +73,6 @@ def changed_graph(draft: Draft, line: Line, registry: Registry) -> Graph:
 
     draft      the workflow; it is not changed
     line       of the batch; its number draws one of each {a|b} in prompts
-    registry   node classes
     """
     from ..formats.queueing import Moment
 
@@ -94,9 +91,7 @@ def changed_graph(draft: Draft, line: Line, registry: Registry) -> Graph:
 def find_target(graph: Graph, target: str, number: int) -> tuple[Node, str]:
     """The node and input that a name in a line means.
 
-    graph    of the workflow
     target   "NODE.INPUT", or the name of an input that one node alone has as a constant
-    number   of the line
     """
     if "." in target:
         return find_input(graph, target, f"line {number}")
@@ -171,7 +166,6 @@ def finished(manifest: Path) -> set[str]:
 def append(manifest: Path, record: dict[str, Any]) -> None:
     """Add a record; what stands before it stays, whatever happens.
 
-    manifest   the file
     record     JSON data
     """
     cut_off = manifest.is_file() and not manifest.read_bytes().endswith(b"\n")

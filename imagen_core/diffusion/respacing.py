@@ -76,7 +76,6 @@ def respace(sections: Sequence[int], count: int) -> list[int]:
 def leading(steps: int, count: int) -> list[int]:
     """diffusers' default grid: multiples of count // steps, falling to 0.
 
-    steps   number of steps
     count   timesteps of the model
     """
     if not 1 <= steps <= count:

@@ -48,7 +48,6 @@ class Entry:
     def write(self, tensor: Tensor, head_dim: int) -> list[Tensor]:
         """Their tensors from ours: the inverse of `read`.
 
-        tensor     ours
         head_dim   rows of one head and part
         """
         if self.parts > 1:
@@ -192,7 +191,6 @@ def attention_entries(
 def entries(config: ADMConfig, layout: Layout, names: set[str]) -> list[Entry]:
     """The table of a network: one entry for each of our tensors.
 
-    config   the network's shape
     layout   "diffusers" or "original"
     names    our tensors, as `ADMUNet.state_dict()` names them
     """

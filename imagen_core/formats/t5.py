@@ -105,7 +105,6 @@ def open_text_encoder(path: Path, stack: ExitStack) -> tuple[Source, T5Config]:
     """The weights of a folder or file, none of them read yet, and the shape that they have.
 
     path    folder with config.json, or file
-    stack   keeps files open
     """
     source = open_source(path, stack)
     config = read_config(path, source.weights)
@@ -131,7 +130,6 @@ def open_source(path: Path, stack: ExitStack) -> Source:
     """The weights of a folder or file, by Hugging Face's names.
 
     path    folder or file
-    stack   keeps files open
     """
     if path.is_file() and is_gguf(path):
         return gguf_source(path)
@@ -160,10 +158,7 @@ def open_source(path: Path, stack: ExitStack) -> Source:
 
 
 def common_prefix(names: Iterable[str]) -> str:
-    """What stands before "shared.weight" or "encoder.block." in all names of a lone file.
-
-    names   of its tensors
-    """
+    """What stands before "shared.weight" or "encoder.block." in all names of a lone file."""
     for name in names:
         for sign in (FINAL_NORM, TABLE):
             if name.endswith("." + sign):
@@ -174,8 +169,6 @@ def common_prefix(names: Iterable[str]) -> str:
 def check_quantisation(path: Path, name: str, marker: Tensor) -> None:
     """Raise CheckpointError where ComfyUI's marker of a layer names a format that is not float8.
 
-    path     for the error
-    name     of the marker
     marker   bytes of JSON
     """
     try:
@@ -191,7 +184,6 @@ def check_quantisation(path: Path, name: str, marker: Tensor) -> None:
 def embedded_tokenizer(path: Path, data: bytes) -> Tokenizer:
     """The tokenizer of a file that holds SentencePiece's as a tensor.
 
-    path   for the error
     data   spiece.model
     """
     try:
@@ -201,10 +193,7 @@ def embedded_tokenizer(path: Path, data: bytes) -> Tokenizer:
 
 
 def gguf_source(path: Path) -> Source:
-    """The encoder's weights of a GGUF file; those of a decoder are left out.
-
-    path   of the file
-    """
+    """The encoder's weights of a GGUF file; those of a decoder are left out."""
     file = open_gguf(path)
     gated = any(".ffn_gate." in name for name in file.tensors)
     weights = {}
@@ -292,7 +281,6 @@ def build(
 ) -> nn.Module:
     """The encoder of some weights, each where and as it is to be used.
 
-    config          shape
     weights         by name
     device, dtype   as in `load_text_encoder`
     """

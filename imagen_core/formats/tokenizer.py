@@ -24,7 +24,6 @@ def tokenizer_for(places: Iterable[Path], rows: int) -> Tokenizer:
     """The first tokenizer in some folders that fits a table of embeddings.
 
     places   folders, the likeliest first
-    rows     of the table
     """
     misfits = []
     for folder in dict.fromkeys(places):
@@ -85,10 +84,7 @@ def max_length(path: Path) -> int:
 
 
 def from_gguf(metadata: dict[str, Any]) -> Tokenizer | None:
-    """The tokenizer in a GGUF file's header; None where there is none.
-
-    metadata   of the file
-    """
+    """The tokenizer in a GGUF file's header; None where there is none."""
     if metadata.get("tokenizer.ggml.model") != "t5":
         return None
     try:

@@ -85,10 +85,7 @@ def clean_caption(text: str) -> str:
 
 
 def clean_once(text: str) -> str:
-    """One pass; not the same as two.
-
-    text   any
-    """
+    """One pass; not the same as two."""
     try:
         from ftfy import fix_text
     except ImportError as error:
@@ -106,7 +103,6 @@ def apply(given: Rules, text: str) -> str:
     """A text after some rules.
 
     given   in order
-    text    any
     """
     for pattern, replacement in given:
         text = pattern.sub(replacement, text)
@@ -114,10 +110,7 @@ def apply(given: Rules, text: str) -> str:
 
 
 def text_of_html(text: str) -> str:
-    """What a page of this source would read as; the text itself where it is no page.
-
-    text   any
-    """
+    """What a page of this source would read as; the text itself where it is no page."""
     try:
         from bs4 import BeautifulSoup
     except ImportError as error:

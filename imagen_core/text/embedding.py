@@ -41,10 +41,7 @@ class TextEmbedding:
         return TextEmbedding(self.embeds.expand(batch, -1, -1), self.mask.expand(batch, -1))
 
     def take(self, rows: slice) -> "TextEmbedding":
-        """Some rows (views); of a single one, which stands for every picture, that one.
-
-        rows   to take
-        """
+        """Some rows (views); of a single one, which stands for every picture, that one."""
         return self if len(self) == 1 else TextEmbedding(self.embeds[rows], self.mask[rows])
 
     @staticmethod
@@ -92,10 +89,7 @@ class EncodedPrompt:
                 )
 
     def take(self, rows: slice) -> "EncodedPrompt":
-        """The prompts of some pictures of a batch.
-
-        rows   to take
-        """
+        """The prompts of some pictures of a batch."""
         parts = {
             name: part.take(rows)
             for name in ("text", "null_text", "second", "style")

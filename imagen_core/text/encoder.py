@@ -61,10 +61,7 @@ class TextEncoder:
         return self.model.shared.compute
 
     def to(self, device: torch.device | str) -> "TextEncoder":
-        """This encoder, its model moved in place.
-
-        device   target
-        """
+        """This encoder, its model moved in place."""
         self.model.to(device)
         return self
 

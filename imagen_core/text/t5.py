@@ -131,7 +131,6 @@ def t5_encoder(
 ) -> nn.Module:
     """A transformers.T5EncoderModel, made without memory of its own, that takes each weight by its name.
 
-    config   shape
     matrix   name -> the weight of a linear layer
     vector   name -> a norm's weight or the table of position biases, float32
     table    of token embeddings

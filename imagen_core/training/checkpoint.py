@@ -51,10 +51,8 @@ def save_checkpoint(
 ) -> None:
     """Write a run's state to `folder`, replacing what is there only when the new one is complete.
 
-    folder      of the checkpoint
     network     its parameters, as trained
     ema         averages
-    optimizer   state
     progress    JSON-able counters
     """
     temporary = folder.with_name(f".{folder.name}.writing")
@@ -101,8 +99,5 @@ def load_checkpoint(
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether `load_checkpoint` would find something.
-
-    folder   of the checkpoint
-    """
+    """Whether `load_checkpoint` would find something."""
     return folder.exists() or folder.with_name(f".{folder.name}.old").exists()

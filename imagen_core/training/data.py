@@ -188,7 +188,6 @@ class Stream:
         """Bind a maker of pictures to a text encoder.
 
         make      a picture, h w 3 uint8, and its caption; runs in the workers
-        encoder   frozen
         device    where pictures and states are handed out
         workers   processes that make pictures
         """

@@ -137,7 +137,6 @@ def export(stage: Stage, ema: EMA, path: Path) -> None:
 
     stage   gives the configuration
     ema     averages of its network's parameters
-    path    of the file
     """
     shipped = Stage(stage.config).to(dtype=torch.float16)
     ema.copy_to(shipped.unet)

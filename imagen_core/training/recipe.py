@@ -149,10 +149,7 @@ class Recipe:
 
 
 def load_recipe(path: str | Path) -> Recipe:
-    """The recipe in a TOML file, its paths made absolute.
-
-    path   of the file
-    """
+    """The recipe in a TOML file, its paths made absolute."""
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10

@@ -106,19 +106,13 @@ class Reader:
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a file starts as a GGUF file does.
-
-    path   of the file
-    """
+    """Whether a file starts as a GGUF file does."""
     with path.open("rb") as file:
         return file.read(4) == MAGIC
 
 
 def open_gguf(path: Path) -> GgufFile:
-    """Metadata and tensors of a GGUF file; the tensors are read when they are used.
-
-    path   of the file
-    """
+    """Metadata and tensors of a GGUF file; the tensors are read when they are used."""
     try:
         with path.open("rb") as file:
             buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -166,7 +160,6 @@ def gguf_tensor(
 ) -> GgufTensor:
     """A view of one tensor.
 
-    name     for the error
     buffer   the whole file
     shape    of the values, outermost first
     kind     number of the storage type

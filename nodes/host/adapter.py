@@ -1,4 +1,4 @@
-"""The door itself: ComfyUI's modules, where it has loaded them."""
+"""ComfyUI's modules, where it has loaded them."""
 
 import sys
 from typing import Any

@@ -23,10 +23,7 @@ reporter: ContextVar[OnStep | None] = ContextVar("reporter", default=None)
 
 
 def note(text: str) -> None:
-    """Tell whoever watches the log something that is not an error.
-
-    text   one line
-    """
+    """Tell whoever watches the log something that is not an error."""
     logging.getLogger("imagen_nodes").warning(text)
 
 
