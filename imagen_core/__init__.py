@@ -12,12 +12,15 @@ from .diffusion.trace import Trace
 from .formats import (
     CheckpointError,
     load_cascade,
+    load_lora,
     load_stage,
     load_text,
     load_text_encoder,
+    save_lora,
     save_stage,
     save_text,
 )
+from .lora import LoRA, apply_lora, merge_loras
 from .sampling import sample_base, super_resolve
 from .settings import Settings
 from .stage import SamplingDefaults, Stage, StageConfig
@@ -38,6 +41,7 @@ __all__ = [
     "EncodedPrompt",
     "Guidance",
     "Inpainting",
+    "LoRA",
     "Reading",
     "SamplingDefaults",
     "Schedule",
@@ -47,12 +51,16 @@ __all__ = [
     "TextEmbedding",
     "TextEncoder",
     "Trace",
+    "apply_lora",
     "dynamic_threshold",
     "load_cascade",
+    "load_lora",
     "load_stage",
     "load_text",
     "load_text_encoder",
+    "merge_loras",
     "sample_base",
+    "save_lora",
     "save_stage",
     "save_text",
     "static_threshold",

@@ -122,6 +122,8 @@ class Stage:
     def __init__(self, config: StageConfig, unet: ADMUNet | EfficientUNet | None = None):
         self.config = config
         self.unet = build_unet(config.unet) if unet is None else unet
+        self.plain: Stage | None = None  # the stage without its LoRAs, where it has some
+        self.loras: tuple[tuple[Any, float], ...] = ()  # each LoRA and its strength
 
     @property
     def schedule(self) -> AnySchedule:
@@ -216,6 +218,8 @@ class Stage:
         device, dtype   None = as they are
         """
         self.unet.to(device=device, dtype=dtype)
+        if self.plain is not None:
+            self.plain.unet.to(device=device, dtype=dtype)  # the weights are the same ones
         return self
 
 

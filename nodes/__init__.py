@@ -10,6 +10,7 @@ from .bridge import (
 )
 from .conditioning import ImagenDynamicThreshold, ImagenMixPrompts, ImagenT5Encode
 from .loaders import ImagenLoadCascade, ImagenLoadStage, ImagenLoadTextEncoder
+from .loras import ImagenLoadLoRA, ImagenSaveLoRA
 from .preview import ImagenCascadeView
 from .prompt_files import ImagenLoadText, ImagenSaveText
 from .sampling import ImagenBaseSample, ImagenSR256, ImagenSR1024
@@ -18,6 +19,8 @@ NODE_CLASS_MAPPINGS = {
     "ImagenLoadCascade": ImagenLoadCascade,
     "ImagenLoadTextEncoder": ImagenLoadTextEncoder,
     "ImagenLoadStage": ImagenLoadStage,
+    "ImagenLoadLoRA": ImagenLoadLoRA,
+    "ImagenSaveLoRA": ImagenSaveLoRA,
     "ImagenT5Encode": ImagenT5Encode,
     "ImagenMixPrompts": ImagenMixPrompts,
     "ImagenSaveText": ImagenSaveText,
@@ -38,6 +41,8 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "ImagenLoadCascade": "Load Imagen Cascade",
     "ImagenLoadTextEncoder": "Load T5 Encoder",
     "ImagenLoadStage": "Load Imagen Stage",
+    "ImagenLoadLoRA": "Load Imagen LoRA",
+    "ImagenSaveLoRA": "Save Imagen LoRA",
     "ImagenT5Encode": "T5 Encode",
     "ImagenMixPrompts": "Imagen Mix Prompts",
     "ImagenSaveText": "Imagen Save Text",

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..lora import merge_loras
 from ..stage import Stage, StageConfig, build_unet
 from ..unet.adm import ADMConfig
 from ..weights.errors import CheckpointError
@@ -121,11 +122,12 @@ def read_stage_config(path: str | Path) -> StageConfig:
 
 
 def save_stage(stage: Stage, path: str | Path) -> None:
-    """Write a stage to one safetensors file; it appears whole or not at all.
+    """Write a stage to one safetensors file, its LoRAs merged; it appears whole or not at all.
 
     stage   in the dtype that is to be stored
     path    of the file
     """
+    stage = merge_loras(stage)
     write_tensors(Path(path), stage.unet.state_dict(), header(stage.config))
 
 

@@ -119,7 +119,27 @@ def text_path(name: str, input_name: str) -> Path:
     name         without ending; may have folders
     input_name   names the input in the error
     """
-    root = (folders("imagen")[0] / TEXTS).resolve()
+    return _below(folders("imagen")[0] / TEXTS, name, input_name)
+
+
+def lora_names() -> list[str]:
+    """LoRAs to choose from, in models/loras."""
+    names = _names("loras", "**/adapter_config.json", lambda path: path.parent)
+    files = _names("loras", "**/*.safetensors", lambda path: path)
+    return _unique(names + [n for n in files if not n.startswith(tuple(f"{m}/" for m in names))])
+
+
+def lora_path(name: str, input_name: str) -> Path:
+    """Where a LoRA of that name is saved: in models/loras, which it never leaves.
+
+    name         without ending; may have folders
+    input_name   names the input in the error
+    """
+    return _below(home("loras"), name.removesuffix(".safetensors"), input_name)
+
+
+def _below(root: Path, name: str, input_name: str) -> Path:
+    root = root.resolve()
     path = (root / f"{name.strip()}.safetensors").resolve()
     if not name.strip() or not path.is_relative_to(root) or path.name.startswith("."):
         raise ValueError(f"{input_name}: expected a name inside {root}, got {name!r}")

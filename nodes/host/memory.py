@@ -81,7 +81,8 @@ def on_device(module: nn.Module, memory_required: float = 0, role: Role = "unet"
 
     ComfyUI's memory management loads it, makes room for it by sending others away (the text encoder
     before a U-Net, say) and may put it aside later; outside ComfyUI it goes back to the CPU, so that
-    stages do not pile up on a GPU.
+    stages do not pile up on a GPU. A network with LoRAs shares the weights of the plain one, which is what
+    ComfyUI knows of; the little that is its own follows.
     """
     management = comfy("comfy.model_management")
     if management is None:
@@ -93,7 +94,11 @@ def on_device(module: nn.Module, memory_required: float = 0, role: Role = "unet"
             if device.type != "cpu":
                 module.to("cpu")
         return
-    management.load_models_gpu([patcher_of(module, role)], memory_required=memory_required)
+    plain = module.__dict__.get("plain")
+    handle = patcher_of(module if plain is None else plain, role)
+    management.load_models_gpu([handle], memory_required=memory_required)
+    if plain is not None:
+        module.to(next(plain.parameters()).device)
     yield
 
 

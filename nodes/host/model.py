@@ -29,10 +29,36 @@ def native_model(stage: Any) -> Any:
         raise RuntimeError(
             "Imagen Stage to Model: makes a MODEL for ComfyUI, so it runs there only"
         )
+    if stage.plain is not None:
+        patcher = native_model(stage.plain)
+        for lora, strength in stage.loras:
+            patcher.add_patches(weight_patches(lora, stage.plain), strength)
+        return patcher
     patcher = stage.unet.__dict__.get("comfy_patcher")
     if patcher is None or not isinstance(patcher.model, _model_class()):
         patcher = keep_patcher(stage.unet, _model_class()(stage), "unet")
     return patcher.clone()
+
+
+def weight_patches(lora: Any, stage: Any) -> dict[str, Any]:
+    """A LoRA as ComfyUI patches weights: low-rank where it is, else as differences.
+
+    lora    imagen_core.LoRA
+    stage   without LoRAs, whose weights DoRA depends on
+    """
+    adapters = comfy("comfy.weight_adapter")
+    patches: dict[str, Any] = {}
+    for name, update in lora.updates.items():
+        key, layer = f"diffusion_model.{name}", stage.unet.get_submodule(name)
+        plain = update.rank and update.magnitude is None and update.weight is None
+        if plain and adapters is not None:
+            parts = (update.up, update.down.flatten(1), None, None, None, None)
+            patches[f"{key}.weight"] = adapters.LoRAAdapter(set(), parts)
+        elif update.rank or update.full:
+            patches[f"{key}.weight"] = ("diff", (update.delta(layer.weight),))
+        if update.bias is not None:
+            patches[f"{key}.bias"] = ("diff", (update.bias,))
+    return patches
 
 
 def pixel_vae() -> Any:

@@ -1,0 +1,103 @@
+"""LoRAs: onto a stage, and to a file."""
+
+from typing import Any
+
+from . import host
+from .checks import named, require_stage
+from .widgets import choice, number, wire
+
+
+class ImagenLoadLoRA:
+    """A stage with a LoRA."""
+
+    DESCRIPTION = (
+        "Puts a LoRA from models/loras onto a stage: peft's, diffusers', kohya's and ComfyUI's files, for "
+        "these nodes' own stages and for DeepFloyd IF. Several stack, each with its strength; the stage's "
+        "weights are shared, not copied. A LoRA that was trained on another stage is refused."
+    )
+    CATEGORY = "imagen"
+    FUNCTION = "load"
+    RETURN_TYPES = ("IMAGEN_STAGE", "IMAGEN_LORA")
+    RETURN_NAMES = ("stage", "lora")
+    OUTPUT_TOOLTIPS = (
+        "The stage with the LoRA, for a sampling node or another LoRA.",
+        "The LoRA itself, for Save Imagen LoRA.",
+    )
+    SEARCH_ALIASES = ["lora loader", "load lora", "style", "fine-tune"]
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """ComfyUI's declaration of inputs."""
+        return {
+            "required": {
+                "stage": wire("IMAGEN_STAGE", "The stage that the LoRA was trained on."),
+                "lora": choice(host.lora_names(), "", "A file in models/loras."),
+                "strength": number(
+                    1.0, -10.0, 10.0, 0.05, "1 = as trained, 0 = off, below 0 = away from it."
+                ),
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, lora: str | None = None) -> bool | str:
+        """Whether the file is there; else where to put it."""
+        return host.offered(host.lora_names(), lora, f"put it into {host.home('loras')}")
+
+    @classmethod
+    def IS_CHANGED(cls, lora: str = "", **_given: Any) -> int:
+        """When the file was written: a LoRA that is trained further is loaded anew."""
+        return host.resolve(("loras",), lora, "lora").stat().st_mtime_ns
+
+    def load(self, stage: Any, lora: str, strength: float) -> tuple:
+        """The stage with the LoRA, and the LoRA."""
+        from ..imagen_core import apply_lora, load_lora
+
+        with named("Load Imagen LoRA"):
+            require_stage(stage)
+            loaded = load_lora(host.resolve(("loras",), lora, "lora"), stage)
+            return apply_lora(stage, loaded, strength), loaded
+
+
+class ImagenSaveLoRA:
+    """A LoRA to a file."""
+
+    DESCRIPTION = (
+        "Saves a LoRA in models/loras, in peft's names (which diffusers and ComfyUI read) or in kohya's. "
+        "The file says which stage it is for."
+    )
+    CATEGORY = "imagen"
+    FUNCTION = "save"
+    RETURN_TYPES = ("IMAGEN_LORA",)
+    RETURN_NAMES = ("lora",)
+    OUTPUT_TOOLTIPS = ("The same LoRA.",)
+    OUTPUT_NODE = True
+    SEARCH_ALIASES = ["lora save", "save lora", "export lora", "kohya"]
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """ComfyUI's declaration of inputs."""
+        return {
+            "required": {
+                "lora": wire("IMAGEN_LORA", "From Load Imagen LoRA or from training."),
+                "name": (
+                    "STRING",
+                    {
+                        "default": "my_style",
+                        "tooltip": "Of the file, without ending; folders/are/made. A file of that name is "
+                        "replaced.",
+                    },
+                ),
+                "layout": choice(
+                    ["peft", "kohya"], "peft", "Names in the file; peft's suit most programs."
+                ),
+            }
+        }
+
+    def save(self, lora: Any, name: str, layout: Any) -> dict[str, Any]:
+        """The same LoRA."""
+        from ..imagen_core import save_lora
+
+        with named("Save Imagen LoRA"):
+            path = host.lora_path(name, "name")
+            save_lora(lora, path, layout)
+        return {"ui": {"text": [str(path)]}, "result": (lora,)}
