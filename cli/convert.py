@@ -4,6 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..headless.inputs import InputError
+from .loras import located, parse_lora
+
 
 def add_convert_options(sub: argparse.ArgumentParser) -> None:
     """The options of `imagen convert`.
@@ -21,16 +24,49 @@ def add_convert_options(sub: argparse.ArgumentParser) -> None:
         choices=("imagen", "diffusers", "original"),
         help="of the target; default: diffusers', or the original one from diffusers'",
     )
+    sub.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="a LoRA to merge into the weights, which the target then holds in the imagen layout; repeatable",
+    )
 
 
 def convert(options: argparse.Namespace) -> dict[str, Any]:
-    """Write a stage's weights in another layout, bit for bit.
+    """Write a stage's weights in another layout, bit for bit; or with LoRAs merged in.
 
     options   of the command line
     """
     from ..imagen_core.formats.convert import convert as write
 
+    if options.lora:
+        return merge(options)
     layout = write(options.source, options.target, options.layout)
     if not options.json:
         print(f"{options.target}: {layout} layout")
     return {"target": str(options.target), "layout": layout}
+
+
+def merge(options: argparse.Namespace) -> dict[str, Any]:
+    """Write a stage with LoRAs merged into its weights.
+
+    options   of the command line
+    """
+    from ..imagen_core import apply_lora, load_lora, load_stage, save_stage
+
+    if options.layout not in (None, "imagen") or options.target.suffix != ".safetensors":
+        raise InputError(
+            "--lora: a merged stage is one .safetensors file in the imagen layout; convert that file next"
+        )
+    if options.target.exists():
+        raise InputError(f"{options.target}: exists already; remove it or choose another name")
+    stage = load_stage(options.source)
+    for text in options.lora:
+        given = parse_lora(text)
+        _, path = located(given.file)
+        stage = apply_lora(stage, load_lora(path, stage), given.strength)
+    save_stage(stage, options.target)
+    if not options.json:
+        print(f"{options.target}: imagen layout, {len(options.lora)} LoRAs merged")
+    return {"target": str(options.target), "layout": "imagen", "loras": len(options.lora)}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..headless.graph import Graph, Link, Node
 from ..headless.inputs import InputError
 from ..nodes.widgets import SAMPLERS
+from .loras import chosen_loras
 from .node_classes import default_registry, use_folders
 from .run import require_writable
 
@@ -57,6 +58,11 @@ def add_generate_options(sub: argparse.ArgumentParser) -> None:
     add("--sampler", metavar="NAME", help=about)
     about = f"noise on what the SR stages enlarge, 0 to 1, of both or of each; {of_stage}"
     add("--aug-level", type=numbers(float), metavar="F[,F]", help=about)
+    about = (
+        "a LoRA, from models/loras or by its path, for the stage that it fits; :stage=sr256 says which where "
+        "it fits several; repeatable"
+    )
+    add("--lora", action="append", default=[], metavar="FILE[:STRENGTH]", help=about)
     about = "same seed, same picture; picture i of several has seed + i; default: %(default)s"
     add("--seed", type=int, default=0, metavar="N", help=about)
     add("--batch", type=int, default=1, metavar="N", help="pictures; default: %(default)s")
@@ -272,17 +278,22 @@ def generate_graph(options: argparse.Namespace) -> Graph:
         chosen |= {"seed": options.seed, "sampler": options.sampler or own.sampler}
         Settings(steps=spacing, **chosen).check(config)
         samplings.append(chosen | spacing_inputs(spacing))
+    loras = chosen_loras(options.lora, configs)
     guidance = configs[0].guidance(
         guidance_scale=options.guidance,
         threshold=options.threshold,
         percentile=options.percentile,
         max_value=options.max_value,
     )
-    return graph_of(options, cascade, guidance, samplings)
+    return graph_of(options, cascade, guidance, samplings, loras)
 
 
 def graph_of(
-    options: argparse.Namespace, cascade: str, guidance: Guidance, samplings: list[dict[str, Any]]
+    options: argparse.Namespace,
+    cascade: str,
+    guidance: Guidance,
+    samplings: list[dict[str, Any]],
+    loras: list[list[tuple[str, float]]],
 ) -> Graph:
     """A loader, a prompt, guidance, and a sampling node for each stage.
 
@@ -290,6 +301,7 @@ def graph_of(
     cascade     as the loader calls it
     guidance    of the base
     samplings   inputs of each stage's node, base first
+    loras       each stage's LoRAs and their strengths
     """
     from ..nodes import NODE_DISPLAY_NAME_MAPPINGS as TITLES
     from ..nodes.conditioning import NO_BOUND
@@ -321,7 +333,10 @@ def graph_of(
     first = {"width": 64, "height": 64, "batch_size": options.batch, "strength": 1.0}
     samplings = [{**first, "guidance": Link(guide, 0), **samplings[0]}, *samplings[1:]]
     for i, inputs in enumerate(samplings):
-        inputs = {"stage": Link(loader, 1 + i), **image, "text": Link(text, 0), **inputs}
+        stage = Link(loader, 1 + i)
+        for name, strength in loras[i]:
+            stage = Link(add("ImagenLoadLoRA", stage=stage, lora=name, strength=strength), 0)
+        inputs = {"stage": stage, **image, "text": Link(text, 0), **inputs}
         image = {"image": Link(add(SAMPLING_NODES[i], **inputs), 0)}
     add("SaveImage", images=image["image"], filename_prefix="imagen")
     return graph

@@ -119,6 +119,12 @@ def _describe_tensors(path: Path) -> dict[str, Any]:
         ours = tensors.metadata.get("format") == FORMAT
         if any(".SelfAttention." in name for name in shapes):
             return _describe_text_encoder(path)
+        if (
+            not ours
+            and layout is None
+            and any(".lora" in name or ".diff" in name for name in shapes)
+        ):
+            return _describe_lora(path)
         if "text.embeds" in shapes:
             shape = list(load_text(path).text.embeds.shape)
             return {"kind": "encoded prompt", "path": str(path), "rows, tokens, width": shape}
@@ -142,6 +148,24 @@ def _describe_tensors(path: Path) -> dict[str, Any]:
         return {"kind": "Imagen stage", **found, "stage": config}
     stage = {"base": "I", "sr": "II"}[config["kind"]]
     return {"kind": f"DeepFloyd IF stage {stage}", "layout": layout, **found, "stage": config}
+
+
+def _describe_lora(path: Path) -> dict[str, Any]:
+    from ..imagen_core.formats.lora import purpose, read_lora
+
+    file = read_lora(path)
+    tensors = [tensor for matrices in file.layers.values() for tensor in matrices.values()]
+    ranks = sorted({len(found["down"]) for found in file.layers.values() if "down" in found})
+    return {
+        "kind": "LoRA",
+        "for": purpose(file),
+        "path": str(file.path),
+        "layers": len(file.layers),
+        "ranks": ranks,
+        "parameters": sum(tensor.numel() for tensor in tensors),
+        "DoRA": any({"magnitude", "dora_scale"} & found.keys() for found in file.layers.values()),
+        "text encoder's tensors, left out": len(file.text),
+    }
 
 
 def _describe_text_encoder(path: Path) -> dict[str, Any]:

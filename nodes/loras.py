@@ -41,12 +41,14 @@ class ImagenLoadLoRA:
     @classmethod
     def VALIDATE_INPUTS(cls, lora: str | None = None) -> bool | str:
         """Whether the file is there; else where to put it."""
+        if lora is not None and host.lora_by_path(lora):
+            return True
         return host.offered(host.lora_names(), lora, f"put it into {host.home('loras')}")
 
     @classmethod
     def IS_CHANGED(cls, lora: str = "", **_given: Any) -> int:
         """When the file was written: a LoRA that is trained further is loaded anew."""
-        return host.resolve(("loras",), lora, "lora").stat().st_mtime_ns
+        return host.lora_file(lora).stat().st_mtime_ns
 
     def load(self, stage: Any, lora: str, strength: float) -> tuple:
         """The stage with the LoRA, and the LoRA."""
@@ -54,7 +56,7 @@ class ImagenLoadLoRA:
 
         with named("Load Imagen LoRA"):
             require_stage(stage)
-            loaded = load_lora(host.resolve(("loras",), lora, "lora"), stage)
+            loaded = load_lora(host.lora_file(lora), stage)
             return apply_lora(stage, loaded, strength), loaded
 
 

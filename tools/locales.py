@@ -20,6 +20,7 @@ MAIN = {
         "IMAGEN_TEXT": "Imagen text",
         "IMAGEN_STAGE": "Imagen stage",
         "IMAGEN_GUIDANCE": "Imagen guidance",
+        "IMAGEN_LORA": "Imagen LoRA",
     },
     "menuLabels": {"Imagen": "Imagen"},
 }

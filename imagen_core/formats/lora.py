@@ -193,7 +193,8 @@ def fit(file: LoRAFile, config: StageConfig) -> LoRA:
             continue
         known = updates.get(place.layer)
         updates[place.layer] = update if known is None else joined(known, update)
-    if missing or misshapen:
+    kind = json_of(file.metadata.get("stage", "")).get("kind", config.kind)
+    if missing or misshapen or kind != config.kind:
         raise CheckpointError(misfit(file, config, missing, misshapen))
     return LoRA(config, updates, file.metadata)
 
@@ -207,11 +208,14 @@ def misfit(file: LoRAFile, config: StageConfig, missing: list[str], misshapen: l
     misshapen   layers of another shape, and how
     """
     wrong = len(missing) + len(misshapen)
-    example = misshapen[0] if misshapen else f"{missing[0]}: no such layer"
+    example = misshapen[0] if misshapen else f"{missing[0]}: no such layer" if missing else ""
     stage = f"{'base' if config.kind == 'base' else 'super-resolution'} stage ({config.resolution})"
+    why = (
+        f"{wrong} of its {len(file.layers)} layers do not fit, such as {example}; " if wrong else ""
+    )
     return (
-        f"{file.path}: a LoRA for {purpose(file)}; {wrong} of its {len(file.layers)} layers do not fit "
-        f"this {stage}, such as {example}; choose the stage that it was trained on"
+        f"{file.path}: a LoRA for {purpose(file)}, and this is a {stage}: {why}choose the stage that it was "
+        f"trained on"
     )
 
 
@@ -220,12 +224,10 @@ def purpose(file: LoRAFile) -> str:
 
     file   as read
     """
-    made_for = json_of(file.metadata.get("stage", ""))
-    if made_for:
-        kind = {"base": "a base stage", "sr": "a super-resolution stage"}.get(
-            made_for.get("kind", "")
-        )
-        return f"{kind or 'a stage'} ({made_for.get('resolution', '?')})"
+    about = json_of(file.metadata.get("stage", ""))
+    if about:
+        kind = {"base": "a base stage", "sr": "a super-resolution stage"}.get(about.get("kind", ""))
+        return f"{kind or 'a stage'} ({about.get('resolution', '?')})"
     for key in ("modelspec.architecture", "ss_base_model_version", "base_model"):
         if file.metadata.get(key):
             return file.metadata[key]
@@ -234,6 +236,16 @@ def purpose(file: LoRAFile) -> str:
         if any(sign in names for sign in signs):
             return peer
     return "another network"
+
+
+def made_for(file: LoRAFile, config: StageConfig) -> bool:
+    """Whether a file's header names a stage of this kind and size; files of other programs never do.
+
+    file     as read
+    config   of the stage
+    """
+    about = json_of(file.metadata.get("stage", ""))
+    return (about.get("kind"), about.get("resolution")) == (config.kind, config.resolution)
 
 
 def json_of(text: str) -> dict[str, Any]:

@@ -60,9 +60,12 @@ def cascade_by_path(name: str) -> bool:
 
     In ComfyUI, whose workflows come from anywhere, names stay inside the folders of models.
     """
+    return _path_in_shell(name) and (Path(name) / "cascade.json").is_file()
+
+
+def _path_in_shell(name: str) -> bool:
     remote = name.startswith(("//", "\\\\"))
-    in_shell = comfy("folder_paths") is None and not remote and Path(name).is_absolute()
-    return in_shell and (Path(name) / "cascade.json").is_file()
+    return comfy("folder_paths") is None and not remote and Path(name).is_absolute()
 
 
 def cascade_folder(name: str) -> Path:
@@ -127,6 +130,22 @@ def lora_names() -> list[str]:
     names = _names("loras", "**/adapter_config.json", lambda path: path.parent)
     files = _names("loras", "**/*.safetensors", lambda path: path)
     return _unique(names + [n for n in files if not n.startswith(tuple(f"{m}/" for m in names))])
+
+
+def lora_by_path(name: str) -> bool:
+    """Whether a name is the whole path of a LoRA, which counts in a shell alone, as a cascade's does.
+
+    name   of a LoRA
+    """
+    return _path_in_shell(name) and Path(name).exists()
+
+
+def lora_file(name: str) -> Path:
+    """The file or folder of a LoRA: one of `lora_names`, or one that its whole path names in a shell.
+
+    name   of a LoRA
+    """
+    return Path(name) if lora_by_path(name) else resolve(("loras",), name, "lora")
 
 
 def lora_path(name: str, input_name: str) -> Path:

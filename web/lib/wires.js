@@ -5,6 +5,7 @@ export const COLOURS = {
   IMAGEN_TEXT: "#f2d16b",
   IMAGEN_STAGE: "#b48be4",
   IMAGEN_GUIDANCE: "#5fc9a8",
+  IMAGEN_LORA: "#e58fb1",
 };
 
 // canvas         colours of slots, by type
