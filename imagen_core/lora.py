@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .kernels.convolution import Conv2d
 from .stage import Stage, StageConfig
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -126,27 +127,23 @@ class LowRankLinear(LowRank, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         down, up, gain = self.factors()
-        branch = F.linear(F.linear(x, down), up)
-        if gain is None:
-            return F.linear(x, self.weight, self.bias) + branch
-        y = F.linear(x, self.weight) * gain + branch
-        return y if self.bias is None else y + self.bias
+        y = F.linear(x, self.weight, self.bias)
+        if gain is not None:
+            y = y * gain if self.bias is None else torch.lerp(self.bias, y, gain)
+        return y + F.linear(F.linear(x, down), up)
 
 
-class LowRankConv2d(LowRank, nn.Conv2d):
+class LowRankConv2d(LowRank, Conv2d):
     """The same for a convolution: `down` has its window, `up` is one of 1 x 1."""
 
     def forward(self, x: Tensor) -> Tensor:
         down, up, gain = self.factors()
-        branch = self._conv_forward(x, down, None)
-        branch = F.conv2d(branch, up[:, :, None, None])
-        if gain is None:
-            return self._conv_forward(x, self.weight, self.bias) + branch
-        y = self._conv_forward(x, self.weight, None) * gain[:, None, None] + branch
-        return y if self.bias is None else y + self.bias[:, None, None]
-
-
-LOW_RANK = {nn.Linear: LowRankLinear, nn.Conv2d: LowRankConv2d}
+        y = super().forward(x)
+        if gain is not None:
+            bias = torch.zeros_like(gain) if self.bias is None else self.bias
+            y = torch.lerp(bias[:, None, None], y, gain[:, None, None])
+        branch = F.conv2d(x, down, None, self.stride, self.padding)
+        return y + F.conv2d(branch, up[:, :, None, None])
 
 
 def apply_lora(stage: Stage, lora: LoRA, strength: float = 1.0) -> Stage:
@@ -262,7 +259,7 @@ def with_branch(layer: Any, down: Tensor, up: Tensor, gain: Tensor | None) -> Lo
     gain       (out,) factors of the weight's rows; None = 1
     """
     twin = shared(layer)
-    twin.__class__ = LOW_RANK[type(layer)]
+    twin.__class__ = LowRankConv2d if isinstance(layer, Conv2d) else LowRankLinear
     for name, tensor in (("down", down), ("up", up), ("gain", gain)):
         twin.register_buffer(name, tensor, persistent=False)
     return cast(LowRank, twin)
@@ -285,6 +282,8 @@ def merge_into(
     if merged.ndim == 4:
         merged = merged.to(memory_format=torch.channels_last)
     layer.weight = nn.Parameter(merged, requires_grad=False)
+    if isinstance(layer, Conv2d):
+        layer.packed = {}  # not those that it shares with the plain layer
     for update, strength in updates if biases else ():
         if update.bias is not None:
             add_bias(layer, update.bias, strength)
@@ -307,5 +306,5 @@ def layers_of(unet: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     unet   any network
     """
     for name, module in unet.named_modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
+        if isinstance(module, (nn.Linear, Conv2d)):
             yield name, module
