@@ -35,14 +35,23 @@ def places() -> dict[str, str]:
     }
 
 
+def by_title(folder: str, prefix: str) -> list[dict[str, str]]:
+    """Menu entries for the pages of a folder, in the order of their titles, which are their first lines."""
+    pages = sorted(ROOT.glob(f"{folder}/*.md"))
+    titles = [page.read_text("utf-8").split("\n")[0].lstrip("# ") for page in pages]
+    entries = [{title: prefix + page.name} for title, page in zip(titles, pages, strict=True)]
+    return sorted(entries, key=lambda entry: next(iter(entry)))
+
+
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the nodes' pages into the menu, by the names that ComfyUI shows."""
-    pages = sorted(ROOT.glob("web/docs/*.md"))
-    titles = {page.name: page.read_text("utf-8").split("\n")[0].lstrip("# ") for page in pages}
-    nodes = [{title: f"nodes/{name}"} for name, title in titles.items()]
-    for entry in config.nav or []:
-        if "Nodes" in entry:
-            entry["Nodes"] = sorted(nodes, key=lambda node: next(iter(node)))
+    """Complete the menu: pages of docs/ that it does not name, and the nodes' pages."""
+    nav = config.nav or []
+    named = {page for entry in nav for page in entry.values() if isinstance(page, str)}
+    others = [entry for entry in by_title("docs", "") if not named & set(entry.values())]
+    nodes = next(entry for entry in nav if "Nodes" in entry)
+    nodes["Nodes"] = by_title("web/docs", "nodes/")
+    place = nav.index(nodes)
+    nav[place:place] = others
     return config
 
 
