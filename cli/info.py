@@ -1,14 +1,13 @@
 """`imagen info`: what a file or folder is."""
 
 import argparse
-import json
 from collections import Counter
 from contextlib import ExitStack
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from ..headless.graph import WorkflowError, brief
+from ..headless.graph import WorkflowError
 
 # Whether the feed-forward is gated, width of the states, width inside the feed-forward.
 PUBLISHED_T5 = {
@@ -69,22 +68,16 @@ def is_workflow(path: Path) -> bool:
 
 
 def _describe_folder(path: Path) -> dict[str, Any]:
+    from ..imagen_core.weights.files import read_json
+
     if (path / "cascade.json").is_file():
-        return {"kind": "cascade", "path": str(path), **_object(path / "cascade.json")}
-    if (path / "config.json").is_file() and _object(path / "config.json").get("model_type") == "t5":
-        return _describe_text_encoder(path)
+        names = read_json(path / "cascade.json")
+        return {"kind": "cascade", "path": str(path), **names}
+    if (path / "config.json").is_file():
+        config = read_json(path / "config.json")
+        if config.get("model_type") == "t5":
+            return _describe_text_encoder(path)
     return _describe_tensors(path)
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; ValueError where it holds something else."""
-    try:
-        data = json.loads(path.read_text("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{path}: expected a JSON object {{…}}, got {brief(data)}")
-    return data
 
 
 def _describe_workflow(path: Path) -> dict[str, Any]:
@@ -110,11 +103,10 @@ def _describe_workflow(path: Path) -> dict[str, Any]:
 def _describe_tensors(path: Path) -> dict[str, Any]:
     from ..imagen_core.formats.deepfloyd import find_layout
     from ..imagen_core.formats.prompt import load_text
-    from ..imagen_core.formats.stage import FORMAT, guess, open_stage, stage_files
-    from ..imagen_core.weights.tensors import open_all
+    from ..imagen_core.formats.stage import FORMAT, guess, open_stage, open_weights, stage_files
 
     files = stage_files(path)
-    with open_all(files) as tensors:
+    with open_weights(files) as tensors:
         shapes, layout = tensors.shapes, find_layout(tensors.shapes)
         ours = tensors.metadata.get("format") == FORMAT
         if any(".SelfAttention." in name for name in shapes):

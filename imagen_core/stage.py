@@ -22,6 +22,7 @@ SCHEDULES = {
 }
 # Values live at the peak for each channel at full resolution, measured on the bundled stages: 18 and 6.5.
 ADM_VALUES, EFFICIENT_VALUES = 18, 7
+MOST_RESOLUTION, MOST_SCALE = 2**16, 64
 UNets = {"adm": (ADMConfig, ADMUNet), "efficient": (EfficientConfig, EfficientUNet)}
 
 
@@ -45,6 +46,18 @@ class SamplingDefaults:
     threshold: ThresholdName = "dynamic"
     percentile: float = 0.995
     max_value: float | None = None
+
+    def __post_init__(self):
+        steps = self.steps if isinstance(self.steps, (int, str)) else list(self.steps)
+        whole = isinstance(steps, str) or all(
+            isinstance(step, int) for step in (steps if isinstance(steps, list) else [steps])
+        )
+        if not whole:
+            raise ValueError(f"steps: expected a number, a preset or timesteps, got {steps!r}")
+        if not isinstance(self.sampler, str):
+            raise ValueError(f"sampler: expected a name, got {self.sampler!r}")
+        if not isinstance(self.aug_level, (int, float)) or not 0 <= self.aug_level <= 1:
+            raise ValueError(f"aug_level must be in [0, 1], got {self.aug_level!r}")
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,16 @@ class StageConfig:
     align_corners: bool = False
 
     def __post_init__(self):
+        if self.kind not in ("base", "sr"):
+            raise ValueError(f"kind: expected 'base' or 'sr', got {self.kind!r}")
+        for name, most in (("resolution", MOST_RESOLUTION), ("scale", MOST_SCALE)):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= most:
+                raise ValueError(f"{name}: expected a whole number from 1 to {most}, got {value!r}")
+        if self.prediction not in ("eps", "v", "x0"):
+            raise ValueError(f"prediction: expected 'eps', 'v' or 'x0', got {self.prediction!r}")
+        if not isinstance(self.align_corners, bool):
+            raise ValueError(f"align_corners: expected true or false, got {self.align_corners!r}")
         if getattr(self.unet, "residual", False) and self.prediction != "x0":
             raise ValueError(
                 f"prediction: expected 'x0', as the network adds its output to a picture, "
@@ -100,13 +123,19 @@ class StageConfig:
     def from_dict(data: dict[str, Any]) -> "StageConfig":
         """The configuration that `to_dict` wrote.
 
-        data   JSON data; a missing or unknown field raises TypeError or KeyError that names it
+        data   JSON data; a missing or unknown field raises TypeError or KeyError that names it, a value
+               that makes no stage ValueError
         """
+        parts = ("unet", "schedule", "defaults")
+        if not isinstance(data, dict) or not all(isinstance(data[key], dict) for key in parts):
+            raise ValueError(
+                f"expected an object with the objects {', '.join(parts)}, got {data!r:.80}"
+            )
         unet: dict[str, Any] = {
             key: tuple(v) if isinstance(v, list) else v for key, v in data["unet"].items()
         }
         config, _ = UNets[unet.pop("kind")]
-        return StageConfig(
+        read = StageConfig(
             **{
                 **data,
                 "unet": config(**unet),
@@ -114,6 +143,8 @@ class StageConfig:
                 "defaults": SamplingDefaults(**data["defaults"]),
             }
         )
+        read.guidance()  # checks what of it the defaults say
+        return read
 
 
 class Stage:

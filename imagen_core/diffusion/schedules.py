@@ -8,6 +8,7 @@ References: VDM, arXiv:2107.00630; cosine, arXiv:2102.09672; shifted cosine, arX
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from .respacing import Spacing, timesteps
 
 ScheduleName = Literal["cosine", "linear"]
 LOGSNR_MAX = 15.0
+MOST_TIMESTEPS = MOST_STEPS = 100_000
 T_ROUNDING = 1e-4  # timesteps; what a float32 t may be short of its timestep
 
 
@@ -95,12 +97,19 @@ class DiscreteSchedule:
     name: Literal["squaredcos_cap_v2"] = "squaredcos_cap_v2"
     num_timesteps: int = 1000
 
-    def table(self) -> Tensor:
-        """Log signal-to-noise ratio of every timestep: (num_timesteps,) float64, falling."""
-        edges = torch.linspace(0, 1, self.num_timesteps + 1, dtype=torch.float64, device="cpu")
-        alpha_bar = torch.cos((edges + 0.008) / 1.008 * math.pi / 2) ** 2
-        betas = (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp_max(0.999)
-        return torch.logit((1 - betas).cumprod(0))
+    def __post_init__(self):
+        if type(self.num_timesteps) is not int or not 2 <= self.num_timesteps <= MOST_TIMESTEPS:
+            raise ValueError(
+                f"num_timesteps: expected a whole number from 2 to {MOST_TIMESTEPS}, got "
+                f"{self.num_timesteps!r}"
+            )
+
+    def table(self, device: torch.device | str = "cpu") -> Tensor:
+        """Log signal-to-noise ratio of every timestep: (num_timesteps,) float64, falling; not to be written.
+
+        device   it is made and moved there once
+        """
+        return _table(self.num_timesteps, torch.device(device))
 
     def logsnr(self, t: Tensor) -> Tensor:
         """Log signal-to-noise ratio of the timestep at or before 1000 t.
@@ -109,14 +118,14 @@ class DiscreteSchedule:
         """
         last = self.num_timesteps - 1
         index = (t.double() * self.num_timesteps + T_ROUNDING).floor().clamp(0, last).long()
-        return self.table().to(t.device)[index].to(t.dtype)
+        return self.table(t.device)[index].to(t.dtype)
 
     def t(self, logsnr: Tensor) -> Tensor:
         """The t of this log signal-to-noise ratio, between timesteps in proportion.
 
         logsnr   any shape
         """
-        rising = self.table().flip(0).to(logsnr.device)
+        rising = self.table(logsnr.device).flip(0)
         x = logsnr.double().clamp(rising[0], rising[-1])
         above = torch.searchsorted(rising, x.contiguous()).clamp(1, self.num_timesteps - 1)
         low, high = rising[above - 1], rising[above]
@@ -149,6 +158,17 @@ def _cosine_logsnr(t: Tensor) -> Tensor:
 
 def _cosine_t(logsnr: Tensor) -> Tensor:
     return (torch.atan(torch.exp(-0.5 * logsnr)) - _T_MIN) / (_T_MAX - _T_MIN)
+
+
+@lru_cache(maxsize=8)
+def _table(num_timesteps: int, device: torch.device) -> Tensor:
+    if device.type != "cpu":
+        return _table(num_timesteps, torch.device("cpu")).to(device)
+    with torch.inference_mode(False):
+        edges = torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64, device="cpu")
+        alpha_bar = torch.cos((edges + 0.008) / 1.008 * math.pi / 2) ** 2
+        betas = (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp_max(0.999)
+        return torch.logit((1 - betas).cumprod(0))
 
 
 # alpha_t^2 = exp(-(1e-4 + 10 t^2)): betas from 1e-4 to 0.02 over 1000 steps in the limit of small steps.

@@ -1,6 +1,5 @@
 """Cascade folders: cascade.json names the text encoder and the stage files."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 
 from ..cascade import Cascade
 from ..weights.errors import CheckpointError
-from ..weights.files import inside
+from ..weights.files import inside, read_json
 from .stage import load_stage
 from .t5 import load_text_encoder
 
@@ -62,15 +61,14 @@ def read_cascade(name_or_dir: str | Path) -> CascadeFiles:
     """
     bundled = str(name_or_dir) in bundled_cascades()
     folder = BUNDLED / str(name_or_dir) if bundled else Path(name_or_dir)
-    try:
-        names = json.loads((folder / "cascade.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    if not (folder / "cascade.json").is_file():
         raise CheckpointError(
             f"cascade: expected one of {bundled_cascades()} or a folder with a readable "
             f"cascade.json, got {str(name_or_dir)!r}"
-        ) from error
+        )
+    names = read_json(folder / "cascade.json")
     stages = stage_names(names)
-    encoder = names.get("text_encoder") if isinstance(names, dict) else None
+    encoder = names.get("text_encoder")
     if not stages or not isinstance(encoder, str):
         raise CheckpointError(
             f"{folder / 'cascade.json'}: expected at least the names text_encoder and base"
@@ -83,13 +81,11 @@ def read_cascade(name_or_dir: str | Path) -> CascadeFiles:
     return CascadeFiles(folder / encoder, paths)
 
 
-def stage_names(names: Any) -> dict[str, str]:
+def stage_names(names: dict[str, Any]) -> dict[str, str]:
     """The stages that a cascade.json names, base first, by key; none where one is no name.
 
     names   parsed JSON
     """
-    if not isinstance(names, dict):
-        return {}
     listed = names.get("stages")
     if isinstance(listed, list):
         found = {f"stages[{i}]": name for i, name in enumerate(listed)}

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from torch import Tensor
 from ..unet.adm import ADMConfig
 from ..weights.errors import CheckpointError
 from ..weights.files import open_tensors, replacing, write_tensors
-from .deepfloyd import to_diffusers, to_original
+from .deepfloyd import from_original, stage_config, to_original
 from .deepfloyd_names import Layout
-from .stage import StoredStage, header, open_stage, table_of
+from .diffusers_config import from_diffusers, to_diffusers
+from .stage import StoredStage, foreign_shapes, header, open_stage, table_of
 
 LAYOUTS: tuple[Layout, ...] = ("imagen", "diffusers", "original")
 
@@ -78,7 +80,7 @@ def write_folder(stored: StoredStage, target: Path, layout: Layout) -> None:
     target   of the folder
     layout   "diffusers" or "original"
     """
-    require_layout(stored, layout)
+    require_layout(stored, layout, alone=True)
     config = stored.config.unet
     assert isinstance(config, ADMConfig)
     folder = target.with_name(f".{target.name}.{os.getpid()}.writing")
@@ -86,7 +88,7 @@ def write_folder(stored: StoredStage, target: Path, layout: Layout) -> None:
     try:
         if layout == "diffusers":
             write_file(stored, folder / "diffusion_pytorch_model.safetensors", layout)
-            text = json.dumps(to_diffusers(config), indent=2)
+            text = json.dumps(to_diffusers(config, stored.config.resolution), indent=2)
             (folder / "config.json").write_text(text + "\n", "utf-8")
         else:
             weights = folder / "pytorch_model.safetensors"
@@ -95,7 +97,7 @@ def write_folder(stored: StoredStage, target: Path, layout: Layout) -> None:
             weights.unlink()
             dtype = stored.tensors.get(stored.table["conv_in.weight"].theirs[0]).dtype
             # JSON is YAML, and needs no library.
-            text = json.dumps(to_original(config, dtype), indent=2)
+            text = json.dumps(to_original(config, dtype, stored.config.resolution), indent=2)
             (folder / "config.yml").write_text(text + "\n", "utf-8")
         os.replace(folder, target)
     except OSError as error:
@@ -113,18 +115,44 @@ def to_torch_file(source: Path, target: Path) -> None:
         torch.save({name: file.get_tensor(name) for name in file.keys()}, temporary)  # noqa: SIM118
 
 
-def require_layout(stored: StoredStage, layout: Layout) -> None:
-    """Raise CheckpointError where the stage has no such layout.
+def require_layout(stored: StoredStage, layout: Layout, alone: bool = False) -> None:
+    """Raise CheckpointError unless a layout's own configuration can say what the network is.
 
     stored   open
     layout   wanted
+    alone    it is all that is written, so that it must also say what the stage is, but for its defaults
     """
-    config = stored.config.unet
-    if layout == "imagen" or (
-        isinstance(config, ADMConfig) and config.patch == 1 and "text_proj.weight" in stored.wanted
-    ):
+    config, unet = stored.config, stored.config.unet
+    if layout == "imagen":
         return
-    raise CheckpointError(
-        f"{stored.files[0]}: only DeepFloyd IF's networks have the {layout} layout; this stage can be "
-        f"written as 'imagen' alone"
-    )
+    try:
+        if not isinstance(unet, ADMConfig) or unet.patch != 1:
+            raise ValueError(f"the network is of another kind, {type(unet).__name__}")
+        read = read_again(stored, unet, layout)
+        if read != unet:
+            raise ValueError(f"its configuration would be read as {read}")
+        if (
+            alone
+            and replace(stage_config(read, config.resolution), defaults=config.defaults) != config
+        ):
+            raise ValueError("its schedule, prediction, kind and scale are not DeepFloyd IF's")
+    except ValueError as error:
+        raise CheckpointError(
+            f"{stored.files[0]}: only DeepFloyd IF's networks have the {layout} layout, this stage can "
+            f"be written as 'imagen' alone: {error}"
+        ) from error
+
+
+def read_again(stored: StoredStage, unet: ADMConfig, layout: Layout) -> ADMConfig:
+    """The shape that is read from a layout's configuration of a network.
+
+    stored   open
+    unet     its shape
+    layout   "diffusers" or "original"
+    """
+    side = stored.config.resolution
+    if layout == "diffusers":
+        return from_diffusers(to_diffusers(unet, side))
+    table = table_of(stored.config, layout, set(stored.wanted))
+    shapes = foreign_shapes(table, stored.wanted, unet.head_dim)
+    return from_original(to_original(unet, torch.float32, side), shapes)

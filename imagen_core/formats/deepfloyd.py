@@ -1,9 +1,9 @@
 """What a DeepFloyd IF network is: its configuration in diffusers' and in the original layout.
 
-Read from config.json, from config.yml, or off the tensors of a lone file; written for both.
+Read from config.json (diffusers_config), from config.yml, or off the tensors of a lone file.
 """
 
-import json
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,36 @@ from ..diffusion.schedules import DiscreteSchedule
 from ..stage import SamplingDefaults, StageConfig
 from ..unet.adm import ADMConfig
 from ..weights.errors import CheckpointError
+from ..weights.files import read_json
 from .deepfloyd_names import DIFFUSERS_TOP, ORIGINAL_TOP, Layout
+from .diffusers_config import (
+    BASE_SIDE,
+    LARGEST_FIRST_SIDE,
+    SR_SIDE,
+    check_heads,
+    from_diffusers,
+    require,
+    side_of,
+    whole,
+)
 
 RESIDUAL_SCALE = 0.7071  # of stage II, literal in the original
 BASE_DEFAULTS = SamplingDefaults("smart100", "ddpm", 7.0, percentile=0.95, max_value=1.5)
 SR_DEFAULTS = SamplingDefaults("smart50", "ddpm", 4.0, aug_level=0.25)
 Shapes = dict[str, tuple[int, ...]]
+MOST_YAML = 2**20  # bytes
+SIGNS: dict[Layout, str] = {
+    "diffusers": "add_embedding.pool.q_proj.weight",
+    "original": "encoder_pooling.1.q_proj.weight",
+}
+"""A tensor that only DeepFloyd IF's networks have, in each layout."""
+ORIGINAL_HAS = {
+    "dims": 2,
+    "resblock_updown": True,
+    "use_scale_shift_norm": True,
+    "interpolate_mode": "bilinear",
+}
+"""What the original's networks have of keys that name a kind of layer, or switch one on."""
 
 
 def find_layout(shapes: Shapes) -> Layout | None:
@@ -27,27 +51,37 @@ def find_layout(shapes: Shapes) -> Layout | None:
 
     shapes   by name
     """
-    if "add_embedding.pool.q_proj.weight" in shapes:
-        return "diffusers"
-    return "original" if "encoder_pooling.1.q_proj.weight" in shapes else None
+    return next((layout for layout, sign in SIGNS.items() if sign in shapes), None)
 
 
-def stage_config(config: ADMConfig) -> StageConfig:
-    """The stage that a DeepFloyd IF network is: stage II where it sees a low-resolution picture.
+def stage_config(config: ADMConfig, side: int | None = None) -> StageConfig:
+    """The stage that a DeepFloyd IF network is: an SR stage where it sees a low-resolution picture.
 
     config   of the network
+    side     nominal side of what it makes, in pixels; None = DeepFloyd IF's
     """
     sr = config.lowres
+    side = side or (SR_SIDE if sr else BASE_SIDE)
     return StageConfig(
         kind="sr" if sr else "base",
-        resolution=256 if sr else 64,
-        scale=4 if sr else 1,
+        resolution=side,
+        scale=enlargement(side) if sr else 1,
         unet=config,
         schedule=DiscreteSchedule(),
         prediction="eps",
         defaults=SR_DEFAULTS if sr else BASE_DEFAULTS,
         align_corners=True,
     )
+
+
+def enlargement(side: int) -> int:
+    """How many times an SR stage enlarges, which no published configuration says: a stage of up to 256
+    pixels is taken to come after 64, a larger one after 256; 4 where that gives no whole number.
+
+    side   nominal side of what it makes, in pixels
+    """
+    before = BASE_SIDE if side <= LARGEST_FIRST_SIDE else LARGEST_FIRST_SIDE
+    return side // before if side % before == 0 and side > before else 4
 
 
 def read_config(path: Path, shapes: Shapes, layout: Layout) -> StageConfig:
@@ -57,148 +91,134 @@ def read_config(path: Path, shapes: Shapes, layout: Layout) -> StageConfig:
     shapes   by name
     layout   "diffusers" or "original"
     """
-    folder = path.parent
+    source = path.with_name("config.json" if layout == "diffusers" else "config.yml")
+    top = DIFFUSERS_TOP if layout == "diffusers" else ORIGINAL_TOP
+    side = None
     try:
-        if layout == "diffusers" and (folder / "config.json").is_file():
-            found = json.loads((folder / "config.json").read_text("utf-8"))
-            if "block_out_channels" in found:
-                return stage_config(from_diffusers(found))
-        if layout == "original" and (folder / "config.yml").is_file():
-            return stage_config(from_original(read_yaml(folder / "config.yml"), shapes))
-        return stage_config(from_shapes(shapes, layout))
+        data = {}
+        if source.is_file():
+            data = read_json(source) if layout == "diffusers" else read_yaml(source)
+        if layout == "diffusers" and "block_out_channels" in data:
+            config, side = from_diffusers(data), side_of(data)
+        elif data and layout == "original":
+            config, side = (
+                from_original(data, shapes),
+                whole("image_size", data["params"]["image_size"]),
+            )
+        else:
+            source, config = path, from_shapes(shapes, layout)
+        projected = top["text_proj"] + ".weight" in shapes
+        config = replace(config, text_proj=projected and config.text_dim == config.context_dim)
+        return stage_config(config, side)
     except (OSError, AttributeError, KeyError, ValueError, TypeError, IndexError) as error:
+        told = error if isinstance(error, ValueError) else repr(error)
         raise CheckpointError(
-            f"{path}: not the shape of a DeepFloyd IF network: {error!r}"
+            f"{source}: not the shape of a DeepFloyd IF network: {told}"
         ) from error
 
 
+def other_network(path: Path) -> str:
+    """Why the network of a diffusers configuration beside some weights is none of IF's; "" = it does not say.
+
+    path   of a file of the weights
+    """
+    source = path.with_name("config.json")
+    try:
+        data = read_json(source) if source.is_file() else {}
+        if "block_out_channels" in data:
+            from_diffusers(data)
+    except (KeyError, ValueError) as error:
+        return f" ({source}: {error})"
+    return ""
+
+
 def read_yaml(path: Path) -> Any:
-    """The data in a YAML file, its plain part only.
+    """The data in a YAML file, its plain part only, without references that could multiply.
 
     path   of the file
     """
     import yaml
 
     try:
-        return yaml.safe_load(path.read_text("utf-8"))
-    except yaml.YAMLError as error:
+        if path.stat().st_size > MOST_YAML:
+            raise CheckpointError(f"{path}: expected less than {MOST_YAML} bytes of YAML")
+        data = path.read_bytes()
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data)):
+            raise CheckpointError(f"{path}: has references (*name), which are not read")
+        return yaml.safe_load(data)
+    except (yaml.YAMLError, RecursionError, UnicodeError) as error:
         raise CheckpointError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
 
 
-def from_diffusers(config: dict[str, Any]) -> ADMConfig:
-    """The shape in diffusers' unet/config.json.
-
-    config   parsed JSON
-    """
-    channels = tuple(config["block_out_channels"])
-    blocks = config["layers_per_block"]
-    lowres = config.get("class_embed_type") == "timestep"
-    return ADMConfig(
-        channels=channels,
-        num_res_blocks=tuple([blocks] * len(channels) if isinstance(blocks, int) else blocks),
-        attention=tuple("CrossAttn" in kind for kind in config["down_block_types"]),
-        text_dim=config["encoder_hid_dim"],
-        context_dim=config["cross_attention_dim"],
-        time_dim=config.get("time_embedding_dim") or 4 * channels[0],
-        head_dim=config["attention_head_dim"],
-        pool_heads=config["addition_embed_type_num_heads"],
-        groups=config["norm_num_groups"],
-        out_channels=config["out_channels"],
-        activation=config["act_fn"],
-        lowres=lowres,
-        self_attention=not config["only_cross_attention"],
-        activate_embedding_once=bool(config.get("resnet_skip_time_act")),
-        # diffusers divides by this, the original multiplies by 0.7071
-        residual_scale=round(1 / config.get("resnet_out_scale_factor", 1.0), 6),
-    )
-
-
-def to_diffusers(config: ADMConfig) -> dict[str, Any]:
-    """The unet/config.json that `from_diffusers` reads back, whole for diffusers' own loader.
-
-    config   of the network
-    """
-    levels = ["CrossAttn" if there else "Resnet" for there in config.attention]
-    kinds = {
-        "Resnet": ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"),
-        "CrossAttn": ("SimpleCrossAttnDownBlock2D", "SimpleCrossAttnUpBlock2D"),
-    }
-    scale = 1 / config.residual_scale
-    return {
-        "_class_name": "UNet2DConditionModel",
-        "act_fn": config.activation,
-        "addition_embed_type": "text",
-        "addition_embed_type_num_heads": config.pool_heads,
-        "attention_head_dim": config.head_dim,
-        "block_out_channels": list(config.channels),
-        "class_embed_type": "timestep" if config.lowres else None,
-        "cross_attention_dim": config.context_dim,
-        "cross_attention_norm": "group_norm",
-        "down_block_types": [kinds[level][0] for level in levels],
-        "encoder_hid_dim": config.text_dim,
-        "encoder_hid_dim_type": "text_proj",
-        "in_channels": 6 if config.lowres else 3,
-        "layers_per_block": list(config.num_res_blocks),
-        "mid_block_scale_factor": scale,
-        "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
-        "norm_num_groups": config.groups,
-        "only_cross_attention": not config.self_attention,
-        "out_channels": config.out_channels,
-        "resnet_out_scale_factor": scale,
-        "resnet_skip_time_act": config.activate_embedding_once,
-        "resnet_time_scale_shift": "scale_shift",
-        "sample_size": 256 if config.lowres else 64,
-        "time_embedding_act_fn": config.activation if config.activate_embedding_once else None,
-        "time_embedding_dim": config.time_dim,
-        "up_block_types": [kinds[level][1] for level in reversed(levels)],
-    }
-
-
 def from_original(config: dict[str, Any], shapes: Shapes) -> ADMConfig:
-    """The shape in the original config.yml.
+    """The shape in the original config.yml; ValueError names a key that this network cannot honour.
 
     config   parsed YAML
     shapes   of the tensors: whether attention sees the image is read off them
     """
     params = config["params"]
-    multiples = [int(m) for m in str(params["channel_mult"]).split(",")]
-    width = params["model_channels"]
+    for key, known in ORIGINAL_HAS.items():
+        value = params.get(key, known)
+        require(key, value == known, repr(known), value)
+    multiples = numbers("channel_mult", params["channel_mult"])
+    width = whole("model_channels", params["model_channels"])
     blocks = params["num_res_blocks"]
-    blocks = [blocks] * len(multiples) if isinstance(blocks, int) else list(blocks)
-    wanted = {int(r) for r in str(params["attention_resolutions"]).split(",")}
-    sizes = [params["image_size"] >> level for level in range(len(multiples))]
+    blocks = blocks if isinstance(blocks, list) else [blocks] * len(multiples)
+    wanted = numbers("attention_resolutions", params["attention_resolutions"])
+    sizes = [whole("image_size", params["image_size"]) >> k for k in range(len(multiples))]
     qkv = shapes["middle_block.1.qkv.weight"]
+    channels = tuple(width * m for m in multiples)
+    attention = tuple(size in wanted for size in sizes)
+    head_dim = whole("num_head_channels", params["num_head_channels"])
+    check_heads("num_head_channels", head_dim, channels, attention)
     lowres = "aug_proj.0.weight" in shapes
+    for key in ("efficient_activation", "scale_skip_connection"):
+        require(key, isinstance(params.get(key, lowres), bool), "true or false", params.get(key))
     return ADMConfig(
-        channels=tuple(width * m for m in multiples),
-        num_res_blocks=tuple(blocks),
-        attention=tuple(size in wanted for size in sizes),
-        text_dim=params["encoder_dim"],
-        context_dim=params["encoder_channels"],
+        channels=channels,
+        num_res_blocks=tuple(whole("num_res_blocks", count) for count in blocks),
+        attention=attention,
+        text_dim=whole("encoder_dim", params["encoder_dim"]),
+        context_dim=whole("encoder_channels", params["encoder_channels"]),
         time_dim=width * max(multiples),
-        head_dim=params["num_head_channels"],
-        pool_heads=params["att_pool_heads"],
-        out_channels=params["out_channels"],
+        head_dim=head_dim,
+        pool_heads=whole("att_pool_heads", params["att_pool_heads"]),
+        out_channels=whole("out_channels", params["out_channels"]),
         activation=params["activation"],
         lowres=lowres,
         self_attention=qkv[0] == 3 * qkv[1],
-        activate_embedding_once=bool(params.get("efficient_activation", lowres)),
+        activate_embedding_once=params.get("efficient_activation", lowres),
         residual_scale=RESIDUAL_SCALE if params.get("scale_skip_connection", lowres) else 1.0,
     )
 
 
-def to_original(config: ADMConfig, dtype: torch.dtype) -> dict[str, Any]:
+def numbers(key: str, value: Any) -> list[int]:
+    """The sizes that a key lists, as "1,2,4" or as a list.
+
+    key     of the configuration
+    value   of the key
+    """
+    parts = value.split(",") if isinstance(value, str) else value
+    parts = parts if isinstance(parts, list) else [parts]
+    require(key, 0 < len(parts) <= 16, "sizes such as 1,2,4", value)
+    good = all(isinstance(part, int) or str(part).strip().isdecimal() for part in parts)
+    require(key, good, "sizes such as 1,2,4", value)
+    return [whole(key, int(part)) for part in parts]
+
+
+def to_original(config: ADMConfig, dtype: torch.dtype, side: int | None = None) -> dict[str, Any]:
     """The config.yml that `from_original` reads back, whole for the original's own constructor.
 
     config   of the network
     dtype    of the weights
+    side     nominal side of what it makes, in pixels; None = DeepFloyd IF's
     """
     first = config.channels[0]
     if any(width % first for width in config.channels):
         raise CheckpointError(
             f"the original layout needs widths that are multiples of the first, got {config.channels}"
         )
-    size = 256 if config.lowres else 64
+    size = side or (SR_SIDE if config.lowres else BASE_SIDE)
     attended = [str(size >> level) for level, there in enumerate(config.attention) if there]
     precision = {torch.float16: "16", torch.bfloat16: "bf16"}.get(dtype, "32")
     params = {

@@ -4,9 +4,11 @@
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -17,11 +19,28 @@ from ..stage import Stage, StageConfig, build_unet
 from ..unet.adm import ADMConfig
 from ..weights.errors import CheckpointError
 from ..weights.files import release, write_tensors
-from ..weights.tensors import Tensors, open_all, weight_files
-from .deepfloyd import find_layout, read_config
+from ..weights.tensors import Tensors, open_all, require_numbers, unwrapped, weight_files
+from .deepfloyd import SIGNS, find_layout, other_network, read_config
 from .deepfloyd_names import Entry, Layout, entries
 
 FORMAT = "imagen_nodes.stage"
+OURS = "pooled_text.pool.q_proj.weight"
+COMPUTABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+KINDS = {
+    # What is trained beside a network has the network's names in its own.
+    "a LoRA": r"(^|[._])(lora|loha|lokr|dora|hada|oft|ia3)([._]|$)",
+    "a textual inversion": r"^(emb_params|string_to_param|<.*>)$",
+    "a ControlNet": r"controlnet_|^control_model\.|^input_hint_block\.",
+    "an encoded prompt (use Imagen Load Text)": r"^text\.embeds$",
+    "an Imagen stage that has lost the configuration in its header": r"(^|\.)pooled_text\.pool\.",
+    "a T5 encoder (use Load T5 Encoder)": r"SelfAttention|^enc\.blk\.",
+    "a CLIP text encoder": r"(^|\.)text_model\.encoder\.|(^|\.)transformer\.resblocks\.",
+    "an autoencoder (VAE)": r"^(first_stage_model\.|(encoder|decoder)\.(down|up)_blocks|quant_conv)",
+    "a diffusers U-Net that is not DeepFloyd IF's": r"(^|\.)down_blocks\.",
+    "a Stable Diffusion checkpoint": r"^model\.diffusion_model\.",
+    "a diffusion transformer": r"(^|\.)(double_blocks|joint_blocks|transformer_blocks)\.",
+}
+"""Signs in the names of tensors, the surest first."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +99,30 @@ def open_stage(path: str | Path) -> Iterator[StoredStage]:
     """
     path = Path(path)
     files = stage_files(path)
-    with open_all(files) as tensors:
+    with open_weights(files) as tensors:
         layout, config = identify(files[0], tensors)
-        with torch.device("meta"):
-            wanted = build_unet(config.unet).state_dict()
+        try:
+            with torch.device("meta"):
+                wanted = build_unet(config.unet).state_dict()
+        except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
+            raise CheckpointError(f"{files[0]}: makes no network of its shape: {error}") from error
         table = table_of(config, layout, set(wanted))
         check_names_and_shapes(
             path, foreign_shapes(table, wanted, config.unet.head_dim), tensors.shapes
         )
         by_name = {entry.ours: entry for entry in table}
+        require_numbers(path, tensors)
         yield StoredStage(files, layout, config, wanted, by_name, tensors)
+
+
+@contextmanager
+def open_weights(files: list[Path]) -> Iterator[Tensors]:
+    """The tensors of a U-Net's files, without what wrappers put before their names.
+
+    files   of the weights
+    """
+    with open_all(files) as tensors:
+        yield unwrapped(files[0], tensors, (OURS, *SIGNS.values()))
 
 
 def load_stage(
@@ -99,9 +132,10 @@ def load_stage(
 
     path     a stage file, a DeepFloyd IF model's folder, its unet folder, or a file of its weights
     device   where the weights go
-    dtype    what the network is to compute in; None = as stored
+    dtype    what the network is to compute in; None = as stored, where that can be computed in
     """
     with open_stage(path) as stored:
+        dtype = dtype or computed_in(stored, torch.device(device))
         with torch.device("meta"):
             unet = build_unet(stored.config.unet)
         state = {
@@ -119,6 +153,17 @@ def read_stage_config(path: str | Path) -> StageConfig:
     """
     with open_stage(path) as stored:
         return stored.config
+
+
+def computed_in(stored: StoredStage, device: torch.device) -> torch.dtype:
+    """The one dtype for a network whose files need not have one, or have one without arithmetic.
+
+    stored   open
+    device   where it is to compute; float8 becomes float32 on a CPU and float16, which is exact, elsewhere
+    """
+    wider = torch.float32 if device.type == "cpu" else torch.float16
+    found = {stored.tensors.get(name).dtype for name in stored.tensors.shapes}
+    return reduce(torch.promote_types, (d if d in COMPUTABLE else wider for d in found))
 
 
 def save_stage(stage: Stage, path: str | Path) -> None:
@@ -150,13 +195,13 @@ def identify(path: Path, tensors: Tensors) -> tuple[Layout, StageConfig]:
     if not ours and layout is None:
         raise CheckpointError(
             f"{path}: not an Imagen stage: its header has no configuration; it looks like "
-            f"{guess(list(tensors.shapes))}"
+            f"{guess(list(tensors.shapes))}{other_network(path)}"
         )
     if not ours and layout is not None:
         return layout, read_config(path, tensors.shapes, layout)
     try:
         return layout or "imagen", StageConfig.from_dict(json.loads(tensors.metadata["config"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its header holds a bad configuration: {error!r}") from error
 
 
@@ -195,14 +240,8 @@ def guess(names: list[str]) -> str:
 
     names   of its tensors
     """
-    signs = {
-        "a T5 encoder (use Load T5 Encoder)": "SelfAttention",
-        "a diffusers U-Net": "down_blocks.",
-        "a Stable Diffusion checkpoint": "model.diffusion_model.",
-        "a LoRA": "lora_",
-    }
-    for what, sign in signs.items():
-        if any(sign in name for name in names):
+    for what, sign in KINDS.items():
+        if any(re.search(sign, name) for name in names):
             return what
     return f"something else, with tensors such as {', '.join(sorted(names)[:3]) or '(none)'}"
 

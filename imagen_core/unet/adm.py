@@ -24,6 +24,7 @@ from .layers import (
     ResBlock,
     TextContext,
     activation,
+    check_shape,
     zeroed,
 )
 
@@ -47,6 +48,8 @@ class ADMConfig:
     self_attention            whether image positions attend to each other where they attend to the text
     activate_embedding_once   the summed embedding is activated once, not in every block
     residual_scale            of every residual block's sum
+    text_proj                 the text is projected to context_dim though it has that width; where the
+                              widths differ it always is
     """
 
     channels: tuple[int, ...]
@@ -65,14 +68,10 @@ class ADMConfig:
     self_attention: bool = True
     activate_embedding_once: bool = False
     residual_scale: float = 1.0
+    text_proj: bool = False
 
     def __post_init__(self):
-        levels = {len(self.channels), len(self.num_res_blocks), len(self.attention)}
-        if len(levels) != 1:
-            raise ValueError(
-                "channels, num_res_blocks and attention must have one entry a level each, got "
-                f"{len(self.channels)}, {len(self.num_res_blocks)} and {len(self.attention)}"
-            )
+        check_shape(self)
 
     @property
     def size_multiple(self) -> int:
@@ -168,10 +167,9 @@ class ADMUNet(nn.Module):
             LevelEmbedding(first, config.time_dim, config.activation) if config.lowres else None
         )
         self.pooled_text = PooledText(config.text_dim, config.time_dim, config.pool_heads)
+        projected = config.text_proj or config.text_dim != config.context_dim
         self.text_proj = (
-            nn.Identity()
-            if config.text_dim == config.context_dim
-            else nn.Linear(config.text_dim, config.context_dim)
+            nn.Linear(config.text_dim, config.context_dim) if projected else nn.Identity()
         )
         self.embedding_act = (
             activation(config.activation) if config.activate_embedding_once else nn.Identity()

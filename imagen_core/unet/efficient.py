@@ -32,6 +32,7 @@ from .layers import (
     ResBlock,
     TextContext,
     activation,
+    check_shape,
     zeroed,
 )
 
@@ -74,12 +75,7 @@ class EfficientConfig:
     residual: bool = False
 
     def __post_init__(self):
-        levels = {len(self.channels), len(self.num_res_blocks), len(self.attention)}
-        if len(levels) != 1:
-            raise ValueError(
-                "channels, num_res_blocks and attention must have one entry a level each, got "
-                f"{len(self.channels)}, {len(self.num_res_blocks)} and {len(self.attention)}"
-            )
+        check_shape(self)
 
     @property
     def size_multiple(self) -> int:

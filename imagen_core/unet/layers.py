@@ -5,8 +5,8 @@ arXiv:2205.11487, appendices B.1 and F.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,67 @@ from .attention import AttentionPool, KeysValues
 
 Activation = Literal["gelu", "silu"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU}
+MOST_LEVELS, MOST_BLOCKS, MOST_WIDTH, MOST_PATCH = 12, 512, 2**16, 64
+
+
+def check_shape(config: Any) -> None:
+    """Raise ValueError unless a network's sizes are whole numbers within bounds that fit each other.
+
+    config   an ADMConfig or an EfficientConfig, perhaps of a file that nobody vouches for
+    """
+    for field in fields(config):
+        check_field(field.name, field.type, getattr(config, field.name))
+    levels = {len(config.channels), len(config.num_res_blocks), len(config.attention)}
+    if len(levels) != 1:
+        raise ValueError(
+            "channels, num_res_blocks and attention must have one entry a level each, got "
+            f"{len(config.channels)}, {len(config.num_res_blocks)} and {len(config.attention)}"
+        )
+    stem = getattr(config, "stem_blocks", 0)
+    bounds = {
+        "levels": (len(config.channels), 1, MOST_LEVELS),
+        "num_res_blocks": (min(config.num_res_blocks), 1, MOST_BLOCKS),
+        "residual blocks": (sum(config.num_res_blocks) + stem, 1, MOST_BLOCKS),
+        "patch": (getattr(config, "patch", 1), 1, MOST_PATCH),
+    }
+    for name, (value, least, most) in bounds.items():
+        if not least <= value <= most:
+            raise ValueError(f"{name}: expected from {least} to {most}, got {value}")
+    multiples = [("channels", width, "groups", config.groups) for width in config.channels]
+    multiples += [("text_dim", config.text_dim, "pool_heads", config.pool_heads)]
+    multiples += [("context_dim", config.context_dim, "groups", config.groups)]
+    for name, width, of, size in multiples:
+        if width % size:
+            raise ValueError(f"{name} must be a multiple of {of} {size}, got {width}")
+
+
+def check_field(name: str, kind: Any, value: Any) -> None:
+    """Raise ValueError unless a field of a shape has its type and, where it is a size, is within bounds.
+
+    name    of the field
+    kind    int, float, bool, a tuple of one of them, or the names of activations
+    value   of the field
+    """
+    if kind in (tuple[int, ...], tuple[bool, ...]):
+        if not isinstance(value, tuple) or not value:
+            raise ValueError(f"{name}: expected one entry a level, got {value!r}")
+        for entry in value:
+            check_field(name, kind.__args__[0], entry)
+    elif kind in (int, bool):
+        if type(value) is not kind:
+            raise ValueError(
+                f"{name}: expected {'true or false' if kind is bool else 'a whole number'}, "
+                f"got {value!r}"
+            )
+        if kind is int and not 0 <= value <= MOST_WIDTH:
+            raise ValueError(f"{name}: expected a size up to {MOST_WIDTH}, got {value}")
+        if kind is int and value == 0 and name != "stem_blocks":
+            raise ValueError(f"{name}: expected at least 1, got 0")
+    elif kind is float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e3:
+            raise ValueError(f"{name}: expected a positive number, got {value!r}")
+    elif value not in ACTIVATIONS:
+        raise ValueError(f"{name} must be one of {sorted(ACTIVATIONS)}, got {value!r}")
 
 
 def activation(name: Activation) -> nn.Module:

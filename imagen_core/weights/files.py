@@ -33,6 +33,12 @@ DTYPES = {
 }
 LONGEST_NAME = 255  # bytes
 PICKLE_STARTS = (b"\x80", b"PK\x03\x04")  # a bare pickle; torch.save's zip
+OTHER_STARTS = {
+    b"GGUF": "is a GGUF file, which is read for T5 encoders alone",
+    b"version https://git-lfs": "is a pointer of Git LFS; fetch the file itself with `git lfs pull`",
+    b"<": "is a web page; download the file itself",
+}
+MOST_JSON = 2**24  # bytes; an index of shards has a tenth of it
 
 
 @contextmanager
@@ -141,19 +147,51 @@ def open_tensors(path: Path) -> Iterator:
         with safe_open(path, framework="pt") as file:
             yield file
     except SafetensorError as error:
-        raise CheckpointError(
-            f"{path}: not a whole safetensors file ({error}); copy or download it again"
-        ) from error
+        what = f"not a whole safetensors file ({error}); copy or download it again"
+        with path.open("rb") as opened:
+            start = opened.read(32)
+        found = (told for sign, told in OTHER_STARTS.items() if start.startswith(sign))
+        raise CheckpointError(f"{path}: {next(found, what)}") from error
 
 
-def inside(folder: Path, name: str, what: str) -> Path:
-    """The file of that name in a folder, which it may not leave.
+def inside(folder: Path, name: Any, what: str) -> Path:
+    """The file of that name in a folder, which the name may not leave; links are followed.
 
-    folder   holds the file
+    folder   holds the file, or a link to it
     name     relative path
     what     names the entry in the error
     """
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise CheckpointError(f"{what}: expected a name inside {folder}, got {name!r}")
-    return path
+    if isinstance(name, str) and name:
+        root, path = os.path.abspath(folder), Path(os.path.abspath(folder / name))
+        if path.is_relative_to(root) and path != Path(root):
+            return path
+    raise CheckpointError(f"{what}: expected a name inside {folder}, got {name!r}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, in any of Unicode's encodings; CheckpointError names the file.
+
+    path   of the file
+    """
+    try:
+        if path.stat().st_size > MOST_JSON:
+            raise CheckpointError(f"{path}: expected less than {MOST_JSON} bytes of JSON")
+        data = json.loads(path.read_bytes())  # from bytes: a byte-order mark is heeded
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path}: not a readable JSON file: {error}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(
+            f"{path}: expected a JSON object {{...}}, got {type(data).__name__}: {str(data)[:40]}"
+        )
+    return data
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in any of Unicode's encodings, without its byte-order mark.
+
+    path   of the file
+    """
+    data = path.read_bytes()
+    return data.decode(json.detect_encoding(data))

@@ -1,19 +1,27 @@
 """The weights of foreign models: one file or shards, safetensors or torch files, mapped into memory."""
 
-import json
+import functools
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .errors import CheckpointError
-from .files import inside, is_pickle, open_tensors
+from .files import inside, is_pickle, open_tensors, read_json
 
 WEIGHT_NAMES = ("diffusion_pytorch_model", "model", "pytorch_model")
+ENDINGS = ("safetensors", "bin")
+VARIANTS = ("", "fp32", "ema", "fp16", "bf16", "non_ema")  # the best first
+SHARD = re.compile(r"(.+)-(\d{1,6})-of-(\d{1,6})(\..+)")
+WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+MOST_SHARDS = 1000
+MOST_NAMES = 8  # in a message
 
 
 @dataclass(frozen=True)
@@ -33,24 +41,82 @@ class Tensors:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The files that hold a model's weights, safetensors before pickles, full before fp16.
+    """The files that hold a model's weights: those of a folder, or a file with all its shards.
 
     path   a folder or one file
+
+    Of several in a folder, safetensors go before torch files, and whole precision before half.
     """
     if path.is_file():
-        return [path]
-    for ending in ("safetensors", "bin"):
-        for name in WEIGHT_NAMES:
-            for variant in ("", ".fp16"):
-                index = path / f"{name}.{ending}.index{variant}.json"
-                if index.is_file():
-                    return shards(path, index)
-                whole = path / f"{name}{variant}.{ending}"
-                if whole.is_file():
-                    return [whole]
+        return sibling_shards(path)
+    names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+    for ending in ENDINGS:
+        found = [name for name in names if name.endswith("." + ending)]
+        for stem in WEIGHT_NAMES:
+            variants = sorted(filter(None, (Variant.of(name, stem, ending) for name in names)))
+            if variants and variants[0].kind == "index":
+                return shards(path, path / variants[0].name)
+            if variants:
+                return sibling_shards(path / variants[0].name)
+        if len(found) == 1 or (found and len(sibling_shards(path / found[0])) == len(found)):
+            return sibling_shards(path / found[0])
     raise CheckpointError(
-        f"{path}: expected a file of weights such as diffusion_pytorch_model.safetensors"
+        f"{path}: expected a file of weights such as diffusion_pytorch_model.safetensors, found "
+        f"{', '.join(names[:MOST_NAMES]) or 'nothing'}"
     )
+
+
+class Variant(NamedTuple):
+    """A file of weights as diffusers and transformers name them; the best comes first.
+
+    rank   of what the name says of precision and averaging, then that name itself
+    kind   "index" of shards or a "whole" file, which may be the first of its shards
+    name   of the file
+    """
+
+    rank: tuple[int, str]
+    kind: Literal["index", "whole"]
+    name: str
+
+    @staticmethod
+    def of(name: str, stem: str, ending: str) -> "Variant | None":
+        """The variant that a file is; None where it is none, or a shard that is not the first.
+
+        name           of the file
+        stem, ending   such as "model" and "safetensors"
+        """
+        index = re.fullmatch(
+            rf"{stem}(\.[\w-]+)?\.{ending}(\.[\w-]+)?\.index(\.[\w-]+)?\.json", name
+        )
+        whole = re.fullmatch(rf"{stem}(\.[\w-]+?)?(?:-0*1-of-\d+)?(\.[\w-]+)?\.{ending}", name)
+        found = index or whole
+        if found is None:
+            return None
+        said = next(filter(None, found.groups()), "").removeprefix(".")
+        rank = VARIANTS.index(said) if said in VARIANTS else len(VARIANTS)
+        return Variant((rank, said), "index" if index else "whole", name)
+
+
+def sibling_shards(path: Path) -> list[Path]:
+    """All shards of which a file is one, by its name; the file alone where that says nothing.
+
+    path   such as model-00001-of-00002.safetensors
+    """
+    found = SHARD.fullmatch(path.name)
+    if found is None:
+        return [path]
+    before, number, total, after = found.groups()
+    if not 1 <= int(number) <= int(total) <= MOST_SHARDS:
+        return [path]
+    names = (f"{before}-{k:0{len(number)}}-of-{total}{after}" for k in range(1, int(total) + 1))
+    paths = [path.with_name(name) for name in names]
+    missing = [each.name for each in paths if not each.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{path}: is one of {total} shards, of which these are not beside it: "
+            f"{', '.join(missing[:MOST_NAMES])}"
+        )
+    return paths
 
 
 def shards(folder: Path, index: Path) -> list[Path]:
@@ -60,10 +126,15 @@ def shards(folder: Path, index: Path) -> list[Path]:
     index    JSON with weight_map: tensor -> file
     """
     try:
-        names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index}: not an index of shards: {error!r}") from error
-    paths = [inside(folder, name, f"{index.name}: weight_map") for name in sorted(names)]
+        weight_map = read_json(index).get("weight_map")
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; it is not an index of shards") from error
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(
+            f"{index}: not an index of shards: it has no weight_map of file names"
+        )
+    what = f"{index.name}: weight_map"
+    paths = sorted({inside(folder, name, what) for name in weight_map.values()})
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
         raise CheckpointError(f"{index}: names shards that are not there: {', '.join(missing)}")
@@ -97,6 +168,48 @@ def open_all(paths: list[Path]) -> Iterator[Tensors]:
         yield Tensors(shapes, lambda name: getters[name](name), metadata, mapped)
 
 
+def unwrapped(path: Path, tensors: Tensors, signs: tuple[str, ...]) -> Tensors:
+    """The same tensors by the model's own names, without what wrappers and whole pipelines put before.
+
+    path      for the error
+    tensors   open
+    signs     names that the model itself has; what stands before one of them stands before all
+    """
+    own = {
+        name: functools.reduce(lambda n, w: n.replace(w, ""), WRAPPERS, name)
+        for name in tensors.shapes
+    }
+    ends = tuple("." + sign for sign in signs)
+    prefix = ""
+    if not any(name in signs for name in own.values()):
+        found = next((name for name in own.values() if name.endswith(ends)), "")
+        prefix = found.removesuffix(next((sign for sign in signs if found.endswith(sign)), ""))
+    names: dict[str, str] = {}
+    for stored, name in own.items():
+        if names.setdefault(name.removeprefix(prefix), stored) != stored:
+            raise CheckpointError(f"{path}: holds {name.removeprefix(prefix)} twice")
+    return Tensors(
+        {name: tensors.shapes[stored] for name, stored in names.items()},
+        lambda name: tensors.get(names[name]),
+        tensors.metadata,
+        {name for name, stored in names.items() if stored in tensors.mapped},
+    )
+
+
+def require_numbers(path: Path, tensors: Tensors) -> None:
+    """Raise CheckpointError where weights are whole numbers: without scales they mean nothing.
+
+    path      for the error
+    tensors   open
+    """
+    for name in tensors.shapes:
+        if not tensors.get(name).is_floating_point():
+            raise CheckpointError(
+                f"{path}: {name}: expected floating-point weights, got {tensors.get(name).dtype}; whole "
+                f"numbers are quantised weights, which mean nothing without their scales"
+            )
+
+
 def read_pickle(path: Path) -> dict[str, Tensor]:
     """The tensors of a torch file, mapped where its age allows; anything else is refused, unexecuted.
 
@@ -104,13 +217,35 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     """
     try:
         mapped = zipfile.is_zipfile(path)
+        if mapped:
+            check_stored(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or repr(error)).splitlines()[0]
         raise CheckpointError(
             f"{path}: a pickled checkpoint that cannot be read as plain weights, and nothing in it was "
             f"executed: {reason}"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{path}: expected tensors by name")
+    for name, tensor in state.items():
+        whole = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not whole or tensor.is_quantized or tensor.untyped_storage().nbytes() < tensor.nbytes:
+            raise CheckpointError(
+                f"{path}: {name}: expected a plain tensor, got one of {list(tensor.shape)} that the file "
+                f"does not hold the values of; save it again with `tensor.contiguous()`"
+            )
     return state
+
+
+def check_stored(path: Path) -> None:
+    """Raise ValueError where a torch file is larger unpacked than packed: torch.save never compresses.
+
+    path   of a zip file
+    """
+    with zipfile.ZipFile(path) as file:
+        unpacked = sum(entry.file_size for entry in file.infolist())
+    if unpacked > path.stat().st_size:
+        raise ValueError(
+            f"it is compressed, and would unpack to {unpacked} bytes; save it again with torch.save"
+        )

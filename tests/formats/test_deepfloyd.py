@@ -21,7 +21,8 @@ from imagen_nodes.imagen_core import (
     super_resolve,
 )
 from imagen_nodes.imagen_core.formats.convert import convert
-from imagen_nodes.imagen_core.formats.deepfloyd import from_diffusers, from_shapes, to_diffusers
+from imagen_nodes.imagen_core.formats.deepfloyd import from_shapes
+from imagen_nodes.imagen_core.formats.diffusers_config import from_diffusers, to_diffusers
 
 TENSORS = {1: (775, 643), 2: (847, 801)}
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from imagen_nodes.imagen_core import ADMConfig
-from imagen_nodes.imagen_core.formats.deepfloyd import stage_config, to_diffusers
+from imagen_nodes.imagen_core.formats.deepfloyd import stage_config
+from imagen_nodes.imagen_core.formats.diffusers_config import to_diffusers
 from imagen_nodes.imagen_core.formats.stage import foreign_shapes, table_of
 from imagen_nodes.imagen_core.stage import build_unet
 from imagen_nodes.imagen_core.weights.files import write_tensors

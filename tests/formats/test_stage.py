@@ -215,14 +215,22 @@ def test_a_cascade_that_names_no_stage_or_text_encoder_is_refused(cascade_folder
         load_cascade(cascade_folder)
 
 
-@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "link.safetensors"])
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "a/../..", "", 5, None])
 def test_names_do_not_leave_the_folder(cascade_folder, name):
     outside = cascade_folder.parent / "outside.safetensors"
     shutil.copy(cascade_folder / "base.safetensors", outside)
-    (cascade_folder / "link.safetensors").symlink_to(outside)
     (cascade_folder / "cascade.json").write_text(json.dumps({"text_encoder": "t5", "base": name}))
     with pytest.raises(CheckpointError, match="expected a name inside"):
         load_cascade(cascade_folder)
+
+
+def test_links_in_a_folder_are_followed(cascade_folder):
+    outside = cascade_folder.parent / "outside.safetensors"
+    shutil.move(cascade_folder / "base.safetensors", outside)
+    (cascade_folder / "link.safetensors").symlink_to(outside)
+    names = {"text_encoder": "t5", "base": "link.safetensors"}
+    (cascade_folder / "cascade.json").write_text(json.dumps(names))
+    assert load_cascade(cascade_folder).base.config == load_stage(outside).config
 
 
 def test_an_unknown_cascade_lists_the_bundled_ones(tmp_path):
