@@ -60,13 +60,11 @@ def networks(device: torch.device) -> tuple[ADMUNet, Any]:
         time_dim=4 * CHANNELS[0],
         pool_heads=4,
         out_channels=6,
+        text_proj=CHANNELS[-1] == TEXT_DIM,
     )
     ours = ADMUNet(config)
     theirs = peer.state_dict()
     table = entries(config, "diffusers", set(ours.state_dict()))
-    if "encoder_hid_proj.weight" in theirs and config.text_dim == config.context_dim:
-        ours.text_proj = torch.nn.Linear(TEXT_DIM, TEXT_DIM)
-        table = entries(config, "diffusers", set(ours.state_dict()))
     ours.load_state_dict({e.ours: e.read([theirs[t] for t in e.theirs], 64) for e in table})
     peer.eval().to(device)  # pyright: ignore[reportArgumentType]
     return ours.eval().to(device, memory_format=torch.channels_last), peer

@@ -31,7 +31,7 @@ RESIDUAL_SCALE = 0.7071  # of stage II, literal in the original
 BASE_DEFAULTS = SamplingDefaults("smart100", "ddpm", 7.0, percentile=0.95, max_value=1.5)
 SR_DEFAULTS = SamplingDefaults("smart50", "ddpm", 4.0, aug_level=0.25)
 Shapes = dict[str, tuple[int, ...]]
-MOST_YAML = 2**20  # bytes
+MOST_YAML, MOST_DEPTH = 2**16, 8  # bytes, levels
 SIGNS: dict[Layout, str] = {
     "diffusers": "add_embedding.pool.q_proj.weight",
     "original": "encoder_pooling.1.q_proj.weight",
@@ -142,9 +142,14 @@ def read_yaml(path: Path) -> Any:
     try:
         if path.stat().st_size > MOST_YAML:
             raise CheckpointError(f"{path}: expected less than {MOST_YAML} bytes of YAML")
-        data = path.read_bytes()
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data)):
-            raise CheckpointError(f"{path}: has references (*name), which are not read")
+        data, depth = path.read_bytes(), 0
+        for event in yaml.parse(data):
+            if isinstance(event, yaml.AliasEvent):
+                raise CheckpointError(f"{path}: has references (*name), which are not read")
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > MOST_DEPTH:
+                raise CheckpointError(f"{path}: is nested more than {MOST_DEPTH} deep")
         return yaml.safe_load(data)
     except (yaml.YAMLError, RecursionError, UnicodeError) as error:
         raise CheckpointError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error

@@ -33,7 +33,8 @@ def load_text(path: str | Path) -> EncodedPrompt:
     """
     path = Path(path)
     with open_tensors(path) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # Copies: a mapped file cannot be replaced on Windows, and changes under whoever maps it elsewhere.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata() or {}
     try:
         about = json.loads(metadata["imagen"])
@@ -47,8 +48,10 @@ def load_text(path: str | Path) -> EncodedPrompt:
         for name, part in parts.items():
             if part.embeds.ndim != 3 or part.mask.shape != part.embeds.shape[:2]:
                 raise ValueError(f"{name}: the mask does not fit the states")
+            if not part.embeds.is_floating_point():
+                raise ValueError(f"{name}: states of {part.embeds.dtype}")
         return EncodedPrompt(**parts, mixer=float(about["mixer"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: not an encoded prompt as Imagen Save Text writes it: {error!r}"
         ) from error

@@ -111,7 +111,8 @@ def open_stage(path: str | Path) -> Iterator[StoredStage]:
             path, foreign_shapes(table, wanted, config.unet.head_dim), tensors.shapes
         )
         by_name = {entry.ours: entry for entry in table}
-        require_numbers(path, tensors)
+        for name in tensors.shapes:
+            require_numbers(path, name, tensors.get(name))
         yield StoredStage(files, layout, config, wanted, by_name, tensors)
 
 

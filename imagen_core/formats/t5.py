@@ -19,9 +19,10 @@ from ..text.t5 import BLOCK, FEED_FORWARD, FINAL_NORM, TABLE, T5Config, t5_encod
 from ..text.tokenizer import Tokenizer
 from ..weights.block_formats import BlockFormat
 from ..weights.errors import CheckpointError
+from ..weights.files import read_json
 from ..weights.gguf import is_gguf, open_gguf
 from ..weights.quantised import Matrix, Table
-from ..weights.tensors import open_all, weight_files
+from ..weights.tensors import open_all, require_numbers, unwrapped, weight_files
 from .stage import check_names_and_shapes, guess
 from .tokenizer import DEFAULT_LENGTH, from_gguf, read_spiece, tokenizer_for
 
@@ -29,6 +30,7 @@ EMBEDDED_SPIECE = "spiece_model"  # SentencePiece's file as a tensor of bytes
 SCALES = ("scale_weight", "weight_scale")
 NO_WEIGHT = ("scale_input", "input_scale", "comfy_quant", *SCALES)
 COPIES = ("encoder.embed_tokens.weight", "decoder.", "lm_head.", "scaled_fp8", EMBEDDED_SPIECE)
+NO_ENCODER = ("dec.", "output.", "output_norm.", "cls.")  # GGUF's decoder and heads
 FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
 GGUF_NAMES = {
     "attn_norm": "0.layer_norm",
@@ -80,7 +82,8 @@ def load_text_encoder(
 ) -> TextEncoder:
     """A T5 encoder from a Hugging Face folder, a lone safetensors or torch file, or GGUF.
 
-    path         folder with config.json and weights, one with text_encoder/ inside, or a file
+    path         folder with weights, whole or in shards, one with text_encoder/ inside, or a file; the
+                 shape is that of its config.json, else read off the weights
     device       where the weights go
     dtype        what products are computed in; float16 stores halves and computes in float32, because
                  T5-XXL overflows in it. Weights stored in fewer bits stay so and are expanded in use
@@ -88,10 +91,9 @@ def load_text_encoder(
     """
     path = Path(path)
     path = path / "text_encoder" if (path / "text_encoder").is_dir() else path
-    if not path.exists() or (path.is_dir() and not (path / "config.json").is_file()):
+    if not path.exists():
         raise CheckpointError(
-            f"text_encoder: expected a folder with config.json, weights and a tokenizer, or a file of "
-            f"weights, got {path}"
+            f"text_encoder: expected a folder with weights and a tokenizer, or a file of weights, got {path}"
         )
     with ExitStack() as stack:
         source, config = open_text_encoder(path, stack)
@@ -134,11 +136,11 @@ def open_source(path: Path, stack: ExitStack) -> Source:
     if path.is_file() and is_gguf(path):
         return gguf_source(path)
     tensors = stack.enter_context(open_all(weight_files(path)))
-    prefix = "" if path.is_dir() else common_prefix(tensors.shapes)
-    names = {name.removeprefix(prefix): name for name in tensors.shapes}
+    tensors = unwrapped(path, tensors, (FINAL_NORM, TABLE))
+    names = tensors.shapes
 
     def reader(name: str) -> Callable[[], Tensor]:
-        return lambda: tensors.get(names[name])
+        return lambda: tensors.get(name)
 
     weights = {}
     for name in names:
@@ -148,22 +150,16 @@ def open_source(path: Path, stack: ExitStack) -> Source:
             continue
         layer = name.removesuffix("weight")
         scale = next((reader(layer + key) for key in SCALES if layer + key in names), None)
-        weights[name] = Weight(tensors.shapes[names[name]], reader(name), scale)
+        if scale is None:
+            require_numbers(path, name, tensors.get(name))
+        weights[name] = Weight(names[name], reader(name), scale)
     if TABLE not in weights and COPIES[0] in names:
-        weights[TABLE] = Weight(tensors.shapes[names[COPIES[0]]], reader(COPIES[0]))
+        require_numbers(path, COPIES[0], tensors.get(COPIES[0]))
+        weights[TABLE] = Weight(names[COPIES[0]], reader(COPIES[0]))
     if EMBEDDED_SPIECE not in names:
         return Source(weights)
     data = bytes(reader(EMBEDDED_SPIECE)().flatten().tolist())
     return Source(weights, embedded_tokenizer(path, data))
-
-
-def common_prefix(names: Iterable[str]) -> str:
-    """What stands before "shared.weight" or "encoder.block." in all names of a lone file."""
-    for name in names:
-        for sign in (FINAL_NORM, TABLE):
-            if name.endswith("." + sign):
-                return name.removesuffix(sign)
-    return ""
 
 
 def check_quantisation(path: Path, name: str, marker: Tensor) -> None:
@@ -198,7 +194,7 @@ def gguf_source(path: Path) -> Source:
     gated = any(".ffn_gate." in name for name in file.tensors)
     weights = {}
     for name, tensor in file.tensors.items():
-        if not name.startswith("dec."):
+        if not name.startswith(NO_ENCODER):
             stored = tensor.stored
             weights[hugging_face_name(name, gated)] = Weight(
                 tensor.shape, lambda stored=stored: stored, blocks=tensor.blocks
@@ -229,22 +225,25 @@ def read_config(path: Path, weights: Mapping[str, Weight]) -> T5Config:
     path      folder or file of the weights
     weights   by name
     """
+    source = path / "config.json"
+    shapes = {name: weight.shape for name, weight in weights.items()}
     try:
-        if path.is_dir():
-            return from_hugging_face(json.loads((path / "config.json").read_text("utf-8")))
-        return T5Config.infer({name: weight.shape for name, weight in weights.items()})
+        if path.is_dir() and source.is_file():
+            return from_hugging_face(read_json(source))
+        source = path
+        return T5Config.infer(shapes)
     except KeyError as error:
-        if path.is_dir():
+        if source != path:
             raise CheckpointError(f"{path}: not a T5 encoder: config.json lacks {error}") from error
-        part = any("SelfAttention" in name for name in weights)
-        what = (
-            "a part of one, choose the folder of all its shards" if part else guess(list(weights))
-        )
+        what = guess(list(weights))
+        part = what.startswith("a T5")
+        what = "a part of one, choose the folder of all its shards" if part else what
         raise CheckpointError(
             f"{path}: not a whole T5 encoder, it lacks {error}: {what}"
         ) from error
     except (ValueError, TypeError, IndexError, AttributeError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{path}: not a T5 encoder: {error!r}") from error
+        told = error if isinstance(error, ValueError) else repr(error)
+        raise CheckpointError(f"{source}: not a T5 encoder: {told}") from error
 
 
 def from_hugging_face(config: dict[str, Any]) -> T5Config:

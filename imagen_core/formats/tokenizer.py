@@ -4,7 +4,6 @@ SentencePiece's own file is a protocol buffer, of which four fields matter; they
 neither sentencepiece nor protobuf is needed.
 """
 
-import json
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from ..text.tokenizer import Tokenizer, unigram
 from ..weights.errors import CheckpointError
+from ..weights.files import read_json, read_text
 
 DEFAULT_LENGTH = 77  # tokens, DeepFloyd IF's
 LONGEST = 256  # more than that, such as T5's own 512, is a length of pretraining
@@ -62,7 +62,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         if path.is_file():
             from tokenizers import Tokenizer as Pieces
 
-            pieces = Pieces.from_str(path.read_text("utf-8"))
+            pieces = Pieces.from_str(read_text(path))
         else:
             path = next(folder / name for name in SPIECES if (folder / name).is_file())
             pieces = read_spiece(path.read_bytes())
@@ -78,7 +78,7 @@ def max_length(path: Path) -> int:
     """
     if not path.is_file():
         return DEFAULT_LENGTH
-    length = json.loads(path.read_text("utf-8")).get("model_max_length")
+    length = read_json(path).get("model_max_length")
     good = isinstance(length, (int, float)) and 1 < length <= LONGEST
     return int(length) if good else DEFAULT_LENGTH
 
@@ -131,6 +131,8 @@ def fields(data: bytes) -> Iterator[tuple[int, Any]]:
             position += 1
             value |= (byte & 127) << shift
             shift += 7
+            if shift > 70:
+                raise ValueError("not a protocol buffer: a number of more than 64 bits")
             if byte < 128:
                 return value
 

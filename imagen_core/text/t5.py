@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from ..weights.quantised import Matrix, Table
 
 ACTIVATIONS = ("gelu_new", "gelu", "relu", "silu")
+MOST = dict(vocab=2**24, width=2**16, layers=256, heads=2**10, head_dim=2**12, hidden=2**20)
+MOST |= dict(buckets=2**12, max_distance=2**20)
 Shapes = Mapping[str, tuple[int, ...]]
 
 TABLE = "shared.weight"
@@ -63,6 +65,14 @@ class T5Config:
             raise ValueError(
                 f"activation must be one of {list(ACTIVATIONS)}, got {self.activation!r}"
             )
+        for name, most in MOST.items():
+            size = getattr(self, name)
+            if type(size) is not int or not 1 <= size <= most:
+                raise ValueError(f"{name}: expected a whole number from 1 to {most}, got {size!r}")
+        if not isinstance(self.gated, bool):
+            raise ValueError(f"gated: expected true or false, got {self.gated!r}")
+        if not isinstance(self.epsilon, (int, float)) or not 0 <= self.epsilon < 1:
+            raise ValueError(f"epsilon: expected a small number, got {self.epsilon!r}")
 
     def to_hugging_face(self) -> Any:
         """The same as transformers.T5Config."""

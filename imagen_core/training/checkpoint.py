@@ -92,7 +92,9 @@ def load_checkpoint(
     averages = load_file(folder / "ema.safetensors")
     for i, average in enumerate(ema.averages):
         average.copy_(averages[str(i)])
-    restore_optimizer(optimizer, load_file(folder / "optimizer.safetensors"))
+    # Copies: the optimizer keeps them, and a folder with a mapped file cannot be replaced on Windows.
+    state = load_file(folder / "optimizer.safetensors")
+    restore_optimizer(optimizer, {name: tensor.clone() for name, tensor in state.items()})
     progress = json.loads((folder / "progress.json").read_text("utf-8"))
     ema.updates = progress.pop("ema_updates")
     return progress

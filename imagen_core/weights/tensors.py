@@ -196,18 +196,18 @@ def unwrapped(path: Path, tensors: Tensors, signs: tuple[str, ...]) -> Tensors:
     )
 
 
-def require_numbers(path: Path, tensors: Tensors) -> None:
-    """Raise CheckpointError where weights are whole numbers: without scales they mean nothing.
+def require_numbers(path: Path, name: str, tensor: Tensor) -> None:
+    """Raise CheckpointError where a weight is in whole numbers: without a scale they mean nothing.
 
-    path      for the error
-    tensors   open
+    path     for the error
+    name     of the weight
+    tensor   as stored
     """
-    for name in tensors.shapes:
-        if not tensors.get(name).is_floating_point():
-            raise CheckpointError(
-                f"{path}: {name}: expected floating-point weights, got {tensors.get(name).dtype}; whole "
-                f"numbers are quantised weights, which mean nothing without their scales"
-            )
+    if not tensor.is_floating_point():
+        raise CheckpointError(
+            f"{path}: {name}: expected floating-point weights, got {tensor.dtype}; whole numbers are "
+            f"quantised weights, which mean nothing without their scales"
+        )
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:

@@ -9,7 +9,13 @@ from .adapter import comfy
 
 TEXTS = "texts"
 MOST_NAMES = 8  # in a message
-MODEL_SIGNS = ("diffusion_pytorch_model*", "config.yml")  # in the folder of a published U-Net
+# In the folder of a published U-Net, or of shards.
+MODEL_SIGNS = (
+    "diffusion_pytorch_model*.safetensors*",
+    "diffusion_pytorch_model*.bin*",
+    "config.yml",
+)
+INDEX = "*.index*.json"
 BUNDLED = Path(__file__).parents[2] / "imagen_core" / "pretrained"
 
 
@@ -80,7 +86,9 @@ def stage_names() -> list[str]:
     """Stages to choose from: files, and DeepFloyd IF's folders, in diffusion_models and imagen."""
     names = []
     for kind in ("diffusion_models", "imagen"):
-        models = [name for sign in MODEL_SIGNS for name in _names(kind, f"**/{sign}", _model_of)]
+        models = [
+            name for sign in (*MODEL_SIGNS, INDEX) for name in _names(kind, f"**/{sign}", _model_of)
+        ]
         inside = tuple(f"{name}/" for name in models)
         lone = _names(kind, "**/*.safetensors", lambda path: path)
         lone += _names(kind, "**/*.bin", lambda path: path)
@@ -98,6 +106,7 @@ def _model_of(path: Path) -> Path:
 def text_encoder_names() -> list[str]:
     """Text encoders to choose from: folders and lone files in models/text_encoders, and cascades' own."""
     names = _names("text_encoders", "**/config.json", lambda path: path.parent)
+    names += _names("text_encoders", f"**/{INDEX}", lambda path: path.parent)
     for ending in ("safetensors", "gguf", "bin", "pt"):
         files = _names("text_encoders", f"**/*.{ending}", lambda path: path)
         names += [name for name in files if not name.startswith(tuple(f"{n}/" for n in names))]

@@ -25,13 +25,17 @@ chosen_device: ContextVar[Any] = ContextVar("chosen_device", default=None)
 """Outside ComfyUI: the torch.device that a person chose; None = a GPU where there is one."""
 
 
-def compute_device() -> torch.device:
-    """Where networks are to run."""
+def compute_device(role: Role = "unet") -> torch.device:
+    """Where networks are to run.
+
+    role   which of them: ComfyUI may keep text encoders on the CPU
+    """
     import torch
 
     management = comfy("comfy.model_management")
     if management is not None:
-        return management.get_torch_device()
+        of_text = role == "text_encoder"
+        return management.text_encoder_device() if of_text else management.get_torch_device()
     return chosen_device.get() or torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -39,7 +43,7 @@ def dtype(name: str, device: torch.device | None = None, role: Role = "unet") ->
     """The dtype that a name stands for; "auto" is the fastest one that is precise enough.
 
     name     one of DTYPES
-    device   where it is to run; None = where networks are to run
+    device   where it is to run; None = where networks of its role are to run
     role     a text encoder, which runs once a prompt, stays in float32 on a CPU
     """
     import torch
@@ -48,7 +52,7 @@ def dtype(name: str, device: torch.device | None = None, role: Role = "unet") ->
 
     if name != "auto":
         return getattr(torch, name)
-    device, management = device or compute_device(), comfy("comfy.model_management")
+    device, management = device or compute_device(role), comfy("comfy.model_management")
     if device.type == "cpu":
         half = role == "unet" and cpu_computes_bfloat16()
         return torch.bfloat16 if half else torch.float32

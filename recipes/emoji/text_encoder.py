@@ -172,26 +172,15 @@ def read_corpus(path: Path) -> dict[str, list[str]]:
 
 
 def build_tokenizer(spiece: Path):
-    """The SentencePiece model as a `tokenizers.Tokenizer` that lower-cases and appends </s>."""
-    import sentencepiece
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    """The SentencePiece model as a `tokenizers.Tokenizer` that reads what it reads and appends </s>."""
     from tokenizers.processors import TemplateProcessing
 
-    sp = sentencepiece.SentencePieceProcessor(model_file=str(spiece))
-    vocab = [(sp.id_to_piece(i), sp.get_score(i)) for i in range(sp.get_piece_size())]
-    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=sp.unk_id(), byte_fallback=False))
-    tokenizer.normalizer = normalizers.Sequence(
-        [
-            normalizers.NFKC(),
-            normalizers.Lowercase(),
-            normalizers.Replace(Regex(r"\s+"), " "),
-            normalizers.Strip(),
-        ]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    from imagen_nodes.imagen_core.formats.tokenizer import read_spiece
+
+    tokenizer = read_spiece(spiece.read_bytes())
+    end = tokenizer.token_to_id("</s>")
     tokenizer.post_processor = TemplateProcessing(
-        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", sp.eos_id())]
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", end)]
     )
     return tokenizer
 

@@ -1,5 +1,7 @@
 """Encoded prompts on disk: the same tensors come back, and other files are refused."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -64,4 +66,22 @@ def test_other_files_are_refused(tmp_path):
         load_text(path)
     path.write_bytes(b"junk")
     with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        load_text(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux says what is mapped")
+def test_a_loaded_file_is_not_kept_mapped(tmp_path):
+    """Windows refuses to replace a file that is mapped."""
+    path = tmp_path / "text.safetensors"
+    save_text(path, EncodedPrompt(states(0), states(1)))
+    text = load_text(path)
+    assert str(path) not in Path("/proc/self/maps").read_text()
+    save_text(path, text)
+
+
+def test_states_of_whole_numbers_are_refused(tmp_path):
+    path = tmp_path / "text.safetensors"
+    whole = TextEmbedding(states(0).embeds.int(), states(0).mask)
+    save_text(path, EncodedPrompt(whole, whole))
+    with pytest.raises(CheckpointError, match="text: states of torch.int32"):
         load_text(path)

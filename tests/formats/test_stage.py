@@ -211,11 +211,11 @@ def test_a_cascade_is_a_list_of_stages(cascade_folder):
 )
 def test_a_cascade_that_names_no_stage_or_text_encoder_is_refused(cascade_folder, names):
     (cascade_folder / "cascade.json").write_text(json.dumps(names))
-    with pytest.raises(CheckpointError, match=r"cascade.json: (expected at least|text_encoder: )"):
+    with pytest.raises(CheckpointError, match=r"cascade.json: (expected|text_encoder: )"):
         load_cascade(cascade_folder)
 
 
-@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "a/../..", "", 5, None])
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "a/../..", ""])
 def test_names_do_not_leave_the_folder(cascade_folder, name):
     outside = cascade_folder.parent / "outside.safetensors"
     shutil.copy(cascade_folder / "base.safetensors", outside)
@@ -237,7 +237,7 @@ def test_an_unknown_cascade_lists_the_bundled_ones(tmp_path):
     with pytest.raises(CheckpointError, match=r"one of \['emoji'\] or a folder"):
         load_cascade(tmp_path / "nothing")
     (tmp_path / "cascade.json").write_text("[]")
-    with pytest.raises(CheckpointError, match="expected at least"):
+    with pytest.raises(CheckpointError, match=r"cascade.json: expected a JSON object \{"):
         load_cascade(tmp_path)
 
 

@@ -446,7 +446,7 @@ def test_damaged_foreign_and_malicious_files_end_in_one_clear_error(t5_folder, p
     (folder / "config.json").write_text('{"model_type": "bert"}')
     refused("model_type: expected 't5', got 'bert'", folder)
     (folder / "config.json").write_text("{")
-    refused("not a T5 encoder: JSONDecodeError", folder)
+    refused("not a readable JSON file", folder)
 
 
 @NEEDS_GGUF
@@ -486,3 +486,106 @@ def test_an_unknown_gguf_type_is_named(t5_folder, place):
     writer.close()
     with pytest.raises(CheckpointError, match="storage type 16, expected one of F32, F16, BF16"):
         load_text_encoder(path)
+
+
+@NEEDS_GGUF
+def test_gguf_of_a_whole_t5_gives_its_encoder(t5_folder, place):
+    import gguf
+
+    config = config_of(t5_folder)
+    state = random_state(config)
+    meant = write_gguf(place / "t5.gguf", state, "F32")
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.T5ENCODER, 4)
+    writer = gguf.GGUFWriter(place / "whole.gguf", "t5")
+    for name, value in state.items():
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), value.numpy())
+    for name in ("output.weight", "dec.output_norm.weight", "dec.blk.0.cross_attn_q.weight"):
+        writer.add_tensor(name, np.zeros((4, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    check(place / "whole.gguf", config, meant, t5_folder)
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_shards_without_a_configuration_and_one_shard_for_all(t5_folder, place, indexed):
+    config = config_of(t5_folder)
+    state = random_state(config)
+    folder = place / "t5"
+    for k in (1, 2):
+        part = {name: state[name] for name in sorted(state)[k - 1 :: 2]}
+        save_file(part, folder / f"model-0000{k}-of-00002.safetensors")
+    files = {
+        name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(sorted(state))
+    }
+    if indexed:
+        text = json.dumps({"weight_map": files})
+        (folder / "model.safetensors.index.json").write_text(text)
+    check(folder, config, state, t5_folder)
+    check(folder / "model-00002-of-00002.safetensors", config, state, t5_folder)
+    (folder / "model-00001-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model-00001-of-00002.safetensors"):
+        load_text_encoder(folder)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "text_encoder.", "_orig_mod.", "cond_stage.t5."])
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_what_wrappers_put_before_all_names_is_taken_off(t5_folder, place, prefix, as_folder):
+    config = config_of(t5_folder)
+    state = random_state(config)
+    path = place / "t5" / "model.safetensors" if as_folder else place / "t5.safetensors"
+    save_file({prefix + name: value for name, value in state.items()}, path)
+    check(path.parent if as_folder else path, config, state, t5_folder)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.bool])
+@pytest.mark.parametrize(
+    "name", ["shared.weight", "encoder.block.1.layer.0.SelfAttention.q.weight"]
+)
+def test_whole_numbers_need_their_scales(t5_folder, place, kind, name):
+    config = config_of(t5_folder)
+    state = random_state(config)
+    whole = (state[name] * 50).round().to(kind)
+    save_file({**state, name: whole}, place / "t5.safetensors")
+    with pytest.raises(CheckpointError, match=f"{name}: expected floating-point weights"):
+        load_text_encoder(place / "t5.safetensors")
+    if kind == torch.int8 and "SelfAttention" in name:
+        scales = {name.removesuffix("weight") + "weight_scale": torch.tensor([0.02])}
+        save_file({**state, name: whole, **scales}, place / "t5.safetensors")
+        check(place / "t5.safetensors", config, {**state, name: whole.float() * 0.02}, t5_folder)
+
+
+@pytest.mark.parametrize("key", ["num_layers", "d_model", "vocab_size", "num_heads", "d_ff"])
+@pytest.mark.parametrize("value", [10**9, 0, -1, "2", 1.5, True, None, [2]])
+def test_sizes_of_a_configuration_are_bounded_before_they_are_trusted(t5_folder, place, key, value):
+    config = config_of(t5_folder)
+    save_file(random_state(config), place / "t5" / "model.safetensors")
+    (place / "t5" / "config.json").write_text(json.dumps({**config.to_dict(), key: value}))
+    with pytest.raises(CheckpointError, match=r"config\.json: not a T5 encoder"):
+        load_text_encoder(place / "t5")
+
+
+def test_the_number_of_a_layer_is_bounded_too(t5_folder, place):
+    state = random_state(config_of(t5_folder))
+    save_file({**state, f"encoder.block.{10**9}.layer": torch.zeros(1)}, place / "t5.safetensors")
+    with pytest.raises(CheckpointError, match="layers: expected a whole number from 1 to 256"):
+        load_text_encoder(place / "t5.safetensors")
+
+
+def test_a_lora_of_a_t5_is_called_one(place):
+    name = "encoder.block.0.layer.0.SelfAttention.q.lora_A.weight"
+    save_file({name: torch.zeros(4, 64)}, place / "t5.safetensors")
+    with pytest.raises(CheckpointError, match="a LoRA"):
+        load_text_encoder(place / "t5.safetensors")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_t5_with_byte_order_marks_is_read(t5_folder, place, encoding):
+    config = config_of(t5_folder)
+    state = random_state(config)
+    save_file(state, place / "t5" / "model.safetensors")
+    config.save_pretrained(place / "t5")
+    for path in (place / "t5").glob("*.json"):
+        path.write_bytes(path.read_text("utf-8").encode(encoding))
+    check(place / "t5", config, state, t5_folder)

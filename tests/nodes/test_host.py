@@ -3,12 +3,13 @@
 import sys
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from imagen_nodes.imagen_core.kernels import precision
-from imagen_nodes.nodes import host
+from imagen_nodes.nodes import host, loaders
 
 
 @pytest.fixture
@@ -281,6 +282,39 @@ def test_auto_dtype_is_that_of_the_device_that_was_chosen(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     assert host.dtype("auto", torch.device("cuda")) == torch.bfloat16
     monkeypatch.setattr(
-        "imagen_nodes.nodes.host.memory.compute_device", lambda: torch.device("cuda")
+        "imagen_nodes.nodes.host.memory.compute_device", lambda role="unet": torch.device("cuda")
     )
     assert host.dtype("auto", torch.device("cpu")) == torch.float32
+
+
+def test_auto_dtype_of_a_text_encoder_is_that_of_its_own_device(monkeypatch):
+    """ComfyUI may run T5 on the CPU and networks on a GPU."""
+    management = SimpleNamespace(
+        get_torch_device=lambda: torch.device("cuda"),
+        text_encoder_device=lambda: torch.device("cpu"),
+        should_use_bf16=lambda device: True,
+        should_use_fp16=lambda device: True,
+    )
+    known = {"comfy.model_management": management}
+    monkeypatch.setattr("imagen_nodes.nodes.host.memory.comfy", known.get)
+    given = {}
+    core = "imagen_nodes.imagen_core"
+    monkeypatch.setattr(
+        f"{core}.load_text_encoder", lambda path, **told: given.update(text=told["dtype"])
+    )
+    monkeypatch.setattr(
+        f"{core}.load_stage", lambda path, **told: given.update(stage=told["dtype"])
+    )
+
+    def load_cascade(path, dtype, text_dtype):
+        given["cascade"] = dtype, text_dtype
+        return SimpleNamespace(text_encoder=0, base=0, sr256=0, sr1024=0)
+
+    monkeypatch.setattr(f"{core}.load_cascade", load_cascade)
+    monkeypatch.setattr("imagen_nodes.nodes.host.resolve", lambda *given: Path("x"))
+    loaders.ImagenLoadTextEncoder().load("x", "auto")
+    loaders.ImagenLoadStage().load("x", "auto")
+    loaders.ImagenLoadCascade().load("emoji", "auto")
+    assert given == {
+        "text": torch.float32, "stage": torch.bfloat16, "cascade": (torch.bfloat16, torch.float32)
+    }  # fmt: skip

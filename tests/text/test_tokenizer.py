@@ -86,3 +86,19 @@ def test_a_vocabulary_that_does_not_fit_the_encoder_is_named(spiece_folder):
     for rows in (7999, 32128):
         with pytest.raises(CheckpointError, match=f"8000 pieces, but the encoder knows {rows}"):
             tokenizer_for([spiece_folder], rows)
+
+
+def test_both_files_of_a_tokenizer_agree_on_every_character(spiece_folder):
+    """Pasted prompts hold control characters, joiners and byte-order marks."""
+    fast, slow = read_tokenizer(EMOJI), read_tokenizer(spiece_folder)
+    numbers = [
+        *range(0x2FF),
+        *range(0x1FFF, 0x2100),
+        0x61C,
+        0x3000,
+        0xA7F2,
+        *range(0xFE00, 0x10000),
+    ]
+    numbers += [0x107A5, 0x1F16C, 0x1FBF0, 0x1F600, 0xE0001, 0x10FFFD]
+    texts = [f"a{chr(number)}red {chr(number)}" for number in numbers]
+    assert [text for text in texts if fast.encode(text) != slow.encode(text)] == []
