@@ -18,15 +18,16 @@ class ImagenPatchModel:
     """Imagen's guidance and dynamic thresholding on any MODEL."""
 
     DESCRIPTION = (
-        "Puts guidance on any model: the scale, the part of the schedule where it acts, and the threshold, "
-        "per picture, on each step's clean estimate (Imagen, section 2.3). It works after the sampler's own "
-        "guidance and beside other patches; the guidance's scale replaces the sampler's cfg."
+        "Applies guidance to any model: the scale, the interval of the schedule, and the "
+        "threshold on each step's estimate of the clean image (Imagen, section 2.3). It runs "
+        "after the sampler's own guidance and beside other patches. Its guidance_scale replaces "
+        "the sampler's cfg."
     )
     CATEGORY = CATEGORY
     FUNCTION = "patch"
     RETURN_TYPES = ("MODEL",)
     RETURN_NAMES = ("model",)
-    OUTPUT_TOOLTIPS = ("A patched copy, for any sampler; the model itself stays as it is.",)
+    OUTPUT_TOOLTIPS = ("A patched copy for any sampler; the input model is not changed.",)
     SEARCH_ALIASES = ["dynamic thresholding", "cfg", "rescale cfg", "guidance interval"]
 
     @classmethod
@@ -41,8 +42,8 @@ class ImagenPatchModel:
                     0.1,
                     100.0,
                     0.1,
-                    "The largest value of clean data: 1 for pixels; about 4 for latents of "
-                    "Stable Diffusion, whose values go that far.",
+                    "The largest absolute value of clean data: 1 for pixels, about 4 for Stable "
+                    "Diffusion's latents.",
                 ),
             }
         }
@@ -105,14 +106,14 @@ class ImagenTextToConditioning:
     """T5 states as ComfyUI's CONDITIONING."""
 
     DESCRIPTION = (
-        "Turns encoded text into two conditionings, prompt and negative prompt, for KSampler and other nodes "
-        "of ComfyUI that take them."
+        "Turns encoded text into two conditionings, prompt and negative prompt, for KSampler and "
+        "ComfyUI's other nodes."
     )
     CATEGORY = CATEGORY
     FUNCTION = "convert"
     RETURN_TYPES = ("CONDITIONING", "CONDITIONING")
     RETURN_NAMES = ("positive", "negative")
-    OUTPUT_TOOLTIPS = ("The prompt.", "The negative prompt; the empty one where there is none.")
+    OUTPUT_TOOLTIPS = ("The prompt.", "The negative prompt; the empty prompt if there is none.")
     SEARCH_ALIASES = ["conditioning", "t5 to conditioning"]
 
     @classmethod
@@ -134,14 +135,14 @@ class ImagenConditioningToText:
     """ComfyUI's CONDITIONING as T5 states."""
 
     DESCRIPTION = (
-        "Turns conditionings back into encoded text, after nodes of ComfyUI have mixed or joined them. They "
-        "must come from the T5 that the stage was trained with."
+        "Turns conditionings back into encoded text, after ComfyUI's nodes have averaged or "
+        "concatenated them. They must come from the T5 that the stage was trained with."
     )
     CATEGORY = CATEGORY
     FUNCTION = "convert"
     RETURN_TYPES = ("IMAGEN_TEXT",)
     RETURN_NAMES = ("text",)
-    OUTPUT_TOOLTIPS = ("For the sampling nodes.",)
+    OUTPUT_TOOLTIPS = ("Connect to the sampling nodes.",)
     SEARCH_ALIASES = ["conditioning", "conditioning to t5"]
 
     @classmethod
@@ -150,7 +151,9 @@ class ImagenConditioningToText:
         return {
             "required": {
                 "positive": wire("CONDITIONING", "The prompt."),
-                "negative": wire("CONDITIONING", "What guidance leads away from."),
+                "negative": wire(
+                    "CONDITIONING", "The negative prompt: what guidance should steer away from."
+                ),
             }
         }
 
@@ -215,16 +218,17 @@ class ImagenStageToModel:
     """A stage as ComfyUI's MODEL, with the VAE of pixels."""
 
     DESCRIPTION = (
-        "Hands a stage to ComfyUI's own samplers, schedulers and LoRA loaders. Its latents are the pixels: "
-        "start from an empty latent of 3 channels or from VAE Encode with this VAE, and decode with it."
+        "Turns a stage into a MODEL for ComfyUI's own samplers, schedulers and LoRA loaders. Its "
+        "latents are pixels: start from an empty latent with 3 channels, or from VAE Encode with "
+        "this VAE, and decode with this VAE."
     )
     CATEGORY = CATEGORY
     FUNCTION = "convert"
     RETURN_TYPES = ("MODEL", "VAE")
     RETURN_NAMES = ("model", "vae")
     OUTPUT_TOOLTIPS = (
-        "For KSampler and the other samplers.",
-        "Pixels to latents and back, unchanged.",
+        "Connect to KSampler or another sampler.",
+        "Turns pixels into latents and back without changing them.",
     )
     SEARCH_ALIASES = ["model", "ksampler", "native"]
 
@@ -244,14 +248,19 @@ class ImagenSRConditioning:
     """What an SR stage needs when ComfyUI's sampler drives it."""
 
     DESCRIPTION = (
-        "Puts the picture to enlarge, with its noise conditioning augmentation, into the conditionings, and "
-        "makes the empty latent of the enlarged size: for a sampler after Imagen Stage to Model."
+        "Puts the image to enlarge, with its augmentation noise, into the conditionings, and "
+        "makes an empty latent of the enlarged size. For a sampler that runs a super-resolution "
+        "stage through Imagen Stage to Model."
     )
     CATEGORY = CATEGORY
     FUNCTION = "convert"
     RETURN_TYPES = ("CONDITIONING", "CONDITIONING", "LATENT")
     RETURN_NAMES = ("positive", "negative", "latent")
-    OUTPUT_TOOLTIPS = ("For the sampler.", "For the sampler.", "Empty, four times the picture.")
+    OUTPUT_TOOLTIPS = (
+        "Connect to the sampler.",
+        "Connect to the sampler.",
+        "An empty latent of the enlarged size.",
+    )
     SEARCH_ALIASES = ["upscale conditioning", "super resolution conditioning"]
 
     @classmethod
@@ -259,12 +268,14 @@ class ImagenSRConditioning:
         """ComfyUI's declaration of inputs."""
         return {
             "required": {
-                "stage": wire("IMAGEN_STAGE", "The SR stage that the model was made of."),
-                "image": wire("IMAGE", "The picture to enlarge."),
+                "stage": wire(
+                    "IMAGEN_STAGE", "The super-resolution stage that the model was made from."
+                ),
+                "image": wire("IMAGE", "The image to enlarge."),
                 "positive": wire("CONDITIONING", "From Imagen Text to Conditioning."),
                 "negative": wire("CONDITIONING", "From Imagen Text to Conditioning."),
                 "seed": SEED,
-                "aug_level": level_input("Noise put on the picture first: 0 keeps it."),
+                "aug_level": level_input("Noise added to `image` first: 0 keeps it as it is."),
             }
         }
 

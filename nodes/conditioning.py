@@ -12,14 +12,15 @@ class ImagenT5Encode:
     """Prompt to token states."""
 
     DESCRIPTION = (
-        "Encodes a prompt, and a negative prompt, with T5. The same prompt is encoded once. A prompt that "
-        "is longer than the encoder takes is cut, with a warning that says where."
+        "Encodes a prompt and a negative prompt with T5. Encoded prompts are kept, so using one "
+        "again costs nothing. A prompt longer than the encoder's limit is cut, with a warning "
+        "that says where."
     )
     CATEGORY = "imagen"
     FUNCTION = "encode"
     RETURN_TYPES = ("IMAGEN_TEXT",)
     RETURN_NAMES = ("text",)
-    OUTPUT_TOOLTIPS = ("For the sampling nodes; one text may feed several stages.",)
+    OUTPUT_TOOLTIPS = ("Connect to the sampling nodes; one text can feed several stages.",)
     SEARCH_ALIASES = ["prompt", "clip text encode", "t5", "text"]
 
     @classmethod
@@ -34,7 +35,7 @@ class ImagenT5Encode:
                     {
                         **text,
                         "default": "a red apple, noto style",
-                        "tooltip": "What the picture shows.",
+                        "tooltip": "What the image should show.",
                     },
                 ),
                 "negative_prompt": (
@@ -42,7 +43,7 @@ class ImagenT5Encode:
                     {
                         **text,
                         "default": "",
-                        "tooltip": "What guidance leads away from; empty is the usual choice.",
+                        "tooltip": "What guidance should steer away from; usually empty.",
                     },
                 ),
             },
@@ -51,7 +52,7 @@ class ImagenT5Encode:
                     "BOOLEAN",
                     {
                         "default": False,
-                        "tooltip": "DeepFloyd IF's caption cleaning: drops links, brackets, sizes and more.",
+                        "tooltip": "DeepFloyd IF's caption cleaning: removes links, brackets, sizes etc.",
                     },
                 ),
             },
@@ -76,15 +77,16 @@ class ImagenMixPrompts:
     """A second prompt mixed in, and a text for the pooled path."""
 
     DESCRIPTION = (
-        "Mixes a second prompt into the prediction, and lets another text stand for the picture as a whole "
-        "(the pooled path) while the prompt is attended to word by word. DeepFloyd IF's style transfer "
-        "feeds the style to both. A second prompt costs one more evaluation a step."
+        "Mixes a second prompt into the prediction. A style prompt replaces the prompt in the "
+        "pooled path, which conditions the image as a whole, while attention still reads the "
+        "prompt word by word. DeepFloyd IF's style transfer connects the style to both. A second "
+        "prompt costs one more evaluation of the network per step."
     )
     CATEGORY = "imagen"
     FUNCTION = "mix"
     RETURN_TYPES = ("IMAGEN_TEXT",)
     RETURN_NAMES = ("text",)
-    OUTPUT_TOOLTIPS = ("For the sampling nodes, in place of the prompt by itself.",)
+    OUTPUT_TOOLTIPS = ("Connect to the sampling nodes, in place of the prompt itself.",)
     SEARCH_ALIASES = ["style", "positive mixer", "blend prompts", "style transfer"]
 
     @classmethod
@@ -92,16 +94,16 @@ class ImagenMixPrompts:
         """ComfyUI's declaration of inputs."""
         return {
             "required": {
-                "text": wire(
-                    "IMAGEN_TEXT", "The prompt, and the negative prompt that stays in use."
-                ),
+                "text": wire("IMAGEN_TEXT", "The prompt; its negative prompt is used."),
                 "mixer": number(
-                    0.25, 0.0, 1.0, 0.01, "Weight of the second prompt; 0 = it is not evaluated."
+                    0.25, 0.0, 1.0, 0.01, "Weight of the second prompt; at 0 it is not evaluated."
                 ),
             },
             "optional": {
                 "second": wire("IMAGEN_TEXT", "A second prompt; its negative prompt is not used."),
-                "style": wire("IMAGEN_TEXT", "Its pooled vector takes the place of the prompt's."),
+                "style": wire(
+                    "IMAGEN_TEXT", "A style prompt: its pooled vector replaces the prompt's."
+                ),
             },
         }
 
@@ -124,14 +126,15 @@ class ImagenDynamicThreshold:
     """Guidance and the threshold that keeps it in range."""
 
     DESCRIPTION = (
-        "How strongly the text pulls, and what keeps strong pulls from burning the picture: dynamic "
-        "thresholding clips each picture at its own percentile and rescales (Imagen, section 2.3)."
+        "Sets how strongly the image follows the text, and the threshold that keeps strong "
+        "guidance from oversaturating it: dynamic thresholding clips each image at a percentile "
+        "of its own values and rescales it (Imagen, section 2.3)."
     )
     CATEGORY = "imagen"
     FUNCTION = "make"
     RETURN_TYPES = ("IMAGEN_GUIDANCE",)
     RETURN_NAMES = ("guidance",)
-    OUTPUT_TOOLTIPS = ("For the sampling nodes.",)
+    OUTPUT_TOOLTIPS = ("Connect to the sampling nodes.",)
     SEARCH_ALIASES = ["cfg", "guidance", "dynamic thresholding", "classifier-free guidance"]
 
     @classmethod
@@ -144,29 +147,42 @@ class ImagenDynamicThreshold:
                     1.0,
                     50.0,
                     0.1,
-                    "1 = off; 2 to 5 follows the text; more is bolder and less varied.",
+                    "1 = off; 2 to 5 follows the text; higher is bolder and less varied.",
                 ),
                 "threshold": choice(
                     ["dynamic", "static", "none"],
                     "static",
-                    "static: clip to the range; dynamic: clip at the percentile and rescale, "
-                    "for strong guidance; none: leave.",
+                    "static: clip to [-1, 1]; dynamic: clip at the percentile and rescale, for "
+                    "strong guidance; none: do not clip.",
                 ),
                 "percentile": number(
                     0.995,
                     0.5,
                     1.0,
                     0.005,
-                    "Part of the pixels that dynamic thresholding leaves unclipped.",
+                    "Dynamic threshold: percentile of abs(x0) in each image; 0.995 leaves 99.5 % "
+                    "of the values unclipped.",
                 ),
                 "max_value": number(
-                    NO_BOUND, 1.0, NO_BOUND, 0.1, "Bound on the dynamic threshold; 100 = none."
+                    NO_BOUND,
+                    1.0,
+                    NO_BOUND,
+                    0.1,
+                    "Upper limit of the dynamic threshold; 100 = no limit.",
                 ),
                 "start": number(
-                    0.0, 0.0, 1.0, 0.01, "Guidance acts from this part of the schedule on."
+                    0.0,
+                    0.0,
+                    1.0,
+                    0.01,
+                    "Guidance starts at this fraction of the schedule; 0 = with the first step.",
                 ),
                 "end": number(
-                    1.0, 0.0, 1.0, 0.01, "Guidance acts up to this part of the schedule."
+                    1.0,
+                    0.0,
+                    1.0,
+                    0.01,
+                    "Guidance ends at this fraction of the schedule; 1 = with the last step.",
                 ),
             }
         }

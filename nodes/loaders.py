@@ -6,8 +6,8 @@ from . import host
 from .widgets import choice
 
 DTYPE_TIP = (
-    "What the networks compute in; auto is bfloat16 on GPUs and on CPUs that compute in it, else what is "
-    "fastest there."
+    "Precision of the networks. auto = bfloat16 on GPUs and on CPUs that compute in it, "
+    "otherwise whatever is fastest there."
 )
 
 
@@ -15,18 +15,18 @@ class ImagenLoadCascade:
     """Text encoder and stages that were made for each other."""
 
     DESCRIPTION = (
-        "Loads a cascade: its T5 encoder and its three stages. The cascade “emoji” ships with "
-        "the nodes; folders with a cascade.json under models/imagen are offered too."
+        "Loads a cascade: a T5 text encoder and the stages trained with it. The cascade “emoji” "
+        "is bundled; folders with a cascade.json under models/imagen are listed too."
     )
     CATEGORY = "imagen"
     FUNCTION = "load"
     RETURN_TYPES = ("IMAGEN_TEXT_ENCODER", "IMAGEN_STAGE", "IMAGEN_STAGE", "IMAGEN_STAGE")
     RETURN_NAMES = ("text_encoder", "base", "sr256", "sr1024")
     OUTPUT_TOOLTIPS = (
-        "For T5 Encode.",
-        "Text to 64: for Imagen Base Sample.",
-        "64 to 256: for Imagen SR 256.",
-        "256 to 1024: for Imagen SR 1024.",
+        "Connect to T5 Encode.",
+        "Makes 64 x 64 images of text: connect to Imagen Base Sample.",
+        "Enlarges 64 to 256: connect to Imagen SR 256.",
+        "Enlarges 256 to 1024: connect to Imagen SR 1024.",
     )
     SEARCH_ALIASES = ["imagen", "cascade", "load imagen", "pixel diffusion"]
 
@@ -38,7 +38,7 @@ class ImagenLoadCascade:
                 "cascade": choice(
                     host.cascade_names(),
                     "emoji",
-                    "“emoji” ships with the nodes; others lie in models/imagen.",
+                    "“emoji” is bundled; others are folders in models/imagen.",
                 ),
                 "dtype": choice(list(host.DTYPES), "auto", DTYPE_TIP),
             }
@@ -68,14 +68,15 @@ class ImagenLoadTextEncoder:
     """A T5 encoder by itself."""
 
     DESCRIPTION = (
-        "Loads a T5 encoder from models/text_encoders: a Hugging Face folder, a lone safetensors file "
-        "such as t5xxl_fp8_e4m3fn_scaled, or GGUF. float8 and GGUF stay compressed in memory."
+        "Loads a T5 text encoder from models/text_encoders: a Hugging Face folder, a single "
+        "safetensors file such as t5xxl_fp8_e4m3fn_scaled, or GGUF. float8 and GGUF weights stay "
+        "compressed in memory."
     )
     CATEGORY = "imagen"
     FUNCTION = "load"
     RETURN_TYPES = ("IMAGEN_TEXT_ENCODER",)
     RETURN_NAMES = ("text_encoder",)
-    OUTPUT_TOOLTIPS = ("For T5 Encode.",)
+    OUTPUT_TOOLTIPS = ("Connect to T5 Encode.",)
     SEARCH_ALIASES = ["t5", "t5xxl", "gguf", "clip loader", "text encoder"]
 
     @classmethod
@@ -84,7 +85,9 @@ class ImagenLoadTextEncoder:
         return {
             "required": {
                 "text_encoder": choice(
-                    host.text_encoder_names(), "", "The T5 that the stages were trained with."
+                    host.text_encoder_names(),
+                    "",
+                    "The T5 that the stages were trained with; another one gives noise.",
                 ),
                 "dtype": choice(list(host.DTYPES), "auto", DTYPE_TIP),
             }
@@ -109,14 +112,17 @@ class ImagenLoadStage:
     """One stage by itself."""
 
     DESCRIPTION = (
-        "Loads one stage from models/diffusion_models or models/imagen, to build a cascade of your own "
-        "from parts. A stage understands only the T5 that it was trained with."
+        "Loads one stage from models/diffusion_models or models/imagen, for cascades that you "
+        "put together yourself. A stage only works with the T5 that it was trained with."
     )
     CATEGORY = "imagen"
     FUNCTION = "load"
     RETURN_TYPES = ("IMAGEN_STAGE",)
     RETURN_NAMES = ("stage",)
-    OUTPUT_TOOLTIPS = ("For a sampling node of its kind.",)
+    OUTPUT_TOOLTIPS = (
+        "Connect a base stage to Imagen Base Sample, a super-resolution stage to "
+        "Imagen SR 256 or SR 1024.",
+    )
     SEARCH_ALIASES = ["unet loader", "load diffusion model", "imagen stage"]
 
     @classmethod
@@ -127,7 +133,7 @@ class ImagenLoadStage:
                 "stage": choice(
                     host.stage_names(),
                     "emoji/base.safetensors",
-                    "A stage file, as `imagen train` writes them, or a DeepFloyd IF folder or file.",
+                    "A stage file written by `imagen train`, or a folder or file of DeepFloyd IF.",
                 ),
                 "dtype": choice(list(host.DTYPES), "auto", DTYPE_TIP),
             }

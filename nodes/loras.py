@@ -11,17 +11,18 @@ class ImagenLoadLoRA:
     """A stage with a LoRA."""
 
     DESCRIPTION = (
-        "Puts a LoRA from models/loras onto a stage: peft's, diffusers', kohya's and ComfyUI's files, for "
-        "these nodes' own stages and for DeepFloyd IF. Several stack, each with its strength; the stage's "
-        "weights are shared, not copied. A LoRA that was trained on another stage is refused."
+        "Applies a LoRA from models/loras to a stage: files of peft, diffusers, kohya and "
+        "ComfyUI, for these nodes' own stages and for DeepFloyd IF. Several can be stacked, each "
+        "with its strength; the stage's weights are shared, not copied. A LoRA trained on "
+        "another stage is refused."
     )
     CATEGORY = "imagen"
     FUNCTION = "load"
     RETURN_TYPES = ("IMAGEN_STAGE", "IMAGEN_LORA")
     RETURN_NAMES = ("stage", "lora")
     OUTPUT_TOOLTIPS = (
-        "The stage with the LoRA, for a sampling node or another LoRA.",
-        "The LoRA itself, for Save Imagen LoRA.",
+        "The stage with the LoRA: connect to a sampling node or to another Load Imagen LoRA.",
+        "The LoRA itself: connect to Save Imagen LoRA.",
     )
     SEARCH_ALIASES = ["lora loader", "load lora", "style", "fine-tune"]
 
@@ -33,7 +34,11 @@ class ImagenLoadLoRA:
                 "stage": wire("IMAGEN_STAGE", "The stage that the LoRA was trained on."),
                 "lora": choice(host.lora_names(), "", "A file in models/loras."),
                 "strength": number(
-                    1.0, -10.0, 10.0, 0.05, "1 = as trained, 0 = off, below 0 = away from it."
+                    1.0,
+                    -10.0,
+                    10.0,
+                    0.05,
+                    "1 = as trained, 0 = off, below 0 = the opposite effect.",
                 ),
             }
         }
@@ -64,8 +69,8 @@ class ImagenSaveLoRA:
     """A LoRA to a file."""
 
     DESCRIPTION = (
-        "Saves a LoRA in models/loras, in peft's names (which diffusers and ComfyUI read) or in kohya's. "
-        "The file says which stage it is for."
+        "Saves a LoRA in models/loras, with peft's tensor names (read by diffusers and ComfyUI) "
+        "or with kohya's. The file records which stage it is for."
     )
     CATEGORY = "imagen"
     FUNCTION = "save"
@@ -85,12 +90,14 @@ class ImagenSaveLoRA:
                     "STRING",
                     {
                         "default": "my_style",
-                        "tooltip": "Of the file, without ending; folders/are/made. A file of that name is "
-                        "replaced.",
+                        "tooltip": "File name without extension; folders in it are created. An "
+                        "existing file is replaced.",
                     },
                 ),
                 "layout": choice(
-                    ["peft", "kohya"], "peft", "Names in the file; peft's suit most programs."
+                    ["peft", "kohya"],
+                    "peft",
+                    "Tensor names in the file; peft's suit most programs.",
                 ),
             }
         }

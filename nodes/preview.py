@@ -13,8 +13,8 @@ class ImagenCascadeView:
     """The stages' pictures over each other."""
 
     DESCRIPTION = (
-        "Lays the pictures of the stages over each other: move the pointer and the loupe shows the same "
-        "place in each of them. Any of the inputs may be left open."
+        "Shows the images of the stages over each other. Move the pointer over the image, and a "
+        "loupe shows the same place in each stage. Every input is optional."
     )
     CATEGORY = "imagen"
     FUNCTION = "show"
@@ -29,9 +29,9 @@ class ImagenCascadeView:
         """ComfyUI's declaration of inputs."""
         return {
             "optional": {
-                "image_64": wire("IMAGE", "From Imagen Base Sample, or any other picture."),
-                "image_256": wire("IMAGE", "From Imagen SR 256, or any other picture."),
-                "image_1024": wire("IMAGE", "From Imagen SR 1024, or any other picture."),
+                "image_64": wire("IMAGE", "From Imagen Base Sample, or any other image."),
+                "image_256": wire("IMAGE", "From Imagen SR 256, or any other image."),
+                "image_1024": wire("IMAGE", "From Imagen SR 1024, or any other image."),
             }
         }
 

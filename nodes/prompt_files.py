@@ -10,14 +10,15 @@ class ImagenSaveText:
     """An encoded prompt to a file."""
 
     DESCRIPTION = (
-        "Saves an encoded prompt in models/imagen/texts, with its negative prompt and whatever is mixed in. "
-        "Imagen Load Text brings it back without T5, on this machine or on one where T5 does not fit."
+        "Saves an encoded prompt in models/imagen/texts, with its negative prompt, second prompt "
+        "and style. Imagen Load Text loads it without T5, also on a machine where T5 does not "
+        "fit into memory."
     )
     CATEGORY = "imagen"
     FUNCTION = "save"
     RETURN_TYPES = ("IMAGEN_TEXT",)
     RETURN_NAMES = ("text",)
-    OUTPUT_TOOLTIPS = ("The same text, for the sampling nodes.",)
+    OUTPUT_TOOLTIPS = ("The same text: connect to the sampling nodes.",)
     OUTPUT_NODE = True
     SEARCH_ALIASES = ["save embedding", "save conditioning", "cache prompt"]
 
@@ -31,8 +32,8 @@ class ImagenSaveText:
                     "STRING",
                     {
                         "default": "prompt",
-                        "tooltip": "Of the file, without ending; folders/are/made. A file of that name is "
-                        "replaced.",
+                        "tooltip": "File name without extension; folders in it are created. An "
+                        "existing file is replaced.",
                     },
                 ),
             }
@@ -50,12 +51,15 @@ class ImagenSaveText:
 class ImagenLoadText:
     """An encoded prompt from a file."""
 
-    DESCRIPTION = "Loads an encoded prompt that Imagen Save Text has written; no T5 is needed."
+    DESCRIPTION = "Loads an encoded prompt that Imagen Save Text saved; T5 is not needed."
     CATEGORY = "imagen"
     FUNCTION = "load"
     RETURN_TYPES = ("IMAGEN_TEXT",)
     RETURN_NAMES = ("text",)
-    OUTPUT_TOOLTIPS = ("For the sampling nodes whose stages know the T5 that it was encoded with.",)
+    OUTPUT_TOOLTIPS = (
+        "Connect to the sampling nodes. Their stages must have been trained with the "
+        "T5 that encoded it.",
+    )
     SEARCH_ALIASES = ["load embedding", "load conditioning", "cached prompt"]
 
     @classmethod

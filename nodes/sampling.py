@@ -25,14 +25,15 @@ class ImagenBaseSample:
     """Text to a 64 picture; or a picture, or a masked part of it, to another one."""
 
     DESCRIPTION = (
-        "Makes the small picture that the cascade grows from. With an image it starts from that one; with "
-        "a mask too, only the masked part is painted and the rest comes back exactly."
+        "Makes the small image that the cascade starts from. With an image, sampling starts from "
+        "that image; with a mask as well, only the masked part is repainted and the rest is kept "
+        "pixel-exact."
     )
     CATEGORY = "imagen"
     FUNCTION = "sample"
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("image",)
-    OUTPUT_TOOLTIPS = ("An ordinary image: edit it, or hand it to Imagen SR 256.",)
+    OUTPUT_TOOLTIPS = ("An image: edit it, or connect it to Imagen SR 256.",)
     SEARCH_ALIASES = ["ksampler", "imagen sampler", "text to image", "inpaint", "img2img"]
 
     @classmethod
@@ -43,35 +44,50 @@ class ImagenBaseSample:
                 "stage": wire("IMAGEN_STAGE", "A base stage, from a loader."),
                 "text": wire("IMAGEN_TEXT", "From T5 Encode."),
                 "width": integer(
-                    64, 16, 1024, 8, "Pixels. Stages are trained at 64; near it works best."
+                    64,
+                    16,
+                    1024,
+                    8,
+                    "In pixels. Base stages work best near 64, their training size.",
                 ),
                 "height": integer(
-                    64, 16, 1024, 8, "Pixels. Stages are trained at 64; near it works best."
+                    64,
+                    16,
+                    1024,
+                    8,
+                    "In pixels. Base stages work best near 64, their training size.",
                 ),
-                "batch_size": integer(1, 1, 256, 1, "Pictures at once; picture i uses seed + i."),
+                "batch_size": integer(1, 1, 256, 1, "Number of images; image i uses seed + i."),
                 "seed": SEED,
-                "steps": steps_input("More steps, finer result; 24 to 50 is usual."),
+                "steps": steps_input("More steps give a finer result; 24 to 50 is usual."),
                 "sampler": SAMPLER,
                 "strength": number(
                     1.0,
                     0.01,
                     1.0,
                     0.01,
-                    "With an image: how much of it is made new; 1 = all of it.",
+                    "With an image: how much of it to change, as the fraction of the steps that "
+                    "is run; 1 = all steps.",
                 ),
             },
             "optional": {
                 "guidance": wire(
-                    "IMAGEN_GUIDANCE", "From Dynamic-Threshold Guidance; else the stage's own."
+                    "IMAGEN_GUIDANCE",
+                    "From Dynamic-Threshold Guidance; else the stage's own settings.",
                 ),
-                "image": wire("IMAGE", "Start from this picture; it gives the size and the batch."),
-                "mask": wire("MASK", "White is painted new; black comes back exactly."),
+                "image": wire("IMAGE", "Start from this image; it sets the size and the batch."),
+                "mask": wire("MASK", "White is repainted, black is kept pixel-exact."),
                 "timesteps": TIMESTEPS,
                 "inpaint": INPAINT,
                 "resample": integer(
-                    1, 1, 20, 1, "With a mask: walks of each stretch of steps; more fits better."
+                    1,
+                    1,
+                    20,
+                    1,
+                    "With a mask: RePaint passes per segment. More passes hide the seam better "
+                    "and cost that much more time.",
                 ),
-                "jump": integer(10, 1, 1000, 1, "With resample: steps of a stretch."),
+                "jump": integer(10, 1, 1000, 1, "With resample: steps per segment."),
             },
         }
 
@@ -134,42 +150,51 @@ def super_resolution_inputs() -> dict[str, Any]:
     return {
         "required": {
             "stage": wire("IMAGEN_STAGE", "A super-resolution stage, from a loader."),
-            "image": wire("IMAGE", "Any picture; the stage before, or one of your own."),
-            "text": wire("IMAGEN_TEXT", "From T5 Encode; another prompt than the base's restyles."),
+            "image": wire("IMAGE", "Any image: the previous stage's, or one of your own."),
+            "text": wire(
+                "IMAGEN_TEXT", "From T5 Encode. Another prompt than the base's restyles the image."
+            ),
             "seed": SEED,
-            "steps": steps_input("More steps, finer result; 4 to 16 is usual."),
+            "steps": steps_input("More steps give a finer result; 4 to 16 is usual."),
             "sampler": SAMPLER,
             "aug_level": level_input(
-                "Noise put on the picture first: 0 keeps it, 0.1 to 0.3 lets the stage invent detail."
+                "Noise added to `image` first: 0 keeps it as it is, 0.1 to 0.3 lets the stage invent detail."
             ),
             "tile": integer(
-                0, 0, 4096, 64, "Side of overlapping tiles of the result; 0 = whole. Saves memory."
+                0,
+                0,
+                4096,
+                64,
+                "Side in pixels of overlapping tiles of the result, which save memory; 0 = "
+                "the whole image at once.",
             ),
         },
         "optional": {
             "guidance": wire(
-                "IMAGEN_GUIDANCE", "From Dynamic-Threshold Guidance; else the stage's own."
+                "IMAGEN_GUIDANCE", "From Dynamic-Threshold Guidance; else the stage's own settings."
             ),
             "timesteps": TIMESTEPS,
             "aug_noise": choice(
                 ["once", "each step"],
                 "once",
-                "When the noise of aug_level is drawn: once, or anew at each step as DeepFloyd IF's own "
-                "code does.",
+                "When the noise of aug_level is drawn: once, or anew at each step as in "
+                "DeepFloyd IF's own code.",
             ),
             "original": wire(
                 "IMAGE",
-                "Start from this picture, four times as large as image, which still says what is seen.",
+                "Start from this image, four times as large as `image`; `image` still says "
+                "what the result shows.",
             ),
             "mask": wire(
-                "MASK", "With an original: white is painted new; black comes back exactly."
+                "MASK", "With an original: white is repainted, black is kept pixel-exact."
             ),
             "strength": number(
                 1.0,
                 0.01,
                 1.0,
                 0.01,
-                "With an original: how much of it is made new; 1 = all of it.",
+                "With an original: how much of it to change, as the fraction of the steps "
+                "that is run; 1 = all steps.",
             ),
             "inpaint": INPAINT,
         },
@@ -179,12 +204,14 @@ def super_resolution_inputs() -> dict[str, Any]:
 class ImagenSR256:
     """A picture four times as large, by the 64 to 256 stage."""
 
-    DESCRIPTION = "Enlarges a picture four times with the cascade's second stage: 64 becomes 256."
+    DESCRIPTION = (
+        "Enlarges an image four times with the cascade's second stage: 64 x 64 becomes 256 x 256."
+    )
     CATEGORY = "imagen"
     FUNCTION = "enlarge"
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("image",)
-    OUTPUT_TOOLTIPS = ("An ordinary image: edit it, or hand it to Imagen SR 1024.",)
+    OUTPUT_TOOLTIPS = ("An image: edit it, or connect it to Imagen SR 1024.",)
     SEARCH_ALIASES = ["upscale", "super resolution", "restyle"]
     NAME = "Imagen SR 256"
 
@@ -253,10 +280,10 @@ class ImagenSR1024(ImagenSR256):
     """A picture four times as large, by the 256 to 1024 stage."""
 
     DESCRIPTION = (
-        "Enlarges a picture four times with the cascade's third stage: 256 becomes 1024. It has no "
-        "self-attention, so it takes any size, whole or in tiles."
+        "Enlarges an image four times with the cascade's third stage: 256 x 256 becomes 1024 x "
+        "1024. It has no self-attention, so it works at any size, whole or in tiles."
     )
-    OUTPUT_TOOLTIPS = ("The finished picture.",)
+    OUTPUT_TOOLTIPS = ("The finished image.",)
     NAME = "Imagen SR 1024"
 
 

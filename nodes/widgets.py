@@ -13,16 +13,17 @@ SEED = (
         "min": 0,
         "max": 2**64 - 1,
         "control_after_generate": True,
-        "tooltip": "Same seed, same picture, in any batch and on any device. "
-        "Picture i of a batch uses seed + i.",
+        "tooltip": "The same seed gives the same image, in any batch and on any device. Image i "
+        "of a batch uses seed + i.",
     },
 )
 SAMPLER = (
     [AUTO, *SAMPLERS],
     {
         "default": AUTO,
-        "tooltip": "auto: the stage's own. dpmpp_2m is sharp in few steps; ddpm and dpmpp_2m_sde add fresh "
-        "noise each step; heun costs two evaluations a step.",
+        "tooltip": "auto = the stage's own. dpmpp_2m is sharp in few steps; ddpm and "
+        "dpmpp_2m_sde add fresh noise at each step; heun evaluates the network twice "
+        "per step.",
     },
 )
 
@@ -30,9 +31,10 @@ TIMESTEPS = (
     "STRING",
     {
         "default": "",
-        "tooltip": "For DeepFloyd IF, instead of steps: smart27, smart50, smart100, smart185, fast27, "
-        "super27, super40, super100; leading50 as diffusers; 10,10,0 = steps a section; or timesteps "
-        "[999, 500, 0]. Leave empty to use steps.",
+        "tooltip": "For DeepFloyd IF, in place of steps: a preset (smart27, smart50, smart100, "
+        "smart185, fast27, super27, super40, super100), leading50 for diffusers' "
+        "grid, 10,10,0 for steps per section, or a list such as [999, 500, 0]. Leave "
+        "empty to use steps.",
     },
 )
 
@@ -59,7 +61,7 @@ def steps_input(tooltip: str) -> tuple[str, dict[str, Any]]:
 
     tooltip   what a usual number is
     """
-    return integer(OWN_STEPS, OWN_STEPS, 1000, 1, f"0: the stage's own. {tooltip}")
+    return integer(OWN_STEPS, OWN_STEPS, 1000, 1, f"0 = the stage's own number. {tooltip}")
 
 
 def level_input(tooltip: str) -> tuple[str, dict[str, Any]]:
@@ -67,7 +69,7 @@ def level_input(tooltip: str) -> tuple[str, dict[str, Any]]:
 
     tooltip   what usual levels do
     """
-    return number(OWN_LEVEL, OWN_LEVEL, 1.0, 0.01, f"-1: the stage's own. {tooltip}")
+    return number(OWN_LEVEL, OWN_LEVEL, 1.0, 0.01, f"-1 = the stage's own level. {tooltip}")
 
 
 def integer(
@@ -103,6 +105,6 @@ def choice(names: list[str], default: str, tooltip: str) -> tuple[list[str], dic
 INPAINT = choice(
     ["repaint", "clean"],
     "repaint",
-    "With a mask. repaint: kept pixels carry each step's noise; clean: the network sees them as they are, "
-    "as DeepFloyd IF does.",
+    "With a mask. repaint: kept pixels get the noise of each step; clean: the network sees them "
+    "without noise, as in DeepFloyd IF.",
 )
