@@ -51,10 +51,11 @@ class Update:
         by_columns = self.magnitude is not None and self.magnitude.ndim == 2
         return self.weight is not None or by_columns
 
+    # (Eq. 3)
     def delta(self, weight: Tensor) -> Tensor:
         """What the update adds to a weight at strength 1: float32, of the weight's shape.
 
-        weight   of the layer
+        LoRA, arXiv:2106.09685, Eq. 3.
         """
         weight = weight.float()
         delta = torch.zeros_like(weight)
@@ -66,12 +67,13 @@ class Update:
             return delta
         return self.gains(weight, delta) * (weight + delta) - weight
 
+    # (Eq. 5)
     def gains(self, weight: Tensor, delta: Tensor) -> Tensor:
         """DoRA's factors of the merged weight's rows or columns, shaped to multiply it.
 
         weight, delta   float32, of one shape
 
-        arXiv:2402.09353, section 4.
+        DoRA, arXiv:2402.09353, Eq. 5.
         """
         assert self.magnitude is not None
         flat = (weight + delta).flatten(1)
@@ -204,7 +206,6 @@ def shared(module: Module) -> Module:
 def place(network: nn.Module, name: str, layer: nn.Module) -> None:
     """Put a layer in the place of another.
 
-    network   receives it
     name      dotted
     """
     parent, _, leaf = name.rpartition(".")
@@ -301,10 +302,7 @@ def add_bias(layer: Any, bias: Tensor, strength: float) -> None:
 
 
 def layers_of(unet: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every linear layer and convolution of a network, by name.
-
-    unet   any network
-    """
+    """Every linear layer and convolution of a network, by name."""
     for name, module in unet.named_modules():
         if isinstance(module, (nn.Linear, Conv2d)):
             yield name, module

@@ -184,10 +184,7 @@ class Stage:
         return self.config.guidance(**chosen)
 
     def check_kind(self, kind: StageKind) -> None:
-        """Raise ValueError unless the stage is of the kind.
-
-        kind   "base" or "sr"
-        """
+        """Raise ValueError unless the stage is of the kind."""
         if self.config.kind != kind:
             names = {"base": "a base stage", "sr": "a super-resolution stage"}
             raise ValueError(
@@ -211,7 +208,6 @@ class Stage:
         """Raise ValueError with the nearest good sizes unless the network can take this one.
 
         height, width   pixels: of the picture to make, or of the one to enlarge
-        name            of the input, for the error
         """
         check_sides(height, width, self.config.unet.picture_multiple, self.config.scale, name)
 
@@ -244,10 +240,7 @@ class Stage:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "Stage":
-        """This stage, its weights moved and converted in place.
-
-        device, dtype   None = as they are
-        """
+        """This stage, its weights moved and converted in place."""
         self.unet.to(device=device, dtype=dtype)
         if self.plain is not None:
             self.plain.unet.to(device=device, dtype=dtype)  # the weights are the same ones
@@ -260,7 +253,6 @@ def check_sides(height: int, width: int, multiple: int, scale: int, name: str) -
     height, width   pixels
     multiple        of good sides once enlarged
     scale           of the enlargement; 1 = none
-    name            of the input, for the error
     """
     multiple //= math.gcd(multiple, scale)
     if height % multiple or width % multiple or not height or not width:
@@ -276,9 +268,6 @@ def check_sides(height: int, width: int, multiple: int, scale: int, name: str) -
 
 
 def build_unet(config: ADMConfig | EfficientConfig) -> ADMUNet | EfficientUNet:
-    """A new network of the given shape, on the current default device.
-
-    config   an ADMConfig or an EfficientConfig
-    """
+    """A new network of the given shape, on the current default device."""
     network = ADMUNet(config) if isinstance(config, ADMConfig) else EfficientUNet(config)
     return network.to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -166,6 +167,46 @@ def test_functions_take_at_most_ten_parameters(path):
             given = node.args
             count = len([*given.posonlyargs, *given.args, *given.kwonlyargs])
             assert count <= 10, f"{node.name} has {count} parameters"
+
+
+def docstrings(tree):
+    """Each definition with a docstring, the module too, and the docstring's node."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        if isinstance(node, kinds) and ast.get_docstring(node):
+            yield node, node.body[0]
+
+
+def test_the_core_s_code_is_three_times_as_long_as_its_docstrings():
+    """Lines with something on them; comments count as neither. A line that repeats a name says nothing."""
+    code = said = 0
+    for path in (path for path in FILES if path.is_relative_to(ROOT / "imagen_core")):
+        lines = path.read_text("utf-8").split("\n")
+        written = {i for i, line in enumerate(lines, 1) if line.split("#")[0].strip()}
+        inside = {
+            i
+            for _, text in docstrings(ast.parse("\n".join(lines)))
+            for i in range(text.lineno, text.end_lineno + 1)
+        }
+        said += len(written & inside)
+        code += len(written - inside)
+    assert code > 3 * said, f"{code} lines of code, {said} of docstrings"
+
+
+def test_equations_are_numbered_where_they_are_implemented():
+    """What cites an equation or algorithm as its source has the number above it."""
+    found = 0
+    for path in (path for path in FILES if path.is_relative_to(ROOT / "imagen_core")):
+        text = path.read_text("utf-8")
+        lines = text.split("\n")
+        for node, _ in docstrings(ast.parse(text)):
+            cited = re.search(r"(Eq\. \d+|algorithm \d+)\.?$", ast.get_docstring(node), re.M)
+            if not cited or not isinstance(node, ast.FunctionDef):
+                continue
+            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+            assert f"({cited[1]}" in lines[first - 2], f"{path.name}: {node.name}: {cited[1]}"
+            found += 1
+    assert found >= 8
 
 
 def test_public_names_explain_every_parameter():

@@ -88,6 +88,7 @@ def target(prediction: Prediction, x0: Tensor, eps: Tensor, logsnr: Tensor) -> T
     raise ValueError(f"prediction must be 'eps', 'v' or 'x0', got {prediction!r}")
 
 
+# (Eq. 2)
 def guide(rows: Sequence[Tensor], mixer: float, scale: float, channels: int) -> Tensor:
     """One output from those of the prompt, of the second prompt and of the null text.
 
@@ -96,7 +97,8 @@ def guide(rows: Sequence[Tensor], mixer: float, scale: float, channels: int) -> 
     scale      guidance scale
     channels   of the prediction; what follows, a learned variance, is the prompt's as it is
 
-    u + w * ((1 - m) * c + m * p - u), DeepFloyd IF's positive mixer; CFG, arXiv:2207.12598, with m = 0.
+    u + w * ((1 - m) * c + m * p - u), DeepFloyd IF's positive mixer; with m = 0, classifier-free
+    guidance: Imagen, arXiv:2205.11487, Eq. 2.
     """
     output, *others = rows
     prediction = output[:, :channels]

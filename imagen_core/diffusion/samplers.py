@@ -21,16 +21,13 @@ OnStep = Callable[[int, Tensor], None]
 Sampler = Callable[[Denoise, Tensor, Tensor, Noise, OnStep], Tensor]
 
 
+# DDIM (Eq. 12)
 def sample_ddim(
     denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep
 ) -> Tensor:
     """Deterministic first-order sampling (DDIM with eta 0, the Euler method).
 
-    denoise   (x, i) -> estimate of x0 at sigmas[i]
-    x         b c h w, at sigmas[0]
-    sigmas    (num_steps + 1,) float64
     noise     not drawn from
-    on_step   called with (i, x0) after each step
 
     DDIM, arXiv:2010.02502, Eq. 12.
     """
@@ -41,16 +38,14 @@ def sample_ddim(
     return x
 
 
+# DDPM (Eq. 7), with learned variance (Eq. 15)
 def sample_ddpm(
     denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep
 ) -> Tensor:
     """Ancestral sampling: the posterior of each step, with its own variance or a learned one.
 
     denoise   (x, i) -> estimate of x0 at sigmas[i], and the variance where the net learned it
-    x         b c h w, at sigmas[0]
-    sigmas    (num_steps + 1,) float64
     noise     one draw a step but the last
-    on_step   called with (i, x0) after each step
 
     DDPM, arXiv:2006.11239, Eq. 7; learned variance, arXiv:2102.09672, Eq. 15.
     """
@@ -73,6 +68,7 @@ def sample_ddpm(
     return x
 
 
+# EDM (algorithm 1), exact in x (Eq. 8)
 def sample_heun(
     denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep
 ) -> Tensor:
@@ -82,11 +78,7 @@ def sample_heun(
     the mean of its ends. A trapezoid of dx/dsigma would be ruined by the first steps of a short run, in
     which sigma falls from thousands to ten.
 
-    denoise   (x, i) -> estimate of x0 at sigmas[i]
-    x         b c h w, at sigmas[0]
-    sigmas    (num_steps + 1,) float64
     noise     not drawn from
-    on_step   called with (i, x0) after each step
 
     Heun: EDM, arXiv:2206.00364, algorithm 1; exact in x: DPM-Solver++, arXiv:2211.01095, Eq. 8.
     """
@@ -100,16 +92,13 @@ def sample_heun(
     return x
 
 
+# DPM-Solver++ (algorithm 2)
 def sample_dpmpp_2m(
     denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep
 ) -> Tensor:
     """Deterministic second-order multistep sampling, one evaluation a step.
 
-    denoise   (x, i) -> estimate of x0 at sigmas[i]
-    x         b c h w, at sigmas[0]
-    sigmas    (num_steps + 1,) float64
     noise     not drawn from
-    on_step   called with (i, x0) after each step
 
     DPM-Solver++, arXiv:2211.01095, algorithm 2.
     """
@@ -131,11 +120,7 @@ def sample_dpmpp_2m_sde(
 ) -> Tensor:
     """Stochastic second-order multistep sampling, one evaluation and one draw a step.
 
-    denoise   (x, i) -> estimate of x0 at sigmas[i]
-    x         b c h w, at sigmas[0]
-    sigmas    (num_steps + 1,) float64
     noise     one draw a step but the last
-    on_step   called with (i, x0) after each step
 
     SDE-DPM-Solver++(2M), arXiv:2211.01095, section 5 and appendix B.
     """

@@ -91,7 +91,7 @@ class DiscreteSchedule:
     name            says in a file which schedule it is
     num_timesteps   timesteps of the model
 
-    Improved DDPM, arXiv:2102.09672, section 3.2, betas cut at 0.999.
+    Improved DDPM, arXiv:2102.09672, Eq. 17, betas cut at 0.999.
     """
 
     name: Literal["squaredcos_cap_v2"] = "squaredcos_cap_v2"
@@ -160,6 +160,7 @@ def _cosine_t(logsnr: Tensor) -> Tensor:
     return (torch.atan(torch.exp(-0.5 * logsnr)) - _T_MIN) / (_T_MAX - _T_MIN)
 
 
+# (Eq. 17)
 @lru_cache(maxsize=8)
 def _table(num_timesteps: int, device: torch.device) -> Tensor:
     if device.type != "cpu":

@@ -52,7 +52,6 @@ def sample_prompts(
 ) -> tuple[list[Prompt], Tensor]:
     """A picture of each prompt, the i-th from seed + i: the prompts with their seeds, and n h w c in 0..1.
 
-    stage      a base stage
     encoder    the text encoder that it was trained with
     guidance   None = the stage's default
     steps      None = the stage's default
@@ -122,7 +121,6 @@ def evaluate(
 def judged(expert: Expert, looks: Looks, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
     """A judge's word on each picture: the rank of its caption (0 = first) and the style.
 
-    expert    the judge
     looks     at the pictures
     prompts   one a picture
     """
@@ -170,7 +168,6 @@ def seen(prompt: Prompt, picture: Tensor) -> dict[str, Any]:
 def sides(expert: Expert, prompts: Sequence[Prompt], pictures: Tensor) -> list[dict[str, Any]]:
     """Whether the judge rather sees two things on their sides than on each other's.
 
-    expert     the judge
     prompts    those with `left` and `right` are looked at
     pictures   n h w c in 0..1
     """
@@ -195,7 +192,6 @@ def half_of(pictures: Tensor, side: str) -> Tensor:
     """The left or right half of pictures, half as high: n h/2 w/2 c, from the middle rows.
 
     pictures   n h w c
-    side       "left" or "right"
     """
     height, width = pictures.shape[1:3]
     rows = slice(height // 4, height // 4 + height // 2)
@@ -209,7 +205,6 @@ def half_of(pictures: Tensor, side: str) -> Tensor:
 def summary(rows: Sequence[dict[str, Any]], judges: Sequence[str]) -> dict[str, Any]:
     """Shares of one set: of right captions, styles, colours and so on, and of copies.
 
-    rows     of the set
     judges   their names in the rows
     """
     table: dict[str, Any] = {"pictures": len(rows)}
@@ -245,7 +240,6 @@ def distances_of(
 ) -> dict[str, float]:
     """Frechet and kernel distance of a set's pictures to each judge's reference.
 
-    judges    by name
     looks     at all pictures, by judge
     numbers   of the set's pictures
     """
@@ -266,7 +260,6 @@ def distances_of(
 def seeds_of(prompts: Sequence[Prompt], pictures: Tensor) -> dict[str, Any]:
     """How far the pictures of one prompt are from each other, for each prompt that has several.
 
-    prompts    of a set
     pictures   n h w c in 0..1
     """
     members: dict[str, list[int]] = defaultdict(list)

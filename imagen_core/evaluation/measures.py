@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 
+# (Eq. 6)
 def frechet_distance(
     mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor
 ) -> float:
@@ -17,7 +18,7 @@ def frechet_distance(
     mean, other_mean               d
     covariance, other_covariance   d d, symmetric; may be singular
 
-    arXiv:1706.08500, equation 6.
+    arXiv:1706.08500, Eq. 6.
     """
     root = symmetric_root(covariance.double())
     product = root @ other_covariance.double() @ root

@@ -49,10 +49,7 @@ def html_report(
 
 
 def settings_table(settings: Mapping[str, Any]) -> str:
-    """What was measured, and how.
-
-    settings   of the report
-    """
+    """What was measured, and how."""
     rows = (
         f"<tr><td>{html.escape(key)}<td>{html.escape(str(value))}"
         for key, value in settings.items()
@@ -86,7 +83,6 @@ def figures_table(table: Mapping[str, Any], others: Mapping[str, Mapping[str, An
 def figure(row: Mapping[str, Any], picture: Tensor) -> str:
     """One picture with its prompt and what was found; framed green where all of it is right, red where not.
 
-    row       of the report
     picture   h w c in 0..1
     """
     notes, verdicts = [], []
@@ -125,7 +121,6 @@ def data_url(picture: Tensor) -> str:
 def text_table(sets: Mapping[str, Mapping[str, Any]], beside: Mapping[str, Any]) -> str:
     """The tables as text for a terminal.
 
-    sets     of the report
     beside   other reports by name
     """
     lines = []
@@ -144,10 +139,7 @@ def text_table(sets: Mapping[str, Mapping[str, Any]], beside: Mapping[str, Any])
 
 
 def page_names(paths: Sequence[str]) -> list[str]:
-    """Short names that differ, for files: the stem, or the folder's where stems are the same.
-
-    paths   of files
-    """
+    """Short names that differ, for files: the stem, or the folder's where stems are the same."""
     stems = [path.rsplit("/", 1)[-1].rsplit(".", 1)[0] for path in paths]
     if len(set(stems)) == len(stems):
         return stems

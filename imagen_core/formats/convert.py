@@ -49,12 +49,7 @@ def convert(source: str | Path, target: str | Path, layout: Layout | None = None
 
 
 def write_file(stored: StoredStage, target: Path, layout: Layout) -> None:
-    """Write one safetensors file, its header holding the configuration.
-
-    stored   open
-    target   of the file
-    layout   of its tensors
-    """
+    """Write one safetensors file, its header holding the configuration."""
     require_layout(stored, layout)
     head_dim = stored.config.unet.head_dim
     plan: dict[str, Tensor] = {}
@@ -74,12 +69,7 @@ def write_file(stored: StoredStage, target: Path, layout: Layout) -> None:
 
 
 def write_folder(stored: StoredStage, target: Path, layout: Layout) -> None:
-    """Write a folder as it is published: weights and configuration.
-
-    stored   open
-    target   of the folder
-    layout   "diffusers" or "original"
-    """
+    """Write a folder as it is published: weights and configuration."""
     require_layout(stored, layout, alone=True)
     config = stored.config.unet
     assert isinstance(config, ADMConfig)
@@ -107,10 +97,7 @@ def write_folder(stored: StoredStage, target: Path, layout: Layout) -> None:
 
 
 def to_torch_file(source: Path, target: Path) -> None:
-    """The tensors of a safetensors file as torch.save stores them, straight from the mapped file.
-
-    source, target   of the files
-    """
+    """The tensors of a safetensors file as torch.save stores them, straight from the mapped file."""
     with open_tensors(source) as file, replacing(target) as temporary:
         torch.save({name: file.get_tensor(name) for name in file.keys()}, temporary)  # noqa: SIM118
 
@@ -118,8 +105,6 @@ def to_torch_file(source: Path, target: Path) -> None:
 def require_layout(stored: StoredStage, layout: Layout, alone: bool = False) -> None:
     """Raise CheckpointError unless a layout's own configuration can say what the network is.
 
-    stored   open
-    layout   wanted
     alone    it is all that is written, so that it must also say what the stage is, but for its defaults
     """
     config, unet = stored.config, stored.config.unet
@@ -146,9 +131,7 @@ def require_layout(stored: StoredStage, layout: Layout, alone: bool = False) -> 
 def read_again(stored: StoredStage, unet: ADMConfig, layout: Layout) -> ADMConfig:
     """The shape that is read from a layout's configuration of a network.
 
-    stored   open
     unet     its shape
-    layout   "diffusers" or "original"
     """
     side = stored.config.resolution
     if layout == "diffusers":

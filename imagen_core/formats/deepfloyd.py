@@ -47,17 +47,13 @@ ORIGINAL_HAS = {
 
 
 def find_layout(shapes: Shapes) -> Layout | None:
-    """Which published layout tensors are in; None where they are no DeepFloyd IF network.
-
-    shapes   by name
-    """
+    """Which published layout tensors are in; None where they are no DeepFloyd IF network."""
     return next((layout for layout, sign in SIGNS.items() if sign in shapes), None)
 
 
 def stage_config(config: ADMConfig, side: int | None = None) -> StageConfig:
     """The stage that a DeepFloyd IF network is: an SR stage where it sees a low-resolution picture.
 
-    config   of the network
     side     nominal side of what it makes, in pixels; None = DeepFloyd IF's
     """
     sr = config.lowres
@@ -85,12 +81,7 @@ def enlargement(side: int) -> int:
 
 
 def read_config(path: Path, shapes: Shapes, layout: Layout) -> StageConfig:
-    """The stage's configuration: from config.json or config.yml beside the weights, else from them.
-
-    path     of a file of the weights
-    shapes   by name
-    layout   "diffusers" or "original"
-    """
+    """The stage's configuration: from config.json or config.yml beside the weights, else from them."""
     source = path.with_name("config.json" if layout == "diffusers" else "config.yml")
     top = DIFFUSERS_TOP if layout == "diffusers" else ORIGINAL_TOP
     side = None
@@ -118,10 +109,7 @@ def read_config(path: Path, shapes: Shapes, layout: Layout) -> StageConfig:
 
 
 def other_network(path: Path) -> str:
-    """Why the network of a diffusers configuration beside some weights is none of IF's; "" = it does not say.
-
-    path   of a file of the weights
-    """
+    """Why the network of a configuration beside some weights is none of IF's; "" = it does not say."""
     source = path.with_name("config.json")
     try:
         data = read_json(source) if source.is_file() else {}
@@ -133,10 +121,7 @@ def other_network(path: Path) -> str:
 
 
 def read_yaml(path: Path) -> Any:
-    """The data in a YAML file, its plain part only, without references that could multiply.
-
-    path   of the file
-    """
+    """The data in a YAML file, its plain part only, without references that could multiply."""
     import yaml
 
     try:
@@ -158,7 +143,6 @@ def read_yaml(path: Path) -> Any:
 def from_original(config: dict[str, Any], shapes: Shapes) -> ADMConfig:
     """The shape in the original config.yml; ValueError names a key that this network cannot honour.
 
-    config   parsed YAML
     shapes   of the tensors: whether attention sees the image is read off them
     """
     params = config["params"]
@@ -198,11 +182,7 @@ def from_original(config: dict[str, Any], shapes: Shapes) -> ADMConfig:
 
 
 def numbers(key: str, value: Any) -> list[int]:
-    """The sizes that a key lists, as "1,2,4" or as a list.
-
-    key     of the configuration
-    value   of the key
-    """
+    """The sizes that a key lists, as "1,2,4" or as a list."""
     parts = value.split(",") if isinstance(value, str) else value
     parts = parts if isinstance(parts, list) else [parts]
     require(key, 0 < len(parts) <= 16, "sizes such as 1,2,4", value)
@@ -214,8 +194,6 @@ def numbers(key: str, value: Any) -> list[int]:
 def to_original(config: ADMConfig, dtype: torch.dtype, side: int | None = None) -> dict[str, Any]:
     """The config.yml that `from_original` reads back, whole for the original's own constructor.
 
-    config   of the network
-    dtype    of the weights
     side     nominal side of what it makes, in pixels; None = DeepFloyd IF's
     """
     first = config.channels[0]
@@ -252,11 +230,7 @@ def to_original(config: ADMConfig, dtype: torch.dtype, side: int | None = None) 
 
 
 def from_shapes(shapes: Shapes, layout: Layout) -> ADMConfig:
-    """The shape of a network whose file lies alone; head widths and activation are IF's.
-
-    shapes   by name
-    layout   "diffusers" or "original"
-    """
+    """The shape of a network whose file lies alone; head widths and activation are IF's."""
     levels = diffusers_levels(shapes) if layout == "diffusers" else original_levels(shapes)
     if layout == "diffusers":
         top, norm = DIFFUSERS_TOP, "mid_block.attentions.0.norm_cross.weight"
@@ -299,7 +273,6 @@ def number_of(pattern: str, names: Shapes) -> int:
     """How many names there are of a pattern, numbered from 0 without a gap.
 
     pattern   with {} for the number
-    names     of the tensors
     """
     return next(k for k in count() if pattern.format(k) not in names)
 

@@ -154,7 +154,6 @@ def attention_entries(
     """Entries of one attention layer.
 
     ours, diffusers, original   the layer's prefixes
-    layout                      "diffusers" or "original"
     parts                       3 where the layer attends to the image too, else 1
     """
     entries = []
@@ -191,7 +190,6 @@ def attention_entries(
 def entries(config: ADMConfig, layout: Layout, names: set[str]) -> list[Entry]:
     """The table of a network: one entry for each of our tensors.
 
-    layout   "diffusers" or "original"
     names    our tensors, as `ADMUNet.state_dict()` names them
     """
     res, top = (

@@ -118,10 +118,7 @@ KINDS = {
 
 
 def from_diffusers(config: dict[str, Any]) -> ADMConfig:
-    """The shape in diffusers' unet/config.json; ValueError names a key that this network cannot honour.
-
-    config   parsed JSON
-    """
+    """The shape in diffusers' unet/config.json; ValueError names a key that this network cannot honour."""
     given = {**DEFAULTS, **{key: config[key] for key in config}}
     for key, known in HAD.items():
         require(key, given[key] in known, f"one of {list(known)}", given[key])
@@ -163,10 +160,7 @@ def from_diffusers(config: dict[str, Any]) -> ADMConfig:
 
 
 def side_of(config: dict[str, Any]) -> int:
-    """The nominal side of what the network makes, in pixels.
-
-    config   parsed JSON
-    """
+    """The nominal side of what the network makes, in pixels."""
     side = config.get("sample_size")
     if side is None:
         return SR_SIDE if config.get("class_embed_type") == "timestep" else BASE_SIDE
@@ -177,20 +171,14 @@ def side_of(config: dict[str, Any]) -> int:
 def require(key: str, good: bool, expected: str, value: Any) -> None:
     """Raise ValueError unless a key's value is good.
 
-    key        of the configuration
     expected   in words
-    value      of the key
     """
     if not good:
         raise ValueError(f"{key}: expected {expected}, got {value!r}")
 
 
 def whole(key: str, value: Any) -> int:
-    """The value of a key that is a size.
-
-    key     of the configuration
-    value   of the key
-    """
+    """The value of a key that is a size."""
     good = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST
     require(key, good, f"a whole number from 1 to {MOST}", value)
     return value
@@ -225,9 +213,7 @@ def check_heads(
 ) -> None:
     """Raise ValueError unless the width of every level with attention, the middle too, is whole heads.
 
-    key         of the configuration
     head_dim    width of a head
-    channels    of the levels
     attention   which of them have it
     """
     there = [width for width, has in zip(channels, attention, strict=True) if has]
@@ -318,7 +304,6 @@ def residual_scale(given: dict[str, Any]) -> float:
 def to_diffusers(config: ADMConfig, side: int | None = None) -> dict[str, Any]:
     """The unet/config.json that `from_diffusers` reads back, whole for diffusers' own loader.
 
-    config   of the network
     side     nominal side of what it makes, in pixels; None = DeepFloyd IF's
     """
     scale = 1 / config.residual_scale

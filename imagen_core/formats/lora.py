@@ -127,10 +127,7 @@ def read_lora(path: str | Path) -> LoRAFile:
 
 
 def adapter_file(path: Path) -> Path:
-    """The file of a LoRA: itself, or the one in a folder.
-
-    path   a file or a folder
-    """
+    """The file of a LoRA: itself, or the one in a folder."""
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
     if path.is_file():
@@ -145,10 +142,7 @@ def adapter_file(path: Path) -> Path:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """A tensor's layer, without its prefix, and which matrix of it the tensor is; "" = none that is known.
-
-    name   in a file
-    """
+    """A tensor's layer, without its prefix, and which matrix of it the tensor is; "" = none that is known."""
     old = PROCESSOR.match(name)
     if old:
         layer, part = old.groups()
@@ -161,21 +155,14 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def without_prefix(layer: str) -> str:
-    """A layer's name without what says that it is a U-Net's.
-
-    layer   in a file
-    """
+    """A layer's name without what says that it is a U-Net's."""
     for prefix in PREFIXES:
         layer = layer.removeprefix(prefix)
     return layer
 
 
 def fit(file: LoRAFile, config: StageConfig) -> LoRA:
-    """A LoRA whose updates are named and shaped as a stage's layers.
-
-    file     as read
-    config   of the stage
-    """
+    """A LoRA whose updates are named and shaped as a stage's layers."""
     places = places_of(config)
     flat = {name.replace(".", "_"): place for name, place in places.items()}
     wanted = weights_of(config)
@@ -202,8 +189,6 @@ def fit(file: LoRAFile, config: StageConfig) -> LoRA:
 def misfit(file: LoRAFile, config: StageConfig, missing: list[str], misshapen: list[str]) -> str:
     """Why a LoRA does not fit a stage, and what it is for.
 
-    file        as read
-    config      of the stage
     missing     layers that the stage does not have
     misshapen   layers of another shape, and how
     """
@@ -220,10 +205,7 @@ def misfit(file: LoRAFile, config: StageConfig, missing: list[str], misshapen: l
 
 
 def purpose(file: LoRAFile) -> str:
-    """What a LoRA is for, by its header or by its names.
-
-    file   as read
-    """
+    """What a LoRA is for, by its header or by its names."""
     about = json_of(file.metadata.get("stage", ""))
     if about:
         kind = {"base": "a base stage", "sr": "a super-resolution stage"}.get(about.get("kind", ""))
@@ -239,20 +221,13 @@ def purpose(file: LoRAFile) -> str:
 
 
 def made_for(file: LoRAFile, config: StageConfig) -> bool:
-    """Whether a file's header names a stage of this kind and size; files of other programs never do.
-
-    file     as read
-    config   of the stage
-    """
+    """Whether a file's header names a stage of this kind and size; files of other programs never do."""
     about = json_of(file.metadata.get("stage", ""))
     return (about.get("kind"), about.get("resolution")) == (config.kind, config.resolution)
 
 
 def json_of(text: str) -> dict[str, Any]:
-    """The JSON object in a string; empty where there is none.
-
-    text   of a header
-    """
+    """The JSON object in a string; empty where there is none."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -263,9 +238,7 @@ def json_of(text: str) -> dict[str, Any]:
 def scale_of(file: LoRAFile, layer: str, matrices: Mapping[str, Tensor]) -> float:
     """alpha / rank of a layer: by its own tensor, by peft's configuration, else 1.
 
-    file       as read
     layer      its name in the file
-    matrices   of the layer
     """
     if "down" not in matrices:
         return 1.0
@@ -283,10 +256,7 @@ def scale_of(file: LoRAFile, layer: str, matrices: Mapping[str, Tensor]) -> floa
 
 
 def peft_config(file: LoRAFile) -> dict[str, Any]:
-    """peft's configuration: in the header as diffusers keeps it, or beside the file.
-
-    file   as read
-    """
+    """peft's configuration: in the header as diffusers keeps it, or beside the file."""
     kept = json_of(file.metadata.get("lora_adapter_metadata", ""))
     if kept:
         return {key.removeprefix("unet."): value for key, value in kept.items()}
@@ -299,7 +269,6 @@ def peft_config(file: LoRAFile) -> dict[str, Any]:
 def update_of(matrices: Mapping[str, Tensor], scale: float, place: Place, weight: Tensor) -> Update:
     """One foreign layer's matrices as an update of ours.
 
-    matrices   of the layer
     scale      alpha / rank
     place      which rows of which layer
     weight     ours, on the meta device
@@ -436,10 +405,7 @@ def adapter_metadata(ranks: Mapping[str, int]) -> dict[str, Any]:
 
 
 def named_updates(lora: LoRA) -> list[tuple[str, Update]]:
-    """Updates by the names of a file: ours, or those of diffusers' layout, fused layers cut apart.
-
-    lora   fitted
-    """
+    """Updates by the names of a file: ours, or those of diffusers' layout, fused layers cut apart."""
     config = lora.config
     if not has_published_names(config):
         return list(lora.updates.items())
@@ -475,7 +441,6 @@ def stored(key: str, update: Update, layout: LoRALayout) -> dict[str, Tensor]:
     """An update's tensors by the names of a file.
 
     key      the layer's name with its prefix
-    layout   "peft" or "kohya"
     """
     down_name, up_name = (
         ("lora_A.weight", "lora_B.weight")

@@ -27,19 +27,13 @@ class Place:
 
 
 def weights_of(config: StageConfig) -> dict[str, Tensor]:
-    """Our network's tensors on the meta device, by name.
-
-    config   of the stage
-    """
+    """Our network's tensors on the meta device, by name."""
     with torch.device("meta"):
         return build_unet(config.unet).state_dict()
 
 
 def has_published_names(config: StageConfig) -> bool:
-    """Whether a network is of DeepFloyd IF's shape, so that its layers have names in both layouts.
-
-    config   of the stage
-    """
+    """Whether a network is of DeepFloyd IF's shape, so that its layers have names in both layouts."""
     unet = config.unet
     return (
         isinstance(unet, ADMConfig)
@@ -50,10 +44,7 @@ def has_published_names(config: StageConfig) -> bool:
 
 
 def places_of(config: StageConfig) -> dict[str, Place]:
-    """Every name that a file may give to a layer of a stage, dotted.
-
-    config   of the stage
-    """
+    """Every name that a file may give to a layer of a stage, dotted."""
     layers = dict.fromkeys(name.rpartition(".")[0] for name in weights_of(config))
     found = {layer: Place(layer) for layer in layers}
     if has_published_names(config):
@@ -62,11 +53,7 @@ def places_of(config: StageConfig) -> dict[str, Place]:
 
 
 def published_places(config: StageConfig, layout: Layout) -> dict[str, Place]:
-    """The names that a published layout gives to the layers of a DeepFloyd IF network.
-
-    config   of the stage
-    layout   "diffusers" or "original"
-    """
+    """The names that a published layout gives to the layers of a DeepFloyd IF network."""
     wanted = weights_of(config)
     assert isinstance(config.unet, ADMConfig)
     found = {}

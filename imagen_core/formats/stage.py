@@ -70,7 +70,6 @@ class StoredStage:
     def read(self, name: str, use: Callable[[Tensor], Tensor] = torch.clone) -> Tensor:
         """One of our tensors; what was read of a mapped file for it is given back where it was copied.
 
-        name   of ours
         use    makes what is wanted of the tensor, which may be a view of a mapped file
         """
         stored = {theirs: self.tensors.get(theirs) for theirs in self.table[name].theirs}
@@ -118,10 +117,7 @@ def open_stage(path: str | Path) -> Iterator[StoredStage]:
 
 @contextmanager
 def open_weights(files: list[Path]) -> Iterator[Tensors]:
-    """The tensors of a U-Net's files, without what wrappers put before their names.
-
-    files   of the weights
-    """
+    """The tensors of a U-Net's files, without what wrappers put before their names."""
     with open_all(files) as tensors:
         yield unwrapped(files[0], tensors, (OURS, *SIGNS.values()))
 
@@ -159,7 +155,6 @@ def read_stage_config(path: str | Path) -> StageConfig:
 def computed_in(stored: StoredStage, device: torch.device) -> torch.dtype:
     """The one dtype for a network whose files need not have one, or have one without arithmetic.
 
-    stored   open
     device   where it is to compute; float8 becomes float32 on a CPU and float16, which is exact, elsewhere
     """
     wider = torch.float32 if device.type == "cpu" else torch.float16
@@ -178,19 +173,12 @@ def save_stage(stage: Stage, path: str | Path) -> None:
 
 
 def header(config: StageConfig) -> dict[str, str]:
-    """What a safetensors file that we write says about itself, in whatever layout.
-
-    config   of the stage
-    """
+    """What a safetensors file that we write says about itself, in whatever layout."""
     return {"format": FORMAT, "config": json.dumps(config.to_dict())}
 
 
 def identify(path: Path, tensors: Tensors) -> tuple[Layout, StageConfig]:
-    """A stage's layout and configuration, from its header or as DeepFloyd IF's.
-
-    path      of one of the files
-    tensors   open
-    """
+    """A stage's layout and configuration, from its header or as DeepFloyd IF's."""
     ours = tensors.metadata.get("format") == FORMAT
     layout = find_layout(tensors.shapes)
     if not ours and layout is None:
@@ -207,12 +195,7 @@ def identify(path: Path, tensors: Tensors) -> tuple[Layout, StageConfig]:
 
 
 def table_of(config: StageConfig, layout: Layout, names: set[str]) -> list[Entry]:
-    """Which stored tensors make which of ours.
-
-    config   of the stage
-    layout   of the stored tensors
-    names    of ours
-    """
+    """Which stored tensors make which of ours."""
     if layout == "imagen":
         return [Entry(name, (name,)) for name in sorted(names)]
     if not isinstance(config.unet, ADMConfig):
@@ -237,10 +220,7 @@ def foreign_shapes(
 
 
 def guess(names: list[str]) -> str:
-    """What a foreign file seems to be, for an error.
-
-    names   of its tensors
-    """
+    """What a foreign file seems to be, for an error."""
     for what, sign in KINDS.items():
         if any(re.search(sign, name) for name in names):
             return what
@@ -252,7 +232,6 @@ def check_names_and_shapes(
 ) -> None:
     """Raise one CheckpointError that lists every missing, unexpected and mis-shaped tensor.
 
-    path              for the error
     expected, found   shapes by name
     """
     lines = [f"missing {name} {list(expected[name])}" for name in sorted(expected.keys() - found)]
@@ -271,8 +250,6 @@ def check_names_and_shapes(
 def placed(tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None) -> Tensor:
     """A weight where and as it is to be used; convolutions channels last.
 
-    tensor   of the file
-    device   target
     dtype    None = as stored
     """
     tensor = tensor.to(device, dtype)

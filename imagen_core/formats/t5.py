@@ -116,10 +116,7 @@ def open_text_encoder(path: Path, stack: ExitStack) -> tuple[Source, T5Config]:
 
 
 def tokenizer_places(path: Path) -> list[Path]:
-    """Folders in which the tokenizer of some weights may lie, the likeliest first.
-
-    path   folder or file of the weights
-    """
+    """Folders in which the tokenizer of some weights may lie, the likeliest first."""
     folder = path if path.is_dir() else path.parent
     places = [folder, folder / "tokenizer"]
     if path.is_dir():
@@ -129,10 +126,7 @@ def tokenizer_places(path: Path) -> list[Path]:
 
 
 def open_source(path: Path, stack: ExitStack) -> Source:
-    """The weights of a folder or file, by Hugging Face's names.
-
-    path    folder or file
-    """
+    """The weights of a folder or file, by Hugging Face's names."""
     if path.is_file() and is_gguf(path):
         return gguf_source(path)
     tensors = stack.enter_context(open_all(weight_files(path)))
@@ -220,11 +214,7 @@ def hugging_face_name(name: str, gated: bool) -> str:
 
 
 def read_config(path: Path, weights: Mapping[str, Weight]) -> T5Config:
-    """The shape: from config.json where a folder has one, else read off the weights.
-
-    path      folder or file of the weights
-    weights   by name
-    """
+    """The shape: from config.json where a folder has one, else read off the weights."""
     source = path / "config.json"
     shapes = {name: weight.shape for name, weight in weights.items()}
     try:
@@ -247,10 +237,7 @@ def read_config(path: Path, weights: Mapping[str, Weight]) -> T5Config:
 
 
 def from_hugging_face(config: dict[str, Any]) -> T5Config:
-    """The shape in a config.json.
-
-    config   parsed JSON
-    """
+    """The shape in a config.json."""
     if config.get("model_type", "t5") != "t5":
         raise ValueError(f"model_type: expected 't5', got {config['model_type']!r}")
     kind = config.get("feed_forward_proj", "relu")
@@ -278,11 +265,7 @@ def build(
     device: torch.device | str,
     dtype: torch.dtype,
 ) -> nn.Module:
-    """The encoder of some weights, each where and as it is to be used.
-
-    weights         by name
-    device, dtype   as in `load_text_encoder`
-    """
+    """The encoder of some weights, each where and as it is to be used."""
     compute = torch.float32 if dtype == torch.float16 else dtype
 
     def stored(weight: Weight) -> Tensor:

@@ -111,10 +111,7 @@ class T5Config:
 
     @staticmethod
     def infer(shapes: Shapes) -> "T5Config":
-        """The shape that an encoder's tensors show; KeyError where one of them is not there.
-
-        shapes   by name
-        """
+        """The shape that an encoder's tensors show; KeyError where one of them is not there."""
         first = BLOCK.format(0)
         gated = first + FEED_FORWARD.format("wi_0") in shapes
         inner, width = shapes[first + ATTENTION.format("q")]

@@ -15,12 +15,15 @@ from torch import Tensor, nn
 KeysValues = tuple[Tensor, Tensor]  # each: b heads n d
 
 
+# (Eq. 1)
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention of every query over every key, heads merged.
 
     q        b heads n d
     k, v     b heads m d
     returns  b n (heads d)
+
+    arXiv:1706.03762, Eq. 1.
     """
     return rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n d -> b n (heads d)")
 

@@ -69,7 +69,6 @@ def write_tensors(
 ) -> None:
     """Write a safetensors file, tensor by tensor; it appears whole or not at all.
 
-    path       of the file
     tensors    by name: what is written, or what it looks like where `produce` is given
     metadata   strings for the header
     produce    name -> the tensor itself, called as its turn comes, so that one at a time is in memory
@@ -121,10 +120,7 @@ def release(tensor: Tensor) -> None:
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file starts as a pickle does; safetensors has "{" behind the length of its header.
-
-    path   of the file
-    """
+    """Whether a file starts as a pickle does; safetensors has "{" behind the length of its header."""
     with path.open("rb") as file:
         start = file.read(9)
     return start.startswith(PICKLE_STARTS) and start[8:] != b"{"
@@ -132,10 +128,7 @@ def is_pickle(path: Path) -> bool:
 
 @contextmanager
 def open_tensors(path: Path) -> Iterator:
-    """An open safetensors file, memory-mapped; anything else is a CheckpointError.
-
-    path   of the file
-    """
+    """An open safetensors file, memory-mapped; anything else is a CheckpointError."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     if is_pickle(path):
@@ -159,7 +152,6 @@ def inside(folder: Path, name: Any, what: str) -> Path:
 
     folder   holds the file, or a link to it
     name     relative path
-    what     names the entry in the error
     """
     if isinstance(name, str) and name:
         root, path = os.path.abspath(folder), Path(os.path.abspath(folder / name))
@@ -169,10 +161,7 @@ def inside(folder: Path, name: Any, what: str) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, in any of Unicode's encodings; CheckpointError names the file.
-
-    path   of the file
-    """
+    """The object in a JSON file, in any of Unicode's encodings; CheckpointError names the file."""
     try:
         if path.stat().st_size > MOST_JSON:
             raise CheckpointError(f"{path}: expected less than {MOST_JSON} bytes of JSON")
@@ -189,9 +178,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in any of Unicode's encodings, without its byte-order mark.
-
-    path   of the file
-    """
+    """The text of a file in any of Unicode's encodings, without its byte-order mark."""
     data = path.read_bytes()
     return data.decode(json.detect_encoding(data))

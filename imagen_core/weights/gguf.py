@@ -124,10 +124,7 @@ def open_gguf(path: Path) -> GgufFile:
 
 
 def read_gguf(buffer: mmap.mmap) -> GgufFile:
-    """The same from the file's bytes; ValueError where they make no sense.
-
-    buffer   the whole file
-    """
+    """The same from the file's bytes; ValueError where they make no sense."""
     reader = Reader(buffer)
     magic = bytes(reader.take("B", 4))
     version, tensor_count, value_count = (*reader.take("I"), *reader.take("Q", 2))
@@ -160,7 +157,6 @@ def gguf_tensor(
 ) -> GgufTensor:
     """A view of one tensor.
 
-    buffer   the whole file
     shape    of the values, outermost first
     kind     number of the storage type
     start    byte at which it begins
