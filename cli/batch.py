@@ -18,9 +18,21 @@ from .run import add_input_option, input_folder, require_writable
 
 def add_batch_options(sub: argparse.ArgumentParser) -> None:
     """The options of `imagen batch`."""
-    sub.add_argument("prompts", type=Path, metavar="PROMPTS.jsonl", help='{"NODE.INPUT": value, …}')
-    sub.add_argument("--workflow", type=Path, required=True)
-    sub.add_argument("-o", "--out", type=Path, required=True, help="folder of pictures")
+    sub.add_argument(
+        "prompts",
+        type=Path,
+        metavar="PROMPTS.jsonl",
+        help='a JSON object per line, such as {"prompt": "a cat"} or {"NODE.INPUT": value, …}',
+    )
+    about = "the workflow to run for each line"
+    sub.add_argument("--workflow", type=Path, required=True, help=about)
+    sub.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for the images, and for manifest.jsonl, which records what is done",
+    )
     add_input_option(sub)
 
 

@@ -13,16 +13,14 @@ def add_convert_options(sub: argparse.ArgumentParser) -> None:
 
     sub   receives them
     """
+    sub.add_argument("source", type=Path, help="a stage file, or a folder or file of DeepFloyd IF")
     sub.add_argument(
-        "source", type=Path, help="a stage file, a DeepFloyd IF folder, or a file of it"
-    )
-    sub.add_argument(
-        "target", type=Path, help="a .safetensors file, or a folder as it is published"
+        "target", type=Path, help="a .safetensors file, or a new folder in a published layout"
     )
     sub.add_argument(
         "--layout",
         choices=("imagen", "diffusers", "original"),
-        help="of the target; default: diffusers', or the original one from diffusers'",
+        help="layout of the target; default: original if the source is in diffusers' layout, else diffusers",
     )
     sub.add_argument(
         "--lora",

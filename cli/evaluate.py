@@ -20,30 +20,32 @@ def add_evaluate_options(sub: argparse.ArgumentParser) -> None:
     of_stage = "default: the stage's own"
     about = "a bundled cascade, or a folder with a cascade.json, whose base is measured"
     add("cascade", nargs="?", metavar="CASCADE", help=about)
-    about = "measure a folder's pictures instead: of its prompts.jsonl, or each with its caption in a .txt"
+    about = "measure a folder of images instead: with a prompts.jsonl, or each with its caption in a .txt"
     add("--images", type=Path, metavar="DIR", help=about)
-    about = "a stage file that stands in for the cascade's base"
+    about = "a stage file to measure in place of the cascade's base"
     add("--base", type=Path, metavar="FILE", help=about)
-    about = "one prompt a line, or .jsonl that says what each must show; default: those of the emoji cascade"
+    about = (
+        "one prompt per line, or .jsonl that says what each must show; default: the emoji cascade's"
+    )
     add("--prompts", type=Path, metavar="FILE", help=about)
-    about = "the first N prompts of each set alone"
+    about = "only the first N prompts of each set"
     add("--limit", type=int, metavar="N", help=about)
-    about = "a judge file, once for each; default: the two that are bundled"
+    about = "a judge file; repeatable; default: the two bundled ones"
     add("--judge", type=Path, action="append", metavar="FILE", help=about)
-    about = "training pictures with captions: in which copies are looked for, and which the judges compare to"
+    about = "training images with captions, to find copies in and to compare with"
     add("--reference", type=Path, metavar="DIR", help=about)
-    about = "a report.json whose figures stand beside these, once for each"
+    about = "a report.json whose figures are shown beside these; repeatable"
     add("--beside", type=Path, action="append", default=[], metavar="FILE", help=about)
-    about = "folder for report.json, report.html and the pictures; default: %(default)s"
+    about = "folder for report.json, report.html and the images; default: %(default)s"
     add("-o", "--out", type=Path, default=Path("evaluation"), metavar="DIR", help=about)
-    about = "picture i of the prompts has seed N + i; default: %(default)s"
+    about = "image i of the prompts uses seed N + i; default: %(default)s"
     add("--seed", type=int, default=0, metavar="N", help=about)
     add("--steps", type=int, metavar="N", help=f"sampler steps; {of_stage}")
     add("--sampler", metavar="NAME", help=of_stage)
-    add("--guidance", type=float, metavar="W", help=f"scale of the guidance, 1 = off; {of_stage}")
+    add("--guidance", type=float, metavar="W", help=f"guidance scale, 1 = off; {of_stage}")
     add("--threshold", choices=("dynamic", "static", "none"), help=of_stage)
     add("--percentile", type=float, metavar="P", help=f"of the dynamic threshold; {of_stage}")
-    about = "pictures in one evaluation of the network; default: %(default)s"
+    about = "images per evaluation of the network; default: %(default)s"
     add("--batch", type=int, default=32, metavar="N", help=about)
     about = "auto (a GPU where there is one), cpu, cuda, …; default: %(default)s"
     add("--device", default="auto", metavar="NAME", help=about)

@@ -32,41 +32,49 @@ def add_generate_options(sub: argparse.ArgumentParser) -> None:
     """
     add = sub.add_argument
     of_stage = "default: the stage's own"
-    add("prompt", help="what the pictures show")
-    about = "a .png file, numbered for several; in a folder, imagen.png; default: %(default)s"
+    add("prompt", help="what the images should show")
+    about = "a .png file (numbered if there are several), or a folder for imagen.png; default: %(default)s"
     add("-o", "--out", type=picture_path, default=Path("imagen.png"), metavar="PATH", help=about)
-    about = "one that doctor lists, or a folder with a cascade.json; default: %(default)s"
+    about = "a cascade that `imagen doctor` lists, or a folder with a cascade.json; default: %(default)s"
     add("--cascade", default="emoji", metavar="NAME", help=about)
-    about = "side of the pictures, a stage's: 64, 256 or 1024; default: where the cascade ends"
+    about = "side of the images: the resolution of one of the stages; default: the last stage's"
     add("--upto", type=int, metavar="N", help=about)
-    add("--negative", default="", metavar="TEXT", help="what to keep away from; default: nothing")
-    about = f"how strongly the text pulls on the base, 1 = off; {of_stage}"
+    add(
+        "--negative",
+        default="",
+        metavar="TEXT",
+        help="negative prompt: what to steer away from; default: empty",
+    )
+    about = f"guidance scale of the base: how closely it follows the text, 1 = off; {of_stage}"
     add("--guidance", type=float, metavar="W", help=about)
-    about = f"what keeps the base's values in range; {of_stage}"
+    about = f"how the base's values are kept in range; {of_stage}"
     add("--threshold", choices=("dynamic", "static", "none"), help=about)
-    about = f"of the dynamic threshold, over 0 and up to 1; {of_stage}"
+    about = f"percentile of the dynamic threshold, greater than 0 and at most 1; {of_stage}"
     add("--percentile", type=float, metavar="P", help=about)
-    about = f"bound on the dynamic threshold, 1 or more, 100 = none; {of_stage}"
+    about = f"upper limit of the dynamic threshold, at least 1; 100 = no limit; {of_stage}"
     add("--max-value", type=float, metavar="V", help=about)
-    about = f"sampler steps, of all stages or of each, base first; {of_stage}"
+    about = f"sampler steps: one number for all stages, or one for each, base first; {of_stage}"
     add("--steps", type=numbers(int), metavar="N[,N[,N]]", help=about)
     about = (
-        "for DeepFloyd IF, once a stage, base first: smart50, leading50, 10,10,0 or [999, 500, 0]"
+        "for DeepFloyd IF in place of --steps, repeated for each stage, base first: smart50, leading50, "
+        "10,10,0 or [999, 500, 0]"
     )
     add("--timesteps", action="append", default=[], metavar="PRESET|LIST", help=about)
-    about = f"of all stages, one of {', '.join(SAMPLERS)}; {of_stage}"
+    about = f"sampler of all stages: {', '.join(SAMPLERS)}; {of_stage}"
     add("--sampler", metavar="NAME", help=about)
-    about = f"noise on what the SR stages enlarge, 0 to 1, of both or of each; {of_stage}"
+    about = f"noise added to what the SR stages enlarge, 0 to 1: one for all, or one for each; {of_stage}"
     add("--aug-level", type=numbers(float), metavar="F[,F]", help=about)
     about = (
-        "a LoRA, from models/loras or by its path, for the stage that it fits; :stage=sr256 says which where "
-        "it fits several; repeatable"
+        "a LoRA in models/loras, or its path, for the stage that it fits; add :stage=sr256 if it fits "
+        "several; repeatable; default: none"
     )
     add("--lora", action="append", default=[], metavar="FILE[:STRENGTH]", help=about)
-    about = "same seed, same picture; picture i of several has seed + i; default: %(default)s"
+    about = (
+        "the same seed gives the same image; image i of several uses seed + i; default: %(default)s"
+    )
     add("--seed", type=int, default=0, metavar="N", help=about)
-    add("--batch", type=int, default=1, metavar="N", help="pictures; default: %(default)s")
-    about = "side of the SR stages' tiles, 0 = whole pictures; default: %(default)s"
+    add("--batch", type=int, default=1, metavar="N", help="number of images; default: %(default)s")
+    about = "side of the SR stages' tiles, 0 = whole images; default: %(default)s"
     add("--tile", type=int, default=0, metavar="PIXELS", help=about)
     about = "auto (a GPU where there is one), cpu, cuda, cuda:1, mps, …; default: %(default)s"
     add("--device", default="auto", metavar="NAME", help=about)

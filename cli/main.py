@@ -93,22 +93,28 @@ def make_parser() -> argparse.ArgumentParser:
     def command(name: str, function: Any, about: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=about, description=about)
         sub.set_defaults(command=function)
-        sub.add_argument("--json", action="store_true", help="one JSON object last on stdout")
+        sub.add_argument(
+            "--json",
+            action="store_true",
+            help="print one JSON object as the last line of standard output",
+        )
         return sub
 
-    add_generate_options(command("generate", generate, "Make pictures of a prompt."))
-    about = "Run a saved workflow: UI or API format, or a PNG that carries one."
+    add_generate_options(command("generate", generate, "Make images of a prompt."))
+    about = "Run a saved workflow: JSON in the UI or API format, or a PNG that holds one."
     add_run_options(command("run", run, about))
-    about = "Run a workflow once for each line of a file; goes on where it stopped."
+    about = "Run a workflow once for each line of a file; continues where it stopped."
     add_batch_options(command("batch", batch, about))
-    sub = command("train", train, "Train a stage by a recipe; goes on from its last checkpoint.")
+    sub = command(
+        "train", train, "Train a stage as a recipe says; continues from its last checkpoint."
+    )
     sub.add_argument("recipe", type=Path, help="a TOML file, such as recipes/emoji/*.toml")
     add_convert_options(command("convert", convert, "Write a stage's weights in another layout."))
-    about = "Measure a cascade's pictures, or a folder of pictures; writes tables and a page."
+    about = "Measure a cascade's images, or a folder of images; writes tables and a page."
     add_evaluate_options(command("evaluate", evaluate, about))
-    sub = command("info", info, "Say what a file or folder is.")
-    sub.add_argument("path", type=Path, help="of a model, an encoded prompt, a workflow, a picture")
-    command("doctor", doctor, "Check this installation and say what to fix.")
+    sub = command("info", info, "Show what a file or folder holds.")
+    sub.add_argument("path", type=Path, help="a model, an encoded prompt, a workflow or an image")
+    command("doctor", doctor, "Check this installation and show what to fix.")
     return parser
 
 

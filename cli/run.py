@@ -19,19 +19,25 @@ if TYPE_CHECKING:
 
 def add_run_options(sub: argparse.ArgumentParser) -> None:
     """The options of `imagen run`."""
-    sub.add_argument("workflow", type=Path)
-    sub.add_argument("--set", action="append", default=[], metavar="NODE.INPUT=VALUE")
+    about = "a workflow: JSON in the UI or the API format, or a PNG that holds one"
+    sub.add_argument("workflow", type=Path, help=about)
+    about = "change an input; NODE is an id, a title or a node type that occurs once; repeatable"
+    sub.add_argument("--set", action="append", default=[], metavar="NODE.INPUT=VALUE", help=about)
     sub.add_argument(
-        "--prompt-seed", type=int, default=0, metavar="N", help="draws one of each {a|b} in prompts"
+        "--prompt-seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed of the random choices {a|b} in prompts",
     )
-    sub.add_argument("-o", "--out", type=Path, default=Path("output"), help="folder of pictures")
+    sub.add_argument("-o", "--out", type=Path, default=Path("output"), help="folder for the images")
     add_input_option(sub)
     sub.add_argument("--comfy", metavar="URL", help="run it on this ComfyUI server instead")
 
 
 def add_input_option(sub: argparse.ArgumentParser) -> None:
     """The option that says where pictures to load lie."""
-    about = "folder that LoadImage reads; else ./input, else the folder input beside the workflow"
+    about = "folder of the images to load; default: ./input, or else input beside the workflow"
     sub.add_argument("--input", type=Path, help=about)
 
 
