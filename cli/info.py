@@ -130,7 +130,7 @@ def _describe_tensors(path: Path) -> dict[str, Any]:
     }
     if not ours and layout is None:
         raise ValueError(
-            f"{path}: expected a stage, a cascade, a T5 encoder, an encoded prompt, a workflow or a picture "
+            f"{path}: expected a stage, a cascade, a T5 encoder, an encoded prompt, a workflow or an image "
             f"that carries one; it looks like {guess(list(shapes))}"
         )
     with open_stage(path) as stored:

@@ -220,7 +220,7 @@ class Stage:
         if tuple(original[1:3]) == (height, width) and original[0] in (1, batch):
             return
         raise ValueError(
-            f"original: expected 1 or {batch} pictures of {width} x {height}, {self.config.scale} times "
+            f"original: expected 1 or {batch} images of {width} x {height}, {self.config.scale} times "
             f"as large as image, got {original[0]} of {original[2]} x {original[1]}; scale it to that size"
         )
 

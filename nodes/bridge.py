@@ -166,8 +166,8 @@ class ImagenConditioningToText:
             lengths = [part.embeds.shape[1] for part in (text, null_text)]
             if lengths[0] != lengths[1]:
                 raise ValueError(
-                    f"negative: expected {lengths[0]} states as in positive, got {lengths[1]}; join as "
-                    f"much to the one as to the other"
+                    f"negative: expected {lengths[0]} states as in positive, got {lengths[1]}; "
+                    f"concatenate as many prompts to the one as to the other"
                 )
             return (EncodedPrompt(text, null_text.expand(len(text)), style=style_of(positive)),)
 

@@ -44,6 +44,6 @@ def require_input_size(stage: Any, image: Any) -> None:
     wanted = stage.config.resolution // stage.config.scale
     if max(height, width) < wanted / 2:
         raise ValueError(
-            f"image: this stage enlarges pictures of about {wanted} x {wanted}, got {width} x {height}; "
-            f"put the stage before it in between (Imagen SR 256), or scale the picture up"
+            f"image: this stage enlarges images of about {wanted} x {wanted}, got {width} x {height}; "
+            f"run the stage before it first (Imagen SR 256), or scale the image up"
         )

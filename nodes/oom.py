@@ -81,14 +81,14 @@ def attempts(node: str, batch: int, ways: list[tuple[int, int]]) -> Iterator[Att
         host.note(f"{node}: out of memory with {_described(rows, tile)}; trying with less")
     assert attempt is not None and attempt.failure is not None
     raise attempt.failure(
-        f"{node}: out of memory, even with {_described(*ways[-1])}; make a smaller picture, choose "
+        f"{node}: out of memory, even with {_described(*ways[-1])}; make a smaller image, choose "
         f"bfloat16 in the loader, or free memory that other programs hold"
     )
 
 
 def _described(rows: int, tile: int) -> str:
-    pictures = "1 picture" if rows == 1 else f"{rows} pictures"
-    return f"{pictures} at a time" + (f" in tiles of {tile}" if tile else "")
+    images = "1 image" if rows == 1 else f"{rows} images"
+    return f"{images} at a time" + (f" in tiles of {tile}" if tile else "")
 
 
 def rows_of(tensor: Tensor | None, rows: slice) -> Tensor | None:

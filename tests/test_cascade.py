@@ -224,7 +224,7 @@ def test_strength_without_a_picture_changes_nothing(base, sr, picture):
         ({"mask": torch.ones(1, 64, 96)}, "mask: needs an original whose unmasked"),
         (
             {"original": torch.rand(1, 64, 64, 3)},
-            "original: expected 1 or 2 pictures of 96 x 64, 4 times as large as image, got 1 of 64 x 64",
+            "original: expected 1 or 2 images of 96 x 64, 4 times as large as image, got 1 of 64 x 64",
         ),
         ({"original": torch.rand(3, 64, 96, 3)}, "got 3 of 96 x 64; scale it to that size"),
         ({"original": torch.rand(1, 64, 96, 3), "strength": 0.0}, "strength must be in"),

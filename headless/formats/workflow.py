@@ -74,7 +74,7 @@ def in_png(path: Path) -> list[dict[str, Any]]:
         except WorkflowError as error:
             problems += error.problems
     if not found:
-        raise WorkflowError(problems or [f"{path}: carries no workflow"])
+        raise WorkflowError(problems or [f"{path}: holds no workflow"])
     return found
 
 

@@ -238,8 +238,8 @@ def require_lowres(lowres: Tensor | None, noise: Tensor) -> None:
     """
     if lowres is None:
         raise ValueError(
-            "Imagen Stage to Model: an SR stage enlarges a picture: put Imagen SR Conditioning "
-            "between the text and the sampler"
+            "Imagen Stage to Model: a super-resolution stage needs an image to enlarge; "
+            "put Imagen SR Conditioning between the text and the sampler"
         )
     if lowres.shape[2:] != noise.shape[2:]:
         sizes = [f"{x.shape[3]} x {x.shape[2]}" for x in (lowres, noise)]

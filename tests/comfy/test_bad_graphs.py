@@ -64,7 +64,7 @@ SOLID = {"value": 0.5, "width": 64, "height": 64}
 BAD = {
     "64 into 1024": (
         sr_1024,
-        r"this stage enlarges pictures of about 256 x 256, got 64 x 64; put the stage before it in",
+        r"this stage enlarges images of about 256 x 256, got 64 x 64; run the stage before it first",
     ),
     "a cascade without 1024": (
         lambda graph: sr_1024(graph, "small"),

@@ -51,7 +51,7 @@ def test_where_no_chunk_can_be_read_both_are_named(tmp_path):
     said = str(caught.value)
     assert "p.png, prompt: not JSON" in said
     assert "p.png, workflow: neither" in said
-    with pytest.raises(WorkflowError, match=r"p\.png: carries no workflow"):
+    with pytest.raises(WorkflowError, match=r"p\.png: holds no workflow"):
         read_workflow(png(tmp_path / "p.png", note="x"))
 
 

@@ -130,7 +130,7 @@ def test_an_original_its_mask_and_strength_reach_the_core(sr, text, picture):
         ({"original": torch.rand(64, 64, 3)}, "SR 256: original: expected batch x height"),
         (
             {"original": torch.rand(1, 32, 64, 3)},
-            "SR 256: original: expected 1 or 2 pictures of 64 x 64, .*",
+            "SR 256: original: expected 1 or 2 images of 64 x 64, .*",
         ),
     ],
 )
@@ -317,7 +317,7 @@ def test_a_batch_that_does_not_fit_is_made_in_smaller_ones(
     Shortage(monkeypatch, base, 16 * 16)
     (made,) = node("ImagenBaseSample", stage=base, text=text, **chosen)
     assert torch.allclose(made, expected, atol=1e-5)
-    assert "Base Sample: out of memory with 2 pictures at a time; trying with less" in caplog.text
+    assert "Base Sample: out of memory with 2 images at a time; trying with less" in caplog.text
 
 
 def test_a_picture_that_does_not_fit_is_made_in_tiles(sr, text, monkeypatch, caplog):
@@ -334,12 +334,12 @@ def test_a_picture_that_does_not_fit_is_made_in_tiles(sr, text, monkeypatch, cap
         for i in range(2)
     ]
     assert torch.equal(made, torch.cat(alone))
-    assert "with 1 picture at a time in tiles of 64; trying with less" in caplog.text
+    assert "with 1 image at a time in tiles of 64; trying with less" in caplog.text
 
 
 def test_a_picture_that_never_fits_ends_in_a_clear_message(base, text, monkeypatch):
     Shortage(monkeypatch, base, 0)
-    with pytest.raises(torch.cuda.OutOfMemoryError, match="even with 1 picture at a time; make a"):
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="even with 1 image at a time; make a"):
         node("ImagenBaseSample", stage=base, text=text, **{**BASE, "batch_size": 3})
 
 
