@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..graph import Link, Problem, WorkflowError
-from .ui_scopes import DEEPEST, SUBGRAPH_INPUT, SUBGRAPH_OUTPUT, Scope, UILink
+from ..graph import Link, brief
+from .ui_parts import SUBGRAPH_INPUT, UILink, first_value
+from .ui_scopes import BadLink, Constant, Scope, Source
 
 MUTED, BYPASSED = 2, 4
 NOTES = ("Note", "MarkdownNote")
@@ -13,127 +14,148 @@ ANY = ("*", "", 0)
 
 
 @dataclass(frozen=True)
-class Constant:
-    """What an input resolves to where no node feeds it.
+class Step:
+    """Where a link is followed on.
 
-    value      of a primitive, or of a subgraph's promoted widget
-    promoted   whether it comes through a subgraph's input
+    scope     of the next link
+    link      the next link
+    kind      type that its consumer takes
+    left      the instance that was left through its input, and the input's name; None = none was
     """
 
-    value: Any
-    promoted: bool = False
+    scope: Scope
+    link: UILink
+    kind: Any
+    left: tuple[Scope, str] | None = None
 
 
-Source = Link | Constant | None
-
-
-def resolve_input(
-    scope: Scope, node: dict[str, Any], index: int, depth: int = 0, kind: Any = None
-) -> Source:
-    """What feeds an input slot: a real node's output, a constant, or nothing.
+def resolve_input(scope: Scope, node: dict[str, Any], index: int) -> Source:
+    """What feeds an input slot: a real node's output, a constant, or nothing; BadLink where it leads nowhere.
 
     scope   of the node
     node    in the UI format
     index   of the slot in node["inputs"]
-    depth   links followed so far
-    kind    type that the first consumer takes; None = this slot is the first
+
+    A link is followed once for all the inputs that it leads to.
     """
-    if depth > DEEPEST:
-        line = f"{scope.name_of(node)}: its links run in a circle"
-        problem = Problem(line, "dependency_cycle", scope.prefix + str(node["id"]))
-        raise WorkflowError([problem])
-    slot = node["inputs"][index]
-    link = scope.links.get(slot.get("link"))
-    if link is None:
+    step = into(scope, node, index)
+    trail: list[tuple[dict[Any, Any], Any, tuple[Scope, str] | None]] = []
+    followed = set()
+    source: Source | BadLink = None
+    while isinstance(step, Step):
+        known, key = step.scope.resolved, (step.link.origin, step.link.origin_slot, step.kind)
+        trail.append((known, key, step.left))
+        if key in known:
+            source, step = known[key], None
+        elif (id(known), key) in followed:
+            source, step = BadLink("its links run in a circle", "dependency_cycle"), None
+        else:
+            followed.add((id(known), key))
+            try:
+                step = follow(step.scope, step.link, step.kind)
+                source = None if isinstance(step, Step) else step
+            except BadLink as error:
+                source, step = error, None
+    for known, key, left in reversed(trail):
+        known[key] = source
+        if left is not None and not isinstance(source, BadLink):
+            source = entering(*left, source)
+    if isinstance(source, BadLink):
+        raise source
+    return source
+
+
+def into(scope: Scope, node: dict[str, Any], index: int, kind: Any = None) -> Step | None:
+    """The link of an input slot, where it has one.
+
+    kind   type that the first consumer takes; None = this slot is the first
+    """
+    if not 0 <= index < len(node["inputs"]):
         return None
-    return resolve_origin(scope, link, depth + 1, slot.get("type", "*") if kind is None else kind)
+    slot = node["inputs"][index]
+    link = scope.part.links.get(slot["link"])
+    return link and Step(scope, link, slot["type"] if kind is None else kind)
 
 
-def resolve_origin(scope: Scope, link: UILink, depth: int, kind: Any) -> Source:
-    """What a link brings.
+def follow(scope: Scope, link: UILink, kind: Any) -> Step | Source:
+    """What a link brings, or where it is followed on.
 
-    scope   of the link
-    link    to follow up
-    depth   links followed so far
-    kind    type that the consumer takes
+    kind   type that the consumer takes
     """
     if link.origin == SUBGRAPH_INPUT:
-        return resolve_host_input(scope, link.origin_slot, depth, kind)
+        return out_of(scope, whole(link.origin_slot))
     node_id = str(link.origin)
-    node = scope.nodes.get(node_id)
+    node = scope.part.nodes.get(node_id)
     if node is None or node.get("mode", 0) == MUTED or node["type"] in NOTES:
         return None
     if node.get("mode", 0) == BYPASSED:
-        index = bypass_input(node, link.origin_slot, kind)
-        return None if index is None else resolve_input(scope, node, index, depth)
+        index = bypass_input(node, whole(link.origin_slot), kind)
+        return None if index is None else into(scope, node, index)
     if node_id in scope.children:
-        return resolve_subgraph_output(scope.children[node_id], link.origin_slot, depth, kind)
+        child = scope.children[node_id]
+        inner = child.part.output_link(whole(link.origin_slot))
+        return inner and Step(child, inner, kind)
     if node["type"] in ("Reroute", "SetNode"):
-        return resolve_input(scope, node, 0, depth, kind)
+        return into(scope, node, 0, kind)
     if node["type"] == "PrimitiveNode":
-        values = node.get("widgets_values") or []
-        return Constant(values[0]) if values else None
+        value = first_value(node)
+        return None if value is None else Constant(value)
     if node["type"] == "GetNode":
-        return resolve_get(scope, node, depth, kind)
-    return Link(scope.prefix + node_id, int(link.origin_slot))
+        return from_setter(scope, first_value(node), kind)
+    return Link(scope.prefix + node_id, whole(link.origin_slot))
 
 
-def resolve_host_input(scope: Scope, slot: int, depth: int, kind: Any) -> Source:
+def out_of(scope: Scope, slot: int) -> Step | Source:
     """What feeds input `slot` of a subgraph instance: its link, else its promoted widget's value.
 
     scope   inside the instance
-    slot    index among the definition's inputs
-    depth   links followed so far
-    kind    type that the consumer takes
     """
-    host, parent = scope.host, scope.parent
-    if host is None or parent is None or scope.definition is None:
+    host, parent, inputs = scope.host, scope.parent, scope.part.inputs
+    if host is None or parent is None or not 0 <= slot < len(inputs):
         return None
-    name = scope.definition["inputs"][slot]["name"]
-    slots = host.get("inputs") or []
-    index = next((i for i, entry in enumerate(slots) if entry["name"] == name), None)
-    if index is not None:
-        source = resolve_input(parent, host, index, depth)
-        if isinstance(source, Constant):
-            return Constant(source.value, promoted=True)
-        if source is not None:
-            return source
-    return Constant(scope.promoted[name], promoted=True) if name in scope.promoted else None
+    name = inputs[slot]["name"]
+    step = into(parent, host, scope.host_slots.get(name, -1))
+    if step is None:
+        return entering(scope, name, None)
+    return Step(step.scope, step.link, step.kind, (scope, name))
 
 
-def resolve_subgraph_output(scope: Scope, slot: int, depth: int, kind: Any) -> Source:
-    """What a subgraph instance puts out at a slot.
+def entering(scope: Scope, name: str, source: Source) -> Source:
+    """What an instance's input brings inside: what feeds it, else its promoted widget's value.
 
-    scope   inside the instance
-    slot    index among its outputs
-    depth   links followed so far
-    kind    type that the consumer takes
+    scope    inside the instance
+    name     of the input
+    source   what its link brings
     """
-    if depth > DEEPEST:
-        line = f"subgraph {scope.prefix}: its links run in a circle"
-        raise WorkflowError([Problem(line, "dependency_cycle", scope.prefix.rstrip(":"))])
-    for link in scope.links.values():
-        if link.target == SUBGRAPH_OUTPUT and link.target_slot == slot:
-            return resolve_origin(scope, link, depth + 1, kind)
-    return None
+    if isinstance(source, Constant):
+        return Constant(source.value, promoted=True)
+    if source is None and name in scope.promoted:
+        return Constant(scope.promoted[name], promoted=True)
+    return source
 
 
-def resolve_get(scope: Scope, node: dict[str, Any], depth: int, kind: Any) -> Source:
-    """What the SetNode of the same name was given, in this scope or one around it.
+def from_setter(scope: Scope, name: Any, kind: Any) -> Step | None:
+    """The link of the SetNode of that name, in this scope or one around it.
 
-    scope   of the GetNode
-    node    the GetNode
-    depth   links followed so far
-    kind    type that the consumer takes
+    kind   type that the consumer takes
     """
-    name = (node.get("widgets_values") or [None])[0]
-    around: Scope | None = scope
+    around: Scope | None = scope if isinstance(name, str) else None
     while around is not None:
-        for other in around.nodes.values():
-            if other["type"] == "SetNode" and (other.get("widgets_values") or [None])[0] == name:
-                return resolve_input(around, other, 0, depth, kind)
+        if name in around.part.setters:
+            return into(around, around.part.setters[name], 0, kind)
         around = around.parent
     return None
+
+
+def whole(slot: Any) -> int:
+    """The number of an output; BadLink where it is none."""
+    if isinstance(slot, float) and slot.is_integer():
+        return int(slot)
+    if isinstance(slot, str) and slot.isdecimal() and len(slot) < 10:
+        return int(slot)
+    if isinstance(slot, int) and not isinstance(slot, bool):
+        return slot
+    raise BadLink(f"expected a link from an output's number, got {brief(slot)}")
 
 
 def bypass_input(node: dict[str, Any], slot: int, kind: Any) -> int | None:
@@ -143,13 +165,13 @@ def bypass_input(node: dict[str, Any], slot: int, kind: Any) -> int | None:
     slot   of the output
     kind   type that the consumer takes
     """
-    inputs, outputs = node.get("inputs") or [], node.get("outputs") or []
+    inputs, outputs = node["inputs"], node["outputs"]
     if not inputs:
         return None
     if kind in ANY:
-        return slot if slot < len(inputs) else 0
-    own = outputs[slot].get("type", "*") if slot < len(outputs) else "*"
-    types = [entry.get("type", "*") for entry in inputs]
+        return slot if 0 <= slot < len(inputs) else 0
+    own = outputs[slot]["type"] if 0 <= slot < len(outputs) else "*"
+    types = [entry["type"] for entry in inputs]
     fits = [i for i, it in enumerate(types) if compatible(it, own) and compatible(it, kind)]
     if slot in fits:
         return slot

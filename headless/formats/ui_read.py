@@ -11,11 +11,11 @@ And a primitive wired to a subgraph's widget is shown there but not queued by fr
 import re
 from typing import Any
 
-from ..graph import Link, Node, Problem, WorkflowError
-from ..registry import Registry
+from ..graph import Link, Node, Problem, WorkflowError, cut
+from ..registry import Registry, declared_once
 from .queueing import Draft, Shown
-from .ui_links import BYPASSED, MUTED, VIRTUAL, Constant, resolve_input
-from .ui_scopes import Scope, nodes_within, read_scopes
+from .ui_links import BYPASSED, MUTED, VIRTUAL, resolve_input
+from .ui_scopes import BadLink, Constant, Scope, Source, nodes_within, read_scopes
 from .widget_values import UnknownOrder, widget_values
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -30,13 +30,14 @@ def convert(data: dict[str, Any], registry: Registry) -> Draft:
     draft = Draft({})
     problems: list[Problem] = []
     try:
-        root = read_scopes(data)
-        emit(root, registry, draft, problems)
-        draft.shown += (shown(scope, node, registry) for scope, node in nodes_within(root))
+        with declared_once():
+            root = read_scopes(data)
+            emit(root, registry, draft, problems)
+            draft.shown += (shown(scope, node, registry) for scope, node in nodes_within(root))
     except WorkflowError as error:
         problems += error.problems
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-        problems.append(Problem(f"workflow: not well-formed UI format: {error!r}"))
+        problems.append(Problem(f"workflow: not well-formed UI format: {error!r:.200}"))
     if problems:
         raise WorkflowError(problems)
     for node in draft.graph.values():
@@ -54,7 +55,7 @@ def emit(scope: Scope, registry: Registry, draft: Draft, problems: list[Problem]
     draft      receives the nodes
     problems   receives what cannot be read
     """
-    for node_id, node in scope.nodes.items():
+    for node_id, node in scope.part.nodes.items():
         kind = node["type"]
         if node.get("mode", 0) in (MUTED, BYPASSED) or kind in VIRTUAL:
             continue
@@ -70,13 +71,17 @@ def emit(scope: Scope, registry: Registry, draft: Draft, problems: list[Problem]
         if fault:
             problems.append(fault)
             continue
-        own, brought = joined(scope, node, values, kind in registry)
+        own, brought = joined(scope, node, values, kind in registry, problems)
         draft.typed |= dict.fromkeys((full_id, name) for name in own if name not in brought)
-        draft.graph[full_id] = Node(full_id, kind, node.get("title") or kind, {**own, **brought})
+        draft.graph[full_id] = Node(full_id, kind, node["title"] or kind, {**own, **brought})
 
 
 def joined(
-    scope: Scope, node: dict[str, Any], values: dict[str, Any], declared: bool
+    scope: Scope,
+    node: dict[str, Any],
+    values: dict[str, Any],
+    declared: bool,
+    problems: list[Problem],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A node's inputs: its own widgets, primitives among them; and over them what links and subgraphs bring.
 
@@ -84,9 +89,17 @@ def joined(
     node       in the UI format
     values     of its widgets
     declared   whether its class is known
+    problems   receives the links that lead nowhere
     """
-    slots = [slot["name"] for slot in node.get("inputs") or []]
-    sources = {name: resolve_input(scope, node, i) for i, name in enumerate(slots)}
+    sources: dict[str, Source] = {}
+    for i, slot in enumerate(node["inputs"]):
+        try:
+            sources[slot["name"]] = resolve_input(scope, node, i)
+        except BadLink as error:
+            line = f"{scope.name_of(node)}, input {cut(slot['name'], 80)}: {error}"
+            info = {"input_name": slot["name"]}
+            full_id = scope.prefix + str(node["id"])
+            problems.append(Problem(line, error.type, full_id, str(error), info))
     constants = {
         name: source
         for name, source in sources.items()
@@ -94,11 +107,8 @@ def joined(
     }
     primitives = {name: each.value for name, each in constants.items() if not each.promoted}
     promoted = {name: each.value for name, each in constants.items() if each.promoted}
-    overrides = {
-        name: value
-        for (inner, name), value in scope.overrides.items()
-        if inner == str(node["id"]) and name in values
-    }
+    overridden = scope.overrides.get(str(node["id"]), {})
+    overrides = {name: value for name, value in overridden.items() if name in values}
     links = {name: source for name, source in sources.items() if isinstance(source, Link)}
     return {**values, **primitives}, {**overrides, **promoted, **links}
 
@@ -114,8 +124,8 @@ def shown(scope: Scope, node: dict[str, Any], registry: Registry) -> Shown:
         values = widget_values(node, registry.get(node["type"]))
     except UnknownOrder:
         values = {}
-    kind = node.get("properties", {}).get("Node name for S&R", "")
-    title = node.get("title") or node["type"]
+    kind = str(node["properties"].get("Node name for S&R", ""))
+    title = node["title"] or node["type"]
     return Shown(scope.prefix + str(node["id"]), (kind, title), values)
 
 
@@ -126,10 +136,10 @@ def unreadable(scope: Scope, node: dict[str, Any]) -> Problem | None:
     node    in the UI format
     """
     name, node_id = scope.name_of(node), scope.prefix + str(node["id"])
-    if UUID.fullmatch(str(node["type"])):
+    if UUID.fullmatch(node["type"]):
         line = f"{name}: is an instance of a subgraph that the file does not define"
         return Problem(line, "missing_subgraph", node_id)
-    if str(node["type"]).startswith(("workflow>", "workflow/")):
+    if node["type"].startswith(("workflow>", "workflow/")):
         line = f"{name}: group nodes are not supported; convert it to a subgraph in ComfyUI"
         return Problem(line, "unsupported_group_node", node_id)
     return None
@@ -142,7 +152,7 @@ def unknown_order(scope: Scope, node: dict[str, Any], error: UnknownOrder) -> Pr
     node    in the UI format
     error   says what is missing
     """
-    properties = node.get("properties") or {}
+    properties = node["properties"]
     pack = properties.get("cnr_id") or properties.get("aux_id") or "an unnamed pack"
     line = (
         f"{scope.name_of(node)}: this node type, of {pack}, is not known here, and the file holds "

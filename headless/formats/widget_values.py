@@ -26,7 +26,16 @@ def is_widget(kind: Any, options: dict[str, Any]) -> bool:
     """
     if options.get("forceInput"):
         return False
+    kind = shown_as(kind, options)
     return isinstance(kind, list) or kind in SIMPLE or kind in OTHERS or kind == DYNAMIC
+
+
+def shown_as(kind: Any, options: dict[str, Any]) -> Any:
+    """The type of the widget that an input shows: its own; of several ("FLOAT,INT") the one declared.
+
+    kind, options   as declared
+    """
+    return options.get("widgetType") or kind
 
 
 def companions(name: str, kind: Any, options: dict[str, Any]) -> int:
@@ -35,6 +44,7 @@ def companions(name: str, kind: Any, options: dict[str, Any]) -> int:
     name, kind, options   as declared
     """
     control = options.get("control_after_generate")
+    kind = shown_as(kind, options)
     if isinstance(kind, list) or kind == "COMBO":
         return 2 if control else 0
     if kind == "INT":
@@ -49,9 +59,12 @@ def default_value(kind: Any, options: dict[str, Any]) -> Any:
     """
     if "default" in options:
         return options["default"]
+    kind = shown_as(kind, options)
     if kind == DYNAMIC:
         choices = options.get("options") or [{}]
         return choices[0].get("key")
+    if kind == "COMBO":
+        return (options.get("options") or [""])[0]
     if isinstance(kind, list):
         return kind[0] if kind else ""
     return SIMPLE.get(kind)
@@ -113,10 +126,10 @@ def _read(
         if position < len(values):
             value = values[position]  # wins, as in the frontend: the names may be stale
             position += 1 + _companions_at(values, position + 1, companions(name, kind, options))
-        if value is None and isinstance(kind, list):
+        if value is None:  # no value: JSON writes undefined so
             value = default_value(kind, options)
         result[name] = value
-        if kind == DYNAMIC:
+        if shown_as(kind, options) == DYNAMIC:
             inner, position = _read(_chosen(name, options, result[name]), values, position, named)
             result.update(inner)
     return result, position
@@ -148,7 +161,7 @@ def _chosen(name: str, options: dict[str, Any], value: Any) -> dict[str, Spec]:
 def _undeclared(node: dict[str, Any], values: list[Any], named: Any) -> dict[str, Any]:
     """Values of a node whose class is unknown: by the file's own names, or by its widget slots."""
     if named is not None:
-        return dict(named)
+        return {name: value for name, value in named.items() if value is not None}
     if not values:
         return {}
     result: dict[str, Any] = {}
@@ -156,11 +169,11 @@ def _undeclared(node: dict[str, Any], values: list[Any], named: Any) -> dict[str
     for slot in node.get("inputs") or []:
         if slot.get("widget") and position < len(values):
             result[slot["widget"]["name"]] = values[position]
-            kind = slot.get("type")
-            most = {"INT": 1, "FLOAT": 1, "COMBO": 2}.get(kind, 0)
+            kinds = str(slot.get("type")).split(",")
+            most = max({"INT": 1, "FLOAT": 1, "COMBO": 2}.get(kind, 0) for kind in kinds)
             controlled = values[position + 1 : position + 2]
             controlled = bool(controlled) and controlled[0] in CONTROLS
             position += 1 + (most if controlled else 0)
     if not result or any(value not in ("image", "", None) for value in values[position:]):
         raise UnknownOrder(f"{len(values)} widget values without names")
-    return result
+    return {name: value for name, value in result.items() if value is not None}
