@@ -41,6 +41,7 @@ def batch(options: argparse.Namespace) -> dict[str, Any]:
     from ..headless.comfy_nodes.folders import Folders
     from ..headless.engine.execute import Session
     from ..headless.formats.workflow import load_draft
+    from ..headless.registry import declared_once
     from .node_classes import default_registry, use_folders
 
     registry = default_registry()
@@ -53,13 +54,14 @@ def batch(options: argparse.Namespace) -> dict[str, Any]:
     todo = [line for line in lines if line.key not in done]
     options.out.mkdir(parents=True, exist_ok=True)
     session, failed = Session(registry), 0
-    for line in todo:
-        print(f"line {line.number} of {len(lines)}", file=sys.stderr)
-        record = run_line(session, draft, line, options.out)
-        failed += "error" in record
-        append(manifest, record)
-        if "error" in record:
-            print(f"line {line.number}: {record['error']}", file=sys.stderr)
+    with declared_once():
+        for line in todo:
+            print(f"line {line.number} of {len(lines)}", file=sys.stderr)
+            record = run_line(session, draft, line, options.out)
+            failed += "error" in record
+            append(manifest, record)
+            if "error" in record:
+                print(f"line {line.number}: {record['error']}", file=sys.stderr)
     counts = {"done": len(todo) - failed, "failed": failed, "skipped": len(lines) - len(todo)}
     print("{done} done, {failed} failed, {skipped} done before".format(**counts), file=sys.stderr)
     return {**counts, "manifest": str(manifest), "exit": 1 if failed else 0}

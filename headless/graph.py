@@ -1,5 +1,6 @@
 """A workflow as a graph of nodes: what every format is read into, and what runs."""
 
+import math
 import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -23,6 +24,24 @@ def cut(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+def listed(things: Iterable[Any], most: int = 20) -> str:
+    """The first of some things in a line, and how many there are in all."""
+    names = [str(thing) for thing in things]
+    line = ", ".join(cut(name, 80) for name in names[:most])
+    return line + (f", … ({len(names)} in all)" if len(names) > most else "")
+
+
+def finite(value: Any) -> Any:
+    """JSON data with null in place of NaN and the infinities, which JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
 @dataclass(frozen=True)
 class Link:
     """An input that is another node's output.
@@ -43,12 +62,14 @@ class Node:
     class_type   id of the node's class
     title        what a person sees
     inputs       constants and Links by name
+    widgets      types of the inputs that its class shows as widgets, by name, as far as the class is known
     """
 
     id: str
     class_type: str
     title: str
     inputs: dict[str, Any] = field(default_factory=dict)
+    widgets: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def links(self) -> dict[str, Link]:
         """The inputs that are links."""

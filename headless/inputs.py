@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .graph import Graph, Node
+from .graph import Graph, Node, brief, cut, listed
 
 if TYPE_CHECKING:
     from .formats.queueing import Draft
@@ -24,16 +24,17 @@ def set_input(draft: Draft, change: str) -> None:
     """
     target, equals, value = change.partition("=")
     if not equals or "." not in target:
-        raise InputError(f"--set: expected NODE.INPUT=VALUE, got {change!r}")
-    node, name = find_input(draft.graph, target, f"--set {change}")
-    switch = isinstance(node.inputs[name], bool)
+        raise InputError(f"--set: expected NODE.INPUT=VALUE, got {brief(change)}")
+    where = f"--set {cut(change, 80)}"
+    node, name = find_input(draft.graph, target, where)
+    switch = isinstance(node.inputs.get(name), bool) or node.widgets.get(name) == "BOOLEAN"
     if switch and value.lower() not in SWITCH:
-        raise InputError(f"--set {change}: expected true or false, got {value!r}")
+        raise InputError(f"{where}: expected true or false, got {brief(value)}")
     draft.set(node, name, SWITCH[value.lower()] if switch else value)
 
 
 def find_input(graph: Graph, target: str, where: str) -> tuple[Node, str]:
-    """The node and the name of an input that a person points at.
+    """The node and the name of an input that a person points at: one that is given, or a widget of its class.
 
     target   "NODE.INPUT"; NODE is an id, a title or a node type that occurs once
     where    what is said first if there is none
@@ -42,9 +43,10 @@ def find_input(graph: Graph, target: str, where: str) -> tuple[Node, str]:
     found = [node for node in graph.values() if name in (node.id, node.title, node.class_type)]
     found = [node for node in found if node.id == name] or found
     if len(found) != 1:
-        known = ", ".join(str(node) for node in graph.values())
-        raise InputError(f"{where}: {len(found)} nodes are called {name!r}; there are {known}")
-    if input_name not in found[0].inputs:
-        known = ", ".join(found[0].inputs)
-        raise InputError(f"{where}: {found[0]} has no input {input_name!r}; it has {known}")
+        known = listed(graph.values())
+        raise InputError(f"{where}: {len(found)} nodes are called {brief(name)}; there are {known}")
+    names = dict.fromkeys([*found[0].inputs, *found[0].widgets])
+    if input_name not in names:
+        known = listed(names)
+        raise InputError(f"{where}: {found[0]} has no input {brief(input_name)}; it has {known}")
     return found[0], input_name

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ..files import replacing
+from ..graph import finite
 
 
 def to_bytes(image: Tensor) -> np.ndarray:
@@ -32,7 +33,7 @@ def save_png(path: Path, image: Tensor, metadata: dict[str, Any], compress_level
 
     info = PngInfo()
     for key, value in metadata.items():
-        info.add_text(key, json.dumps(value))
+        info.add_text(key, json.dumps(finite(value)))
     with replacing(path) as temporary:
         picture = Image.fromarray(to_bytes(image))
         picture.save(temporary, format="PNG", pnginfo=info, compress_level=compress_level)

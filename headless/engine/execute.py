@@ -13,7 +13,7 @@ import torch
 
 from ..formats.workflow import parse_value
 from ..graph import Graph, Link, Node
-from ..registry import Registry, declared_inputs, hidden_inputs
+from ..registry import Registry, declared_inputs, declared_once, hidden_inputs
 from .cache_keys import CycleError, Signatures, constants
 from .dynamic_prompt import DynamicPrompt
 from .node_calls import (
@@ -99,7 +99,7 @@ class Session:
         """
         run = Run(self, graph, workflow, progress or (lambda node: Bar(node, None)))
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), declared_once():
                 run.until_done(outputs)
         finally:
             kept = set(run.signatures.known.values())

@@ -5,12 +5,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..graph import Graph, Link, Node, Problem, WorkflowError, brief, cut
+from ..graph import Graph, Link, Node, Problem, WorkflowError, brief, cut, listed
 from ..registry import Registry, declared_inputs, declared_once
 from .cache_keys import constants
 from .node_calls import is_blocker, make_calls, settle
 
-LISTED = 20  # choices that an error spells out
+LISTED = 20  # choices that ComfyUI sends with a declaration
 WIRES = ("IMAGE", "MASK", "LATENT", "CONDITIONING", "MODEL", "CLIP", "VAE")  # never constants
 SIMPLE = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 
@@ -98,7 +98,7 @@ def problems_of(graph: Graph, registry: Registry, outputs: list[str]) -> list[Pr
 
 def unknown_type(node: Node, registry: Registry) -> Problem:
     """The problem of a node whose class is not known."""
-    known = _choices(sorted(registry))
+    known = listed(sorted(registry))
     line = f"{node}: this node type is not known here; a workflow may use {known}"
     info = {"node_id": node.id, "class_type": node.class_type, "node_title": node.title}
     return Problem(line, "missing_node_type", node.id, node.class_type, info)
@@ -187,7 +187,7 @@ def check_constant(
     if isinstance(kind, list):
         if any_choice or value in kind or options.get("remote"):
             return value, None
-        text = f"expected one of {_choices(kind)}, got {brief(value)}"
+        text = f"expected one of {listed(kind)}, got {brief(value)}"
         return value, ("value_not_in_list", text)
     if kind not in SIMPLE:
         if kind not in WIRES and not str(kind).startswith("IMAGEN_"):
@@ -293,7 +293,7 @@ def cycles(graph: Graph, needed: list[str]) -> list[Problem]:
     if not circle:
         return []
     named = [node_id for node_id in needed if node_id in circle]
-    line = "links run in a circle through " + _choices([graph[n] for n in named])
+    line = "links run in a circle through " + listed([graph[n] for n in named])
     return [Problem(line, "dependency_cycle", named[0], extra_info={"nodes": named})]
 
 
@@ -324,7 +324,7 @@ def _wire(kind: Any) -> str:
 
 def _kind(kind: Any) -> str:
     if isinstance(kind, list):
-        return f"one of {_choices(kind)}"
+        return f"one of {listed(kind)}"
     names = {
         "INT": "a whole number",
         "FLOAT": "a number",
@@ -332,8 +332,3 @@ def _kind(kind: Any) -> str:
         "BOOLEAN": "true or false",
     }
     return names.get(kind, str(kind))
-
-
-def _choices(names: list[Any]) -> str:
-    listed = ", ".join(cut(str(name), 80) for name in names[:LISTED])
-    return listed + (f", … ({len(names)} in all)" if len(names) > LISTED else "")

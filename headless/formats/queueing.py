@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from ..graph import Graph, Link, Node
-from ..registry import Registry, declared_inputs
+from ..registry import Registry, declared_inputs, declared_once
 from .typed_texts import choose, fill_in
 
 SAVERS = {
@@ -89,6 +89,11 @@ class Draft:
         moment     in which it is queued
         """
         graph = copied(self.graph)
+        with declared_once():
+            self._queue_texts(graph, registry, moment)
+        return graph
+
+    def _queue_texts(self, graph: Graph, registry: Registry, moment: Moment) -> None:
         for node_id, name in self.typed:
             node = graph[node_id]
             text, cls = node.inputs.get(name), registry.get(node.class_type)
@@ -98,16 +103,15 @@ class Draft:
             if options.get("dynamicPrompts"):
                 node.inputs[name] = choose(text, moment.chance)
             elif name == "filename_prefix" and node.class_type in SAVERS:
-                node.inputs[name] = fill_in(text, self._widget, moment.now)
-        return graph
+                node.inputs[name] = fill_in(text, self._widgets(), moment.now)
 
-    def _widget(self, called: str, name: str) -> Any:
-        """The value of a widget of the first node of that type, else of that title; None = there is none."""
-        return next((each.values.get(name) for each in self._called(called)), None)
-
-    def _called(self, name: str) -> Iterator[Shown]:
+    def _widgets(self) -> Callable[[str, str], Any]:
+        """(node, widget) -> value, of the first node of that type, else of that title; or None."""
+        called: dict[str, Shown] = {}
         for kind in (0, 1):
-            yield from (each for each in self.shown if each.names[kind] == name)
+            for each in self.shown:
+                called.setdefault(each.names[kind], each)
+        return lambda node, name: called[node].values.get(name) if node in called else None
 
 
 def copied(graph: Graph) -> Graph:

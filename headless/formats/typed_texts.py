@@ -10,8 +10,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-COMMENT = re.compile(r"/\*.*?\*/|//[^\n\r\u2028\u2029]*", re.DOTALL)
-ESCAPED = re.compile(r"\\([{}|])")
+COMMENT = re.compile(r"//[^\n\r\u2028\u2029]*|/\*")
+TOKEN = re.compile(r"\\.?|[{}|]|[^\\{}|]+", re.DOTALL)
 SPECIAL = re.compile(r"[{}|]")
 NAMED = re.compile("%([^%]+)%")
 DATE_PART = re.compile("dd?|MM?|hh?|mm?|ss?|yyy?y?")
@@ -23,16 +23,114 @@ def choose(text: str, chance: random.Random) -> str:
 
     text     choices may be nested; an open { reaches to the end
     chance   draws the choices
+
+    The time grows with the length alone, whatever is nested.
     """
-    text, parts, position = COMMENT.sub("", text), [], 0
-    while position < len(text):
-        if text[position] == "{":
-            choices, position = read_choices(text, position + 1)
-            parts.append(choose(chance.choice(choices), chance))
-        else:
-            parts.append(character_at(text, position))
-            position += len(parts[-1])
-    return ESCAPED.sub(r"\1", "".join(parts))
+    tokens = TOKEN.findall(without_comments(text))
+    blocks = read_blocks(tokens)
+    written, around = Unescaped(), []
+    position, end = 0, len(tokens)
+    while True:
+        while position < end:
+            token = tokens[position]
+            if token == "{":
+                options, after = blocks[position]
+                around.append((after, end))
+                written.open()
+                position, end = chance.choice(options)
+                continue
+            written.add(token)
+            position += 1
+        if not around:
+            return written.text()
+        position, end = around.pop()
+        written.close()
+
+
+def without_comments(text: str) -> str:
+    """A prompt without // to the end of the line, and without /* to */.
+
+    text   a /* that is not closed stays
+    """
+    parts, position, last = [], 0, text.rfind("*/")
+    while found := COMMENT.search(text, position):
+        start, end = found.span()
+        if found[0] == "/*":
+            if last < end:
+                end = start + 1
+                parts.append(text[position:end])
+                position = end
+                continue
+            end = text.index("*/", end) + 2
+        parts.append(text[position:start])
+        position = end
+    return "".join([*parts, text[position:]])
+
+
+def read_blocks(tokens: list[str]) -> dict[int, tuple[list[tuple[int, int]], int]]:
+    """Of each { its choices, as spans of tokens, and the place after its }.
+
+    tokens   of a prompt
+    """
+    blocks: dict[int, tuple[list[tuple[int, int]], int]] = {}
+    open_ones: list[tuple[int, list[int]]] = []  # the place of the {, where its choices begin
+
+    def close(end: int) -> None:
+        place, starts = open_ones.pop()
+        ends = [start - 1 for start in starts[1:]] + [end]
+        blocks[place] = list(zip(starts, ends, strict=True)), min(end + 1, len(tokens))
+
+    for place, token in enumerate(tokens):
+        if token == "{":
+            open_ones.append((place, [place + 1]))
+        elif token == "|" and open_ones:
+            open_ones[-1][1].append(place + 1)
+        elif token == "}" and open_ones:
+            close(place)
+    while open_ones:
+        close(len(tokens))
+    return blocks
+
+
+class Unescaped:
+    """A text as it grows: a backslash goes from before {, | and }, once for each choice around both."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.starts = [0]  # of the text, and of the choices that are open, in parts
+
+    def open(self) -> None:
+        """A choice begins."""
+        self.starts.append(len(self.parts))
+
+    def close(self) -> None:
+        """The choice that began last ends."""
+        self.starts.pop()
+
+    def add(self, token: str) -> None:
+        """Go on with a token: a backslash and what it stands before, {, } or |, or plain text."""
+        if token[0] == "\\":
+            self.parts.append("\\")
+            token = token[1:]
+        if token in ("{", "}", "|"):
+            self._unescape()
+        if token:
+            self.parts.append(token)
+
+    def _unescape(self) -> None:
+        level = len(self.starts) - 1
+        while level >= 0 and self.parts and self.parts[-1] == "\\":
+            if len(self.parts) > self.starts[level]:
+                self.parts.pop()
+            level -= 1
+        for inner in range(len(self.starts) - 1, level, -1):
+            if self.starts[inner] <= len(self.parts):
+                break
+            self.starts[inner] = len(self.parts)
+
+    def text(self) -> str:
+        """What was written."""
+        return "".join(self.parts)
 
 
 def kept(text: str) -> str:
@@ -41,34 +139,6 @@ def kept(text: str) -> str:
     text   to be read as it stands
     """
     return SPECIAL.sub(r"\\\g<0>", text)
-
-
-def read_choices(text: str, position: int) -> tuple[list[str], int]:
-    """What stands between the | of one pair of braces, and the position after it.
-
-    text       of the prompt
-    position   after the {
-    """
-    choices, depth = [""], 0
-    while position < len(text):
-        character = character_at(text, position)
-        position += len(character)
-        if character == "}" and depth == 0:
-            break
-        if character == "|" and depth == 0:
-            choices.append("")
-            continue
-        depth += {"{": 1, "}": -1}.get(character, 0)
-        choices[-1] += character
-    return choices, position
-
-
-def character_at(text: str, position: int) -> str:
-    """A character, with the one after it where it is a backslash.
-
-    text, position   where it stands
-    """
-    return text[position : position + (2 if text[position] == "\\" else 1)]
 
 
 def fill_in(name: str, widget: Callable[[str, str], Any], now: datetime) -> str:

@@ -52,6 +52,17 @@ def companions(name: str, kind: Any, options: dict[str, Any]) -> int:
     return int(kind == "FLOAT" and bool(control))
 
 
+def widget_types(cls: Any) -> dict[str, Any]:
+    """Types of the inputs that a class shows as widgets, by name.
+
+    cls   a node class
+    """
+    declared = declared_inputs(cls).items()
+    return {
+        name: shown_as(kind, opts) for name, (kind, opts, _) in declared if is_widget(kind, opts)
+    }
+
+
 def default_value(kind: Any, options: dict[str, Any]) -> Any:
     """A widget's value where a file gives none.
 

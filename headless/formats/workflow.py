@@ -8,9 +8,10 @@ from typing import Any
 
 from ..graph import Graph, Link, Node, Problem, WorkflowError, brief, cut
 from ..png_chunks import BadText, is_png, read_texts
-from ..registry import Registry
+from ..registry import Registry, declared_once
 from .queueing import Draft, Moment
 from .ui_read import convert
+from .widget_values import widget_types
 
 LARGEST = 64 * 2**20  # bytes of a workflow file
 DEEPEST = 100  # nested brackets
@@ -23,9 +24,14 @@ def load_draft(path: str | Path, registry: Registry) -> tuple[Draft, dict[str, A
     registry   the node classes, whose order of inputs gives widget values their names
     """
     data, ui = read_workflow(Path(path))
-    if is_ui(data):
-        return convert(data, registry), ui
-    return Draft.of_api(parse_api(data)), ui
+    draft = convert(data, registry) if is_ui(data) else Draft.of_api(parse_api(data))
+    with declared_once():
+        known: dict[str, dict[str, Any]] = {}
+        for node in draft.graph.values():
+            if node.class_type in registry and node.class_type not in known:
+                known[node.class_type] = widget_types(registry[node.class_type])
+            node.widgets = known.get(node.class_type, {})
+    return draft, ui
 
 
 def load_workflow(

@@ -15,13 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..graph import (
-    Graph,
-    Link,
-    Node,
-    WorkflowError,
-    to_api,
-)
+from ..graph import Graph, Link, Node, WorkflowError, brief, cut, finite, listed, to_api
 from ..inputs import InputError, find_input
 
 if TYPE_CHECKING:
@@ -55,8 +49,8 @@ def run_line(session: Any, draft: Draft, line: Line, out: Path) -> dict[str, Any
 
     started = time.monotonic()
     record: dict[str, Any] = {"line": line.number, "key": line.key, "values": line.values}
-    changed = changed_graph(draft, line, session.registry)
     try:
+        changed = changed_graph(draft, line, session.registry)
         outputs = validate(changed, session.registry)
         report = session.run(changed, outputs, progress=Bar)
         record["files"] = [
@@ -64,6 +58,8 @@ def run_line(session: Any, draft: Draft, line: Line, out: Path) -> dict[str, Any
         ]
     except (WorkflowError, OSError, RuntimeError, ValueError) as error:
         record["error"] = str(error)
+    except Exception as error:  # a line must never end a batch
+        record["error"] = f"{type(error).__name__}: {error}"
     session.forget_outputs()
     return {**record, "seconds": round(time.monotonic() - started, 2)}
 
@@ -98,13 +94,14 @@ def find_target(graph: Graph, target: str, number: int) -> tuple[Node, str]:
     found = [
         node
         for node in graph.values()
-        if target in node.inputs and not isinstance(node.inputs[target], Link)
+        if (target in node.inputs or target in node.widgets)
+        and not isinstance(node.inputs.get(target), Link)
     ]
     if len(found) != 1:
-        names = ", ".join(str(node) for node in found) or "none"
+        names = listed(found) or "none"
         raise InputError(
-            f"line {number}: expected one node with an input {target!r}, got {names}; "
-            f'write "NODE.{target}"'
+            f"line {number}: expected one node with an input {brief(target)}, got {names}; "
+            f'write "NODE.{cut(target, 80)}"'
         )
     return found[0], target
 
@@ -127,13 +124,14 @@ def read_lines(path: Path, graph: Graph) -> list[Line]:
         try:
             values = json.loads(text)
             if not isinstance(values, dict):
-                raise InputError(f'line {number}: expected {{"NODE.INPUT": value}}, got {text:.80}')
+                expected = 'expected {"NODE.INPUT": value}'
+                raise InputError(f"line {number}: {expected}, got {text:.80}")
             for target in values:
                 find_target(graph, target, number)
         except InputError as error:
             problems.append(str(error))
             continue
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             problems.append(f"line {number}: not JSON: {error}")
             continue
         parts = json.dumps([number, values, made_by], sort_keys=True)
@@ -151,15 +149,20 @@ def finished(manifest: Path) -> set[str]:
     if not manifest.is_file():
         return set()
     keys = set()
-    for text in manifest.read_text("utf-8").splitlines():
-        try:
-            record = json.loads(text)
-        except ValueError:
-            continue
-        if not isinstance(record, dict) or "key" not in record or "error" in record:
-            continue
-        if all((manifest.parent / file).is_file() for file in record.get("files", ())):
-            keys.add(record["key"])
+    with manifest.open(encoding="utf-8", errors="replace") as file:
+        for text in file:
+            try:
+                record = json.loads(text)
+            except (ValueError, RecursionError):
+                continue
+            if not isinstance(record, dict) or "error" in record:
+                continue
+            key, files = record.get("key"), record.get("files", [])
+            whole = isinstance(files, list) and all(isinstance(each, str) for each in files)
+            if not isinstance(key, str) or not whole:
+                continue
+            if all((manifest.parent / each).is_file() for each in files):
+                keys.add(key)
     return keys
 
 
@@ -168,8 +171,11 @@ def append(manifest: Path, record: dict[str, Any]) -> None:
 
     record     JSON data
     """
-    cut_off = manifest.is_file() and not manifest.read_bytes().endswith(b"\n")
-    with manifest.open("a", encoding="utf-8") as file:
-        file.write(("\n" if cut_off else "") + json.dumps(record) + "\n")
+    with manifest.open("ab+") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        cut_off = file.read(1) not in (b"", b"\n")
+        line = json.dumps(finite(record)) + "\n"
+        file.write((b"\n" if cut_off else b"") + line.encode())
         file.flush()
         os.fsync(file.fileno())
