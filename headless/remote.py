@@ -247,7 +247,8 @@ class Server:
         """The name under which the server keeps a picture; a different one of that name is spared."""
         boundary = uuid.uuid4().hex
         head = (
-            f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{path.name}"'
+            f'--{boundary}\r\nContent-Disposition: form-data; name="image"; '
+            f'filename="{quoted(path.name)}"'
         )
         body = f"{head}\r\nContent-Type: application/octet-stream\r\n\r\n".encode()
         body += path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
@@ -271,6 +272,13 @@ class Server:
         except urllib.error.URLError as error:
             text = f"{self.url}: no ComfyUI server answers there: {error.reason}"
             raise ConnectionError(text) from error
+
+
+def quoted(name: str) -> str:
+    """A file's name as it stands between quotes in a header of multipart/form-data."""
+    plain = name.encode("utf-8", "replace").decode()
+    escaped = plain.replace("\\", "\\\\").replace('"', '\\"')
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: f"%{ord(found[0]):02X}", escaped)
 
 
 ENDS = ("execution_success", "execution_error", "execution_interrupted")

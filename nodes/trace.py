@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -68,9 +69,7 @@ class Watch:
         import torch
 
         levels = torch.cat([self.traces[first].read() for first in sorted(self.traces)], dim=2)
-        rows = [
-            [[round(v, DIGITS) for v in values] for values in level] for level in levels.tolist()
-        ]
+        rows = [[[rounded(v) for v in values] for values in level] for level in levels.tolist()]
         summary: dict[str, Any] = {
             "threshold": [level[0] for level in rows],
             "clipped": [level[1] for level in rows],
@@ -80,6 +79,11 @@ class Watch:
             strip = (torch.cat(self.frames, dim=3)[0].movedim(0, -1) + 1) / 2
             summary["strip"] = host.save_temporary(strip)
         return summary
+
+
+def rounded(value: float) -> float | None:
+    """A number as JSON can hold it; None for NaN and the infinities, which come of a network gone astray."""
+    return round(value, DIGITS) if math.isfinite(value) else None
 
 
 def shown_steps(num_steps: int) -> set[int]:

@@ -17,6 +17,7 @@ DASHES += "\ufe31\ufe32\ufe58\ufe63\uff0d\\-"
 # Strokes, phonetic extensions, enclosed, squared, extension A, hexagrams, unified: kana survive.
 CJK = "\u31c0-\u31ef\u31f0-\u31ff\u3200-\u32ff\u3300-\u33ff\u3400-\u4dbf\u4dc0-\u4dff\u4e00-\u9fff"
 BAD = "#®•©™&@·º½¾¿¡§~()\\[\\]{}|\\\\/*"
+MOST_MARKUP = 10_000_000  # characters times <
 MANY_JOINERS = 3  # more than that of - and _ are taken for blanks
 
 
@@ -28,11 +29,11 @@ def rules(*pairs: tuple[str, str]) -> Rules:
     return tuple((re.compile(pattern), replacement) for pattern, replacement in pairs)
 
 
-LINKS = rules(
-    ("<person>", "person"),
-    (rf"\b(?:https?:(?:/{{1,3}}|[a-z0-9%])|{DOMAIN})", ""),
-    (rf"\b(?:www:(?:/{{1,3}}|[a-z0-9%])|{DOMAIN})", ""),
-)
+PERSON = rules(("<person>", "person"))
+HOST = re.compile(r"[a-z0-9.\-]+")
+HOST_START = re.compile(r"\b(?=[a-z0-9.\-])")
+DOMAIN_AT = re.compile(DOMAIN)
+SCHEMES = tuple(re.compile(rf"\b{name}:(?:/{{1,3}}|[a-z0-9%])") for name in ("https?", "www"))
 MARKS = rules(
     (r"@\w+\b", ""),
     (f"[{CJK}]+", ""),
@@ -47,11 +48,11 @@ MARKS = rules(
     (r"#\d{1,3}\b", ""),
     (r"#\d{5,}\b", ""),
     (r"\b\d{6,}\b", ""),
-    (rf"\S+\.(?:{FORMATS})", ""),
+    (rf"(?<!\S)\S+\.(?:{FORMATS})", ""),
     ("[\"']{2,}", '"'),
     (r"\.{2,}", " "),
     (f"[{BAD}]+", " "),
-    (r"\s+\.\s+", " "),
+    (r"(?<!\s)\s+\.\s+", " "),
 )
 WORDS = rules(
     (r"\b[a-zA-Z]{1,3}\d{3,15}\b", ""),
@@ -62,8 +63,8 @@ WORDS = rules(
     (r"\bclick\b\s(?:for|on)\s\w+", ""),
     (rf"\b(?:{FORMATS})(?:\simages?)?", ""),
     (r"\bpage\s+\d+\b", ""),
-    (r"\b\d*[a-zA-Z]+\d+[a-zA-Z]+\d+[a-zA-Z\d]*\b", " "),
-    (r"\b\d+\.?\d*[xх×]\d+\.?\d*\b", ""),
+    (r"\b\d*[a-zA-Z]+\d+[a-zA-Z]+\d[a-zA-Z\d]*\b", " "),
+    (r"\b\d+(?:\.\d*)?[xх×]\d+(?:\.\d*)?\b", ""),
     (r"\b\s+:\s+", ": "),
     (r"(\D[,./])\b", r"\1 "),
     (r"\s+", " "),
@@ -91,12 +92,51 @@ def clean_once(text: str) -> str:
     except ImportError as error:
         raise missing("ftfy") from error
 
-    text = apply(LINKS, unquote_plus(str(text)).strip().lower())
+    text = apply(PERSON, unquote_plus(str(text)).strip().lower())
+    for scheme in SCHEMES:
+        text = without_links(text, scheme)
     text = apply(MARKS, text_of_html(text))
     if len(re.findall("[-_]", text)) > MANY_JOINERS:
         text = re.sub("[-_]", " ", text)
-    text = html.unescape(html.unescape(fix_text(text))).strip()
+    text = unescaped(unescaped(fix_text(text))).strip()
     return apply(ENDS, apply(WORDS, text)).strip()
+
+
+def without_links(text: str, scheme: re.Pattern[str]) -> str:
+    """A text without what looks like the start of a link, and without names of domains.
+
+    scheme   matches such a start
+
+    As a rule of `\\b(?:scheme|DOMAIN)` would do it, but in a time that grows with the length alone: where a
+    domain does not begin at the first place of a run of its letters, it begins nowhere in that run.
+    """
+    parts, position = [], 0
+    start: re.Match[str] | None = scheme.search(text)
+    domain = find_domain(text, 0)
+    while start or domain:
+        if start is None or (domain is not None and domain.start() < start.start()):
+            first = domain
+        else:
+            first = start
+        assert first is not None
+        parts.append(text[position : first.start()])
+        position = first.end()
+        if start is not None and start.start() < position:
+            start = scheme.search(text, position)
+        if domain is not None and domain.start() < position:
+            domain = find_domain(text, position)
+    return "".join([*parts, text[position:]])
+
+
+def find_domain(text: str, position: int) -> re.Match[str] | None:
+    """The first name of a domain from a place on, or None."""
+    while run := HOST.search(text, position):
+        begin = HOST_START.search(text, run.start(), run.end())
+        found = begin and DOMAIN_AT.match(text, begin.start())
+        if found:
+            return found
+        position = run.end()
+    return None
 
 
 def apply(given: Rules, text: str) -> str:
@@ -109,8 +149,21 @@ def apply(given: Rules, text: str) -> str:
     return text
 
 
+def unescaped(text: str) -> str:
+    """A text without HTML's entities; itself where one is a number that Python refuses to read."""
+    try:
+        return html.unescape(text)
+    except ValueError:
+        return text
+
+
 def text_of_html(text: str) -> str:
-    """What a page of this source would read as; the text itself where it is no page."""
+    """What a page of this source would read as; the text itself where it is no page, or costs too much to read.
+
+    Python's parser goes on to the end from each < that opens no whole tag.
+    """
+    if text.count("<") * len(text) > MOST_MARKUP:
+        return text
     try:
         from bs4 import BeautifulSoup
     except ImportError as error:

@@ -3,6 +3,7 @@
 T5, arXiv:1910.10683; Imagen, arXiv:2205.11487, section 2.1.
 """
 
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.model = model
         self.cache: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        self._changing = threading.Lock()
 
     @property
     def max_length(self) -> int:
@@ -74,18 +76,19 @@ class TextEncoder:
         prompts = [normalised(prompt, clean_caption) for prompt in prompts]
         if not prompts:
             raise ValueError("prompts: expected at least one, got none")
-        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.cache]
-        states: dict[str, tuple[Tensor, Tensor]] = {}
+        wanted = dict.fromkeys(prompts)
+        with self._changing:  # another thread may drop what is here now
+            states = {prompt: self.cache[prompt] for prompt in wanted if prompt in self.cache}
+        missing = [prompt for prompt in wanted if prompt not in states]
         for first in range(0, len(missing), AT_ONCE):
             part = missing[first : first + AT_ONCE]
             states |= zip(part, self._evaluate(part), strict=True)
-        for prompt in prompts:
-            if prompt in self.cache:
+        with self._changing:
+            self.cache.update(states)
+            for prompt in states:
                 self.cache.move_to_end(prompt)
-                states[prompt] = self.cache[prompt]
-        self.cache.update(states)
-        while len(self.cache) > CACHE_SIZE:
-            self.cache.popitem(last=False)
+            while len(self.cache) > CACHE_SIZE:
+                self.cache.popitem(last=False)
         embeds, masks = zip(*(states[prompt] for prompt in prompts), strict=True)
         return TextEmbedding(torch.stack(embeds), torch.stack(masks))
 

@@ -1,11 +1,11 @@
 """Where models lie: ComfyUI's folders, else those under IMAGEN_MODELS, and the package's own."""
 
-import glob
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from .adapter import comfy
+from .listing import files_below
 
 TEXTS = "texts"
 MOST_NAMES = 8  # in a message
@@ -55,7 +55,7 @@ def home(kind: str) -> Path:
 
 def cascade_names() -> list[str]:
     """Cascades to choose from: those of the package first, then the folders under models/imagen."""
-    found = [path.parent.name for path in sorted(BUNDLED.glob("*/cascade.json"))]
+    found = [Path(path).parent.name for path in sorted(files_below(BUNDLED, "*/cascade.json"))]
     return _unique(found + _names("imagen", "*/cascade.json", lambda path: path.parent))
 
 
@@ -207,11 +207,7 @@ def resolve(kinds: tuple[str, ...], name: str, input_name: str) -> Path:
 
 def _names(kind: str, pattern: str, entry: Callable[[Path], Path]) -> list[str]:
     """Names below the roots of a kind, links followed; what lies in a root itself has no name."""
-    found = (
-        entry(Path(path))
-        for root in folders(kind)
-        for path in glob.iglob(pattern, root_dir=root, recursive=True)
-    )
+    found = (entry(Path(path)) for root in folders(kind) for path in files_below(root, pattern))
     return sorted(path.as_posix() for path in found if path != Path("."))
 
 

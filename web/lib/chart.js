@@ -5,13 +5,17 @@ const EMPTY_HEIGHT = 44; // with ComfyUI's margin of 10 around the element
 const HEIGHT = 160;
 const HINT = "run: threshold and x0 appear here";
 
-// values by step and picture -> mean, least and greatest by step
+// values by step and picture -> mean, least and greatest by step; null where none is a number (NaN is sent as null)
 export function spread(rows) {
-  return rows.map((row) => ({
-    mean: row.reduce((sum, value) => sum + value, 0) / row.length,
-    least: Math.min(...row),
-    greatest: Math.max(...row),
-  }));
+  return rows.map((row) => {
+    const numbers = row.filter((value) => value !== null);
+    if (!numbers.length) return { mean: null, least: null, greatest: null };
+    return {
+      mean: numbers.reduce((sum, value) => sum + value, 0) / numbers.length,
+      least: Math.min(...numbers),
+      greatest: Math.max(...numbers),
+    };
+  });
 }
 
 // The upper end of an axis: 1, 2 or 5 times a power of ten that holds the value.
@@ -26,9 +30,11 @@ export function paths(points, low, high) {
   const x = (i) => (points.length === 1 ? 50 : (100 * i) / (points.length - 1));
   const y = (value) => 100 - (100 * (value - low)) / (high - low);
   const at = (i, value) => `${round(x(i))} ${round(y(value))}`;
-  const line = points.map((point, i) => at(i, point.mean));
-  const upper = points.map((point, i) => at(i, point.greatest));
-  const lower = points.map((point, i) => at(i, point.least)).reverse();
+  const drawn = points.map((point, i) => ({ ...point, i })).filter((point) => point.mean !== null);
+  if (!drawn.length) return { line: "", band: "" };
+  const line = drawn.map((point) => at(point.i, point.mean));
+  const upper = drawn.map((point) => at(point.i, point.greatest));
+  const lower = drawn.map((point) => at(point.i, point.least)).reverse();
   if (points.length === 1) line.unshift(`0 ${round(y(points[0].mean))}`);
   return { line: `M${line.join("L")}`, band: `M${[...upper, ...lower].join("L")}Z` };
 }
@@ -38,6 +44,9 @@ const round = (value) => Math.round(value * 100) / 100;
 // What is written above the chart for one step, counted from 0.
 export function readout(threshold, clipped, i) {
   if (!threshold.length) return { step: "", s: "no threshold", clipped: "" };
+  if (threshold[i].mean === null) {
+    return { step: `step ${i + 1}/${threshold.length}`, s: "s not a number", clipped: "" };
+  }
   const percent = 100 * clipped[i].mean;
   return {
     step: `step ${i + 1}/${threshold.length}`,
