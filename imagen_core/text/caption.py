@@ -113,12 +113,7 @@ def without_links(text: str, scheme: re.Pattern[str]) -> str:
     parts, position = [], 0
     start: re.Match[str] | None = scheme.search(text)
     domain = find_domain(text, 0)
-    while start or domain:
-        if start is None or (domain is not None and domain.start() < start.start()):
-            first = domain
-        else:
-            first = start
-        assert first is not None
+    while first := min(filter(None, (start, domain)), key=re.Match.start, default=None):
         parts.append(text[position : first.start()])
         position = first.end()
         if start is not None and start.start() < position:
@@ -158,7 +153,7 @@ def unescaped(text: str) -> str:
 
 
 def text_of_html(text: str) -> str:
-    """What a page of this source would read as; the text itself where it is no page, or costs too much to read.
+    """What a page of this source would read as; the text itself where it is no page, or a huge one.
 
     Python's parser goes on to the end from each < that opens no whole tag.
     """

@@ -1,5 +1,6 @@
 """`imagen batch`: every line once, models once, failures recorded, resumed where it stopped."""
 
+import collections
 import json
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from PIL import Image
 from imagen_nodes.cli import node_classes
 from imagen_nodes.cli.main import main
 from imagen_nodes.headless.comfy_nodes import CORE_NODES
+from imagen_nodes.headless.jobs import batch as jobs
 
 WORKFLOW = {
     "1": {"class_type": "Model", "inputs": {}},
@@ -191,3 +193,102 @@ def test_each_line_draws_its_own_choices_and_a_dated_workflow_is_resumed(go, tmp
     time.sleep(1.1)  # other file names from here on
     assert go(*lines) == 0
     assert told(capsys) == {"done": 0, "failed": 0, "skipped": 12, "exit": 0}
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), ["red"], {"a": 1}])
+def test_a_prompt_that_is_no_text_fails_its_line(go, tmp_path, capsys, value):
+    assert go({"prompt": value}, {"prompt": "red"}) == 1
+    assert told(capsys) == {"done": 1, "failed": 1, "skipped": 0, "exit": 1}
+    assert COUNTS["Draw"] == 1
+    assert "node 2 (Draw), input prompt: expected text, got" in records(tmp_path)[0]["error"]
+    text = (tmp_path / "out/manifest.jsonl").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+
+
+@pytest.mark.parametrize("size", [None, float("nan")])
+def test_a_number_that_is_none_fails_its_line(go, tmp_path, capsys, size):
+    assert go({"size": size}, {"size": 3}) == 1
+    assert told(capsys)["done"] == 1
+    assert "input size: expected a whole number, got" in records(tmp_path)[0]["error"]
+
+
+def test_a_line_of_braces_is_drawn_or_fails_and_the_others_run(go, tmp_path, capsys):
+    go({"prompt": "red"}, {"prompt": "{" * 100_000}, {"prompt": "{" * 1200 + "blue"}, {"size": 2})
+    assert told(capsys) == {"done": 3, "failed": 1, "skipped": 0, "exit": 1}
+    assert "unknown color" in records(tmp_path)[1]["error"]
+
+
+def test_a_fault_of_any_kind_fails_its_line_alone(go, tmp_path, monkeypatch, capsys):
+    changed = jobs.changed_graph
+
+    def faulty(draft, line, registry):
+        if line.number == 1:
+            raise KeyError("what nobody thought of")
+        return changed(draft, line, registry)
+
+    monkeypatch.setattr(jobs, "changed_graph", faulty)
+    assert go({"prompt": "red"}, {"prompt": "red"}) == 1
+    assert told(capsys)["done"] == 1
+    assert records(tmp_path)[0]["error"] == "KeyError: 'what nobody thought of'"
+
+
+def test_a_line_that_is_nested_without_end_is_named(go, capsys):
+    assert go("[" * 100_000, {"prompt": "red"}) == 2
+    assert "line 1: not JSON" in capsys.readouterr().err
+
+
+def test_a_line_reaches_inputs_that_the_workflow_leaves_out(go, tmp_path, capsys):
+    graph = json.loads((tmp_path / "w.json").read_text())
+    del graph["2"]["inputs"]["size"], graph["2"]["inputs"]["prompt"]
+    (tmp_path / "w.json").write_text(json.dumps(graph))
+    assert go({"prompt": "{lime|lime}", "Draw.size": 3}) == 0
+    picture = Image.open(tmp_path / "out/000001/p_00001_.png")
+    assert picture.size == (3, 3)
+    assert picture.getpixel((0, 0)) == (0, 255, 0)
+    assert go({"model": 1}) == 2
+    assert "expected one node with an input 'model', got none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"key": [1]}',
+        '{"key": "x", "files": [3]}',
+        '{"key": "x", "files": 3}',
+        "[" * 100_000,
+        "\xff",
+    ],
+)
+def test_a_manifest_that_is_damaged_counts_for_nothing(go, tmp_path, capsys, line):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/manifest.jsonl").write_bytes(line.encode("latin-1"))
+    assert go({"prompt": "red"}) == 0
+    assert go({"prompt": "red"}) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["skipped"] == 1
+
+
+def test_a_batch_reads_its_manifest_once_and_asks_each_class_once(go, tmp_path, monkeypatch):
+    assert go({"prompt": "red"}) == 0
+    asked, read = collections.Counter(), []
+    for cls in (Model, Draw):
+        original = cls.INPUT_TYPES.__func__
+
+        def counted(cls, original=original):
+            asked[cls.__name__] += 1
+            return original(cls)
+
+        monkeypatch.setattr(cls, "INPUT_TYPES", classmethod(counted))
+    open_path = Path.open
+
+    def watched(self, mode="r", *more, **named):
+        file = open_path(self, mode, *more, **named)
+        if self.name == "manifest.jsonl" and "a" not in mode:
+            read.append(mode)
+        return file
+
+    monkeypatch.setattr(Path, "open", watched)
+    assert go(*({"prompt": "red", "size": 1 + n % 8} for n in range(12))) == 0
+    assert read == ["r"]
+    assert asked["Draw"] <= 4  # to read the workflow, and to run all lines
+    assert len(records(tmp_path)) == 13

@@ -5,9 +5,12 @@ import copy
 import hashlib
 import io
 import json
+import re
 import threading
 import time
 import urllib.parse
+from email.parser import BytesParser
+from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -198,6 +201,32 @@ def test_local_pictures_are_uploaded_under_the_name_the_server_gives(server, run
     assert run() == 0
     assert picture("blue") in server.state["uploaded"]
     assert server.state["queued"]["prompt"]["1"]["inputs"]["image"] == "x (1).png"
+
+
+@pytest.mark.parametrize(
+    "name", ['a"b.png', 'a\\b".png', "a;b=c.png", '"; x="y.png', "a\r\nb.png", "é.png"]
+)
+def test_any_file_name_is_one_part_of_the_upload(server, run, tmp_path, name):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes(picture("blue"))
+    assert run("--set", f"1.image={name}") == 0
+    message = BytesParser(policy=HTTP).parsebytes(
+        b"Content-Type: multipart/form-data; boundary="
+        + server.state["uploaded"].split(b"\r\n")[0][2:]
+        + b"\r\n\r\n"
+        + server.state["uploaded"]
+    )
+    (part,) = message.iter_parts()
+    assert part.get_content_disposition() == "form-data"
+    assert part.get_param("name", header="content-disposition") == "image"
+    assert part.get_payload(decode=True) == picture("blue")
+    head = server.state["uploaded"].split(b"\r\n\r\n")[0].decode().split("\r\n")
+    assert len(head) == 3
+    told = re.fullmatch(r'Content-Disposition: form-data; name="image"; filename="(.*)"', head[1])
+    assert told
+    assert re.fullmatch(r'(?:[^"\\]|\\["\\])*', told[1])
+    plain = re.sub(r'\\(["\\])', r"\1", told[1])
+    assert plain == name.replace("\r", "%0D").replace("\n", "%0A")
 
 
 def test_progress_comes_over_the_websocket(server, run, monkeypatch):

@@ -3,6 +3,7 @@
 import collections
 import json
 import random
+import time
 from datetime import datetime
 
 import pytest
@@ -10,10 +11,10 @@ import pytest
 from imagen_nodes.cli.node_classes import default_registry
 from imagen_nodes.headless.comfy_nodes import CORE_NODES
 from imagen_nodes.headless.formats.queueing import Moment
-from imagen_nodes.headless.formats.typed_texts import choose, format_date
+from imagen_nodes.headless.formats.typed_texts import choose, fill_in, format_date
 from imagen_nodes.headless.formats.ui_read import convert
 from imagen_nodes.headless.formats.workflow import load_draft, load_workflow
-from imagen_nodes.headless.inputs import set_input
+from imagen_nodes.headless.inputs import InputError, set_input
 
 NOW = datetime(2026, 3, 4, 15, 6, 7)
 
@@ -122,3 +123,55 @@ def test_the_api_format_keeps_its_braces(tmp_path):
     path.write_text(json.dumps({"1": {"class_type": "ImagenT5Encode", "inputs": inputs}}))
     graph, _ = load_workflow(path, default_registry())
     assert graph["1"].inputs["prompt"] == "a {b|c} // d"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{" * 100_000 + "x",
+        "{a|" * 40_000,
+        "{" * 30_000 + "\\a" * 30_000 + "}" * 30_000,
+        "{" * 30_000 + "\\" * 60_001 + "{",
+        "/*" * 60_000,
+        "}|" * 60_000,
+        "%" * 100_000,
+    ],
+)
+def test_drawing_takes_a_time_that_grows_with_the_length(text):
+    started = time.process_time()
+    choose(text, random.Random(0))
+    fill_in(text, lambda node, name: None, NOW)
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("text", "drawn"),
+    [
+        ("{{{x", "x"),
+        ("{{{x}}}y", "xy"),
+        (r"{{\{a}}", "{a"),
+        (r"{\\\{a}", r"\{a"),
+        (r"{\\}{\{a}", r"\{a"),
+        ("a /* b", "a /* b"),
+        ("a /*b*/ c /* d", "a  c /* d"),
+        ("/*/x*/y", "y"),
+        ("a//*b*/c\nd", "a\nd"),
+    ],
+)
+def test_nested_choices_and_comments_are_read_as_the_frontend_reads_them(text, drawn):
+    assert choose(text, random.Random(0)) == drawn
+
+
+def test_set_reaches_inputs_that_the_file_leaves_out(tmp_path):
+    inputs = {"text_encoder": ["1", 0], "prompt": "x", "negative_prompt": ""}
+    graph = {"2": {"class_type": "ImagenT5Encode", "inputs": inputs}}
+    (tmp_path / "w.json").write_text(json.dumps(graph))
+    draft, _ = load_draft(tmp_path / "w.json", default_registry())
+    set_input(draft, "2.clean_caption=true")
+    assert draft.graph["2"].inputs["clean_caption"] is True
+    set_input(draft, "2.clean_caption=FALSE")
+    assert draft.graph["2"].inputs["clean_caption"] is False
+    with pytest.raises(InputError, match="expected true or false, got 'maybe'"):
+        set_input(draft, "2.clean_caption=maybe")
+    with pytest.raises(InputError, match="has no input 'cleancaption'; it has .*clean_caption"):
+        set_input(draft, "2.cleancaption=true")

@@ -10,6 +10,7 @@ import torch
 
 from imagen_nodes.imagen_core.kernels import precision
 from imagen_nodes.nodes import host, loaders
+from imagen_nodes.nodes.host import listing
 
 
 @pytest.fixture
@@ -47,6 +48,58 @@ def test_deepfloyd_folders_are_listed_whole(models):
     (models / "diffusion_models" / "lone.bin").write_bytes(b"")
     names = [name for name in host.stage_names() if "emoji" not in name and "mine" not in name]
     assert sorted(names) == ["IF-I-L", "IF-I-M", "IF-II-M", "lone.bin", "lone.safetensors"]
+
+
+def test_folders_are_searched_once_until_they_change(models, monkeypatch):
+    searched = []
+    search = listing.search
+    monkeypatch.setattr(listing, "search", lambda root: searched.append(root) or search(root))
+    for _ in range(20):
+        host.stage_names(), host.text_encoder_names(), host.cascade_names(), host.text_names()
+    assert len(searched) == len(set(searched))
+    (models / "diffusion_models" / "second.safetensors").write_bytes(b"")
+    assert "second.safetensors" in host.stage_names()
+    (models / "diffusion_models" / "second.safetensors").unlink()
+    assert "second.safetensors" not in host.stage_names()
+    (models / "imagen" / "mine" / "new").mkdir()
+    (models / "imagen" / "mine" / "new" / "config.json").write_text("{}")
+    assert "mine/new" in host.text_encoder_names()
+    (models / "text_encoders" / "t5").mkdir(parents=True)
+    (models / "text_encoders" / "t5" / "config.json").write_text("{}")
+    assert "t5" in host.text_encoder_names()
+
+
+def test_links_in_a_circle_end(models):
+    (models / "diffusion_models" / "again").symlink_to(models / "diffusion_models")
+    (models / "diffusion_models" / "gone").symlink_to(models / "not there")
+    assert "lone.safetensors" in host.stage_names()
+
+
+def test_a_validation_asks_each_class_once(models, monkeypatch):
+    from imagen_nodes.cli.node_classes import default_registry
+    from imagen_nodes.headless.engine.validate import check
+    from imagen_nodes.headless.graph import Link, Node
+
+    asked, searched = [], []
+    search = listing.search
+    monkeypatch.setattr(listing, "search", lambda root: searched.append(root) or search(root))
+    for cls in (loaders.ImagenLoadStage, loaders.ImagenLoadTextEncoder):
+        types = cls.INPUT_TYPES()
+        answer = classmethod(lambda cls, types=types: asked.append(cls) or types)
+        monkeypatch.setattr(cls, "INPUT_TYPES", answer)
+    graph = {}
+    for n in range(10):
+        inputs = {"stage": "lone.safetensors", "dtype": "auto"}
+        graph[f"s{n}"] = Node(f"s{n}", "ImagenLoadStage", "", inputs)
+        inputs = {"text_encoder": "mine/text_encoder", "dtype": "auto"}
+        graph[f"t{n}"] = Node(f"t{n}", "ImagenLoadTextEncoder", "", inputs)
+        graph[f"p{n}"] = Node(f"p{n}", "PreviewImage", "", {"images": Link(f"s{n}", 0)})
+        graph[f"q{n}"] = Node(f"q{n}", "PreviewImage", "", {"images": Link(f"t{n}", 0)})
+    searched.clear()
+    problems = check(graph, default_registry()).problems
+    assert {problem.type for problem in problems} == {"return_type_mismatch"}
+    assert len(asked) == 2
+    assert len(searched) == len(set(searched))
 
 
 def test_names_resolve_inside_their_folders_only(models):

@@ -1,5 +1,6 @@
 """What the nodes show: the stages over each other, the threshold step by step, the filmstrip."""
 
+import json
 import sys
 from types import SimpleNamespace
 
@@ -97,6 +98,17 @@ def test_parts_are_joined_and_a_retry_begins_anew(comfy, monkeypatch):
     assert shown["frames"] == 3
     assert strip.size == (3 * 64, 32)
     assert np.asarray(strip)[5, [5, 70, 190], 0].tolist() == [127, 191, 255]
+
+
+@pytest.mark.parametrize("bound", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_no_number_is_null_for_the_interface(comfy, monkeypatch, bound):
+    watch = Watch()
+    steps(watch, 0, 2, bound, monkeypatch)
+    watch.traces[0].record(1, torch.full((2, 3, 16, 32), float("nan")), torch.ones(2))
+    returned = watch.result(torch.zeros(2, 16, 32, 3))
+    (shown,) = returned["ui"]["imagen_trace"]
+    text = json.dumps(shown, allow_nan=False)
+    assert json.loads(text)["threshold"] == [[None, None], [1, 1], [None, None]]
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 12, 13, 32, 1000])

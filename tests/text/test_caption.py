@@ -3,6 +3,7 @@
 import random
 import re
 import sys
+import time
 
 import pytest
 
@@ -94,3 +95,41 @@ def test_a_missing_package_is_named(monkeypatch, name, package):
         ModuleNotFoundError, match=re.escape(f"needs the package {package}; install")
     ):
         clean_caption("a cat")
+
+
+LONG = 20_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            part * (LONG // len(part))
+            for part in ("a", "a.", "a-", "a.com.", "a.com/", "1.", "a1", "#1", "&a")
+        ),
+        *(
+            part * (LONG // len(part))
+            for part in ("<a ", "<a b='", "<", "</", "<!--", "<![", "<a>", "&#", "x_")
+        ),
+        "x" + " " * LONG + "y",
+        "1" * LONG + "a_",
+        "a" * 5000 + "1" * 5000 + "a" * 5000 + "1" * 5000 + "_",
+        "a.com" + "-/" * (LONG // 2) + "@",
+        "&#" + "1" * LONG,
+    ],
+)
+def test_cleaning_takes_a_time_that_grows_with_the_length(text):
+    started = time.process_time()
+    clean_caption(text)
+    assert time.process_time() - started < 3
+
+
+def test_links_are_found_where_the_rule_that_they_stand_for_finds_them():
+    atoms = ["a", "1", "b1", ".", ".", "-", "_", "/", ":", "@", " ", ".com", ".co", ".ru", "é", "("]
+    atoms += ["http:", "https://", "www:", "www.", "%"]
+    draw = random.Random(0)
+    rules = [rf"\b(?:{name}:(?:/{{1,3}}|[a-z0-9%])|{caption.DOMAIN})" for name in ("https?", "www")]
+    for _ in range(5000):
+        text = "".join(draw.choices(atoms, k=draw.randint(1, 15)))
+        for rule, scheme in zip(rules, caption.SCHEMES, strict=True):
+            assert caption.without_links(text, scheme) == re.sub(rule, "", text), text

@@ -1,5 +1,9 @@
 """The text encoder: T5 itself, the cache, padding, cutting, and the null text."""
 
+import random
+import sys
+import threading
+
 import pytest
 import torch
 
@@ -117,3 +121,35 @@ GOLDEN = [
     [0.0211, 0.0161, 0.0286, -0.0615],
     [-0.0455, -0.0292, 0.0241, 0.2791],
 ]
+
+
+def test_threads_share_the_cache(encoder, monkeypatch):
+    """A prompt that one thread has found in it may be dropped by another before it is fetched."""
+    monkeypatch.setattr("imagen_nodes.imagen_core.text.encoder.CACHE_SIZE", 2)
+    expected = {
+        prompt: encoder.encode([prompt]).embeds for prompt in ("red", "green", "blue", "a cat")
+    }
+    faults = []
+
+    def work(seed):
+        draw = random.Random(seed)
+        for _ in range(150):
+            prompts = draw.choices(list(expected), k=3)
+            try:
+                found = encoder.encode(prompts).embeds
+                assert torch.allclose(found, torch.cat([expected[p] for p in prompts]), atol=1e-5)
+            except Exception as error:
+                faults.append(repr(error))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert faults == []
+    assert len(encoder.cache) == 2

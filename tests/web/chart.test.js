@@ -76,3 +76,12 @@ test("the panel is one line until there is something to show, and ignores other 
 test("a place along the row means the thing under it", () => {
   assert.deepEqual([-1, 0, 0.34, 0.99, 1].map((f) => indexAt(f, 3)), [0, 0, 1, 2, 2]);
 });
+
+test("a step without numbers is left out and said", () => {
+  const rows = spread([[1, 3], [null, null], [null, 2]]);
+  assert.deepEqual(rows[1], { mean: null, least: null, greatest: null });
+  assert.deepEqual(rows[2], { mean: 2, least: 2, greatest: 2 });
+  assert.equal(paths(rows, 1, 3).line, "M0 50L100 50");
+  assert.deepEqual(paths([rows[1]], 1, 3), { line: "", band: "" });
+  assert.equal(readout(rows, rows, 1).s, "s not a number");
+});
