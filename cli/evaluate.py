@@ -12,10 +12,7 @@ from .generate import chosen_device
 
 
 def add_evaluate_options(sub: argparse.ArgumentParser) -> None:
-    """The options of `imagen evaluate`.
-
-    sub   receives them
-    """
+    """The options of `imagen evaluate`."""
     add = sub.add_argument
     of_stage = "default: the stage's own"
     about = "a bundled cascade, or a folder with a cascade.json, whose base is measured"
@@ -52,10 +49,7 @@ def add_evaluate_options(sub: argparse.ArgumentParser) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure a cascade's base, or a folder of pictures; write the report.
-
-    options   of the command line
-    """
+    """Measure a cascade's base, or a folder of pictures; write the report."""
     from ..imagen_core.evaluation import report as pages
     from ..imagen_core.evaluation.evaluate import evaluate as measure
     from ..imagen_core.evaluation.judge import load_expert
@@ -100,10 +94,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def made_or_read(options: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
-    """Prompts, their pictures, and what the report says of where they come from.
-
-    options   of the command line
-    """
+    """Prompts, their pictures, and what the report says of where they come from."""
     from .. import imagen_core as core
     from ..imagen_core.evaluation.evaluate import sample_prompts
     from ..imagen_core.evaluation.prompts import read_folder, read_prompts
@@ -168,7 +159,6 @@ def with_reference(
 ) -> tuple[dict[str, Any], Any]:
     """The judges and the reference that pictures are compared to.
 
-    options   of the command line
     judges    by name; those of a reference folder compare to it
     """
     from ..imagen_core.evaluation.evaluate import Reference
@@ -198,10 +188,7 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def bundled(name: str) -> Path:
-    """A file that ships beside the emoji cascade's judges.
-
-    name   of the file
-    """
+    """A file that ships beside the emoji cascade's judges."""
     from ..imagen_core.formats.cascade import BUNDLED
 
     return BUNDLED / "emoji_judge" / name

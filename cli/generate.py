@@ -271,6 +271,9 @@ def generate_graph(options: argparse.Namespace) -> Graph:
     from ..imagen_core.settings import Settings
 
     cascade, configs = chosen_cascade(options.cascade)
+    for level in options.aug_level or [None]:  # of stages that do not run too: a slip is a slip
+        for config in configs[1:]:
+            Settings(aug_level=level, tile=options.tile).check(config)
     configs = configs[: stages_upto(configs, options.upto)]
     if len(configs) > len(SAMPLING_NODES):
         sizes = [config.resolution for config in configs[: len(SAMPLING_NODES)]]

@@ -28,10 +28,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are raised, so that they end as those of the commands do."""
 
     def error(self, message: str) -> NoReturn:
-        """Show the usage and raise InputError.
-
-        message   what is wrong
-        """
+        """Show the usage and raise InputError."""
         self.print_usage(sys.stderr)
         raise InputError(message)
 
@@ -65,8 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def failed(code: int, error: str, as_json: bool) -> int:
     """Say on standard error, and as JSON if that is wanted, why a command failed; the exit code.
 
-    code      the exit code
-    error     why
     as_json   whether standard output gets an object
     """
     print(f"imagen: {error}", file=sys.stderr)
@@ -78,7 +73,6 @@ def failed(code: int, error: str, as_json: bool) -> int:
 def show_warning(message: Warning | str, *_place: Any) -> None:
     """Show a warning as one for people, not for programmers.
 
-    message   what is shown
     _place    category, file and line, which are not
     """
     print(f"warning: {message}", file=sys.stderr)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .diffusion.guidance import Guidance
+from .diffusion.samplers import Sampler
 from .sampling import sample_base, super_resolve
 from .settings import OnStep
 from .stage import Stage, StageConfig
@@ -53,7 +54,7 @@ class Cascade:
         batch_size: int = 1,
         seed: int = 0,
         steps: int | Sequence[int] | None = None,
-        sampler: str | None = None,
+        sampler: str | Sampler | None = None,
         aug_level: float | Sequence[float] | None = None,
         tile: int = 0,
         on_step: OnStep | None = None,
@@ -67,7 +68,7 @@ class Cascade:
         upto             the last stage's nominal resolution, such as 64, 256 or 1024; None = all stages
         seed             0 to 2**64 - 1
         steps            for all stages, or one number a stage; None = each stage's default
-        sampler          name in SAMPLERS; None = each stage's default
+        sampler          name in SAMPLERS or a function; None = each stage's default
         aug_level        for both SR stages, or one a stage; None = each stage's default
         tile             side of the SR stages' tiles in pixels; 0 = whole pictures
         on_step          called with (step, num_steps, x0) after each step of each stage

@@ -178,7 +178,6 @@ def save_expert(expert: Expert, path: Path) -> None:
     """Write a judge to one safetensors file in half precision; it appears whole or not at all.
 
     expert   judge, captions and features
-    path     of the file
     """
     state = {f"judge.{name}": value.half() for name, value in expert.judge.state_dict().items()}
     header = {
@@ -190,10 +189,7 @@ def save_expert(expert: Expert, path: Path) -> None:
 
 
 def load_expert(path: Path) -> Expert:
-    """The judge that `save_expert` wrote, in float32; another file raises CheckpointError.
-
-    path   of the file
-    """
+    """The judge that `save_expert` wrote, in float32; another file raises CheckpointError."""
     with open_tensors(path) as file:
         metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:

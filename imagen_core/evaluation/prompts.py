@@ -126,10 +126,7 @@ def caption_of(picture: Path) -> str:
 
 
 def read_picture(path: Path) -> Tensor:
-    """A picture on white at side 64, cropped to a square: h w 3 in 0..1.
-
-    path   of the file
-    """
+    """A picture on white at side 64, cropped to a square: h w 3 in 0..1."""
     import numpy as np
     from PIL import Image, ImageOps
 

@@ -77,6 +77,10 @@ def read_cascade(name_or_dir: str | Path) -> CascadeFiles:
         raise CheckpointError(
             f"{folder / 'cascade.json'}: text_encoder: expected a path on this computer, got {encoder!r}"
         )
+    if not (folder / encoder).exists():
+        raise CheckpointError(
+            f"{folder / 'cascade.json'}: text_encoder: no such file or folder: {folder / encoder}"
+        )
     paths = [inside(folder, stages[key], f"cascade.json: {key}") for key in stages]
     return CascadeFiles(folder / encoder, paths)
 

@@ -230,6 +230,8 @@ def test_timesteps_are_told_stage_by_stage_and_written_into_the_graph(monkeypatc
         (["--aug-level", "2"], "aug_level must be in [0, 1], got 2.0"),
         (["--aug-level", "0.1,2"], "aug_level must be in [0, 1], got 2.0"),
         (["--tile", "3"], "tile must be 0 (whole picture) or at least"),
+        (["--tile", "3", "--upto", "64"], "tile must be 0 (whole picture) or at least"),
+        (["--aug-level", "2", "--upto", "64"], "aug_level must be in [0, 1], got 2.0"),
         (["--steps", "1,0", "--upto", "256"], "steps must be at least 1, got 0"),
         (["--sampler", "euler"], "sampler must be one of"),
         (["--timesteps", "smart27"], "leave timesteps empty and set steps"),

@@ -205,6 +205,7 @@ def test_a_cascade_is_a_list_of_stages(cascade_folder):
         {"text_encoder": ["t5"], "base": "base.safetensors"},
         {"text_encoder": "t5", "sr256": "sr.safetensors"},
         {"text_encoder": "//host/t5", "base": "base.safetensors"},
+        {"text_encoder": "gone", "base": "base.safetensors"},
         [],
         "base",
     ],
