@@ -267,7 +267,7 @@ def test_an_odd_picture_is_refused_by_an_adm_stage_alone(sr, text):
 
 
 def test_a_picture_far_too_small_for_a_stage_names_what_to_do(sr, text):
-    with pytest.raises(ValueError, match=r"about 16 x 16, got 4 x 4; put the stage before it"):
+    with pytest.raises(ValueError, match=r"about 16 x 16, got 4 x 4; run the stage before it"):
         node("ImagenSR1024", stage=sr, text=text, image=torch.rand(1, 4, 4, 3), **SR)
 
 
