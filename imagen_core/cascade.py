@@ -1,6 +1,6 @@
 """A cascade: a text encoder and the stages that were made for each other, used together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -123,8 +123,9 @@ def per_stage(name: str, value, count: int) -> list:
     value   None, a number, or a sequence of numbers
     count   number of stages
     """
-    if isinstance(value, str) or not isinstance(value, Sequence):
+    if isinstance(value, str) or not isinstance(value, Iterable):
         return [value] * count
+    value = list(value)
     if len(value) == 1:
         return [value[0]] * count
     if len(value) < count:

@@ -1,12 +1,16 @@
 """What sampling asks of the text and the pictures that it is given; an error says what to give instead."""
 
+import math
 from typing import Any
 
 from torch import Tensor
 
+from .diffusion.respacing import whole
 from .settings import Settings
 from .stage import Stage
 from .text.embedding import EncodedPrompt
+
+OVERSHOOT = 0.5
 
 
 def check_base(
@@ -27,7 +31,10 @@ def check_base(
     """
     stage.check_kind("base")
     check_image(image, "image")
-    batch, height, width = size if image is None else image.shape[:3]
+    sides = zip(("batch_size", "height", "width"), size, strict=True)
+    batch, height, width = (whole(name, side) for name, side in sides)
+    if image is not None:
+        batch, height, width = image.shape[:3]
     check_batch(stage, text, batch)
     stage.check_size(height, width, name="width and height" if image is None else "image")
     check_mask(mask, image, batch, "image")
@@ -78,11 +85,12 @@ def check_batch(stage: Stage, text: Any, batch: int) -> None:
     stage.check_text(text.text.embeds)
     if batch < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch}")
-    rows = max(len(text.null_text), *(len(part) for pair in text.positives for part in pair))
-    if rows not in (1, batch):
-        raise ValueError(
-            f"text: expected 1 prompt or {batch}, one for each picture, got {rows}; make {rows} pictures"
-        )
+    for part in (*(part for pair in text.positives for part in pair), text.null_text):
+        if len(part) not in (1, batch):
+            raise ValueError(
+                f"text: expected 1 prompt or {batch}, one for each picture, got {len(part)}; make "
+                f"{len(part)} pictures"
+            )
 
 
 def check_image(image: Tensor | None, name: str) -> None:
@@ -92,10 +100,15 @@ def check_image(image: Tensor | None, name: str) -> None:
     """
     if image is None:
         return
+    check_tensor(image, name)
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
         raise ValueError(
             f"{name}: expected batch x height x width x 3 channels in 0..1, got {list(image.shape)}; "
             f"convert it to RGB"
+        )
+    if not image.is_floating_point():
+        raise ValueError(
+            f"{name}: expected brightnesses in 0..1, got {image.dtype}; divide by 255, as in image / 255"
         )
     check_numbers(image, name)
 
@@ -111,6 +124,7 @@ def check_mask(mask: Tensor | None, image: Tensor | None, batch: int, name: str)
         return
     if image is None:
         raise ValueError(f"mask: needs an {name} whose unmasked pixels are to be kept, got none")
+    check_tensor(mask, "mask")
     rows = 1 if mask.ndim == 2 else len(mask)
     planes = mask.ndim in (2, 3) or (mask.ndim == 4 and mask.shape[1] == 1)
     if not planes or rows not in (1, batch):
@@ -121,12 +135,32 @@ def check_mask(mask: Tensor | None, image: Tensor | None, batch: int, name: str)
     check_numbers(mask, "mask")
 
 
-def check_numbers(tensor: Tensor, name: str) -> None:
-    """Raise ValueError where a tensor has NaN or infinite values.
+def check_tensor(image: Any, name: str) -> None:
+    """Raise TypeError unless this is a torch.Tensor."""
+    if not isinstance(image, Tensor):
+        raise TypeError(
+            f"{name}: expected a torch.Tensor, got {type(image).__name__}; torch.from_numpy makes one"
+        )
 
-    tensor   any shape
+
+def check_numbers(tensor: Tensor, name: str) -> None:
+    """Raise ValueError where pictures or masks hold NaN, infinities, or values far outside 0..1.
+
+    tensor   any shape; what resampling adds at edges passes
     """
-    if not tensor.isfinite().all():
+    least, most = (
+        (float(bound) for bound in tensor.detach().aminmax()) if tensor.numel() else (0.0, 1.0)
+    )
+    if not math.isfinite(least + most):
         raise ValueError(
             f"{name}: has values that are not numbers (NaN or infinite); look at what made it"
         )
+    if least < -OVERSHOOT or most > 1 + OVERSHOOT:
+        raise ValueError(
+            f"{name}: expected values in 0..1, got {least:.3g} to {most:.3g}; {advice(least)}"
+        )
+
+
+def advice(least: float) -> str:
+    """How to bring a picture into 0..1, by the smallest of its values."""
+    return "divide by 255" if least >= -OVERSHOOT else "of -1..1, take (image + 1) / 2"

@@ -69,13 +69,13 @@ def sample_base(
     )
     grid = settings.grid(stage.config)
     known = None if image is None else to_network(image, stage.device)
-    noise = ImageNoise(seed, batch, stage.device)
+    noise = ImageNoise(settings.seed, batch, stage.device)
     x = start(noise.randn(3, height, width), grid, known)
     kept = None if known is None or mask is None else inpainting.keep(known, mask)
-    guidance = guidance or stage.guidance()
     denoise = make_denoiser(
-        stage.unet, stage.schedule, stage.prediction, text, guidance, grid, batch, trace=trace
-    )
+        stage.unet, stage.schedule, stage.prediction, text, settings.guidance_of(stage.config), grid,
+        batch, trace=trace,
+    )  # fmt: skip
     sample, draw = settings.sampler_of(stage.config), lambda: noise.randn(*x.shape[1:])
     for leg in legs(denoise, grid, kept, on_step):
         x = sample(leg.denoise, leg.begin(x, draw), leg.sigmas, draw, leg.on_step)
@@ -125,12 +125,12 @@ def super_resolve(
     large = upsample(to_network(image, stage.device), config.scale, config.align_corners)
     large = pad_to_multiple(large, stage.unet.size_multiple)
     known, kept = started_from(stage, batch, original, mask, inpainting)
-    noise = ImageNoise(seed, batch, stage.device)
+    noise = ImageNoise(settings.seed, batch, stage.device)
     x = start(noise.randn(*large.shape[1:]), grid, known)
     lowres = augmentation(stage.schedule, large, settings.level(config), aug_noise, noise)
     denoise = make_denoiser(
-        stage.unet, stage.schedule, stage.prediction, text, guidance or stage.guidance(), grid,
-        batch, lowres, tiles_of(stage, large, tile), trace,
+        stage.unet, stage.schedule, stage.prediction, text, settings.guidance_of(config), grid,
+        batch, lowres, tiles_of(stage, large, settings.tile), trace,
     )  # fmt: skip
     sample, draw = settings.sampler_of(config), lambda: noise.randn(*x.shape[1:])
     for leg in legs(denoise, grid, kept, cropped(on_step, height, width)):

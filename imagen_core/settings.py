@@ -1,7 +1,7 @@
 """Everything that a run of a stage is told but its text and its pictures, in one record."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from .diffusion.editing import Inpainting, partial_grid
 from .diffusion.guidance import Guidance
 from .diffusion.lowres import AUG_NOISES, AugNoise
 from .diffusion.noise import check_seed
-from .diffusion.respacing import Spacing
+from .diffusion.respacing import Spacing, plain, whole
 from .diffusion.samplers import SAMPLERS, Sampler
 from .diffusion.trace import Trace
 from .stage import StageConfig
@@ -50,6 +50,15 @@ class Settings:
     on_step: OnStep | None = None
     trace: Trace | None = None
 
+    def __post_init__(self):
+        numbers = {
+            "seed": whole("seed", self.seed),
+            "steps": None if self.steps is None else plain(self.steps),
+            "tile": whole("tile", self.tile),
+        }
+        for name, value in numbers.items():
+            object.__setattr__(self, name, value)
+
     def check(self, config: StageConfig) -> None:
         """Raise ValueError where a stage cannot be sampled so; its weights are not needed for that."""
         check_seed(self.seed)
@@ -66,17 +75,30 @@ class Settings:
 
     def grid(self, config: StageConfig) -> Tensor:
         """The noise levels of the run: (num_steps + 1,) float64 on the CPU."""
+        return partial_grid(self.whole_grid(config), self.strength)
+
+    def guidance_of(self, config: StageConfig) -> Guidance:
+        """The guidance of the run, which knows how many steps of the schedule come before it."""
+        levels = self.whole_grid(config)
+        skipped = len(levels) - len(partial_grid(levels, self.strength))
+        return replace(self.guidance or config.guidance(), skipped=skipped)
+
+    def whole_grid(self, config: StageConfig) -> Tensor:
+        """The noise levels of a run of the whole schedule, whatever the strength."""
         if self.sigmas is None:
             steps = config.defaults.steps if self.steps is None else self.steps
-            return partial_grid(config.schedule.sigmas(steps), self.strength)
-        sigmas = torch.as_tensor(self.sigmas, dtype=torch.float64, device="cpu")
+            return config.schedule.sigmas(steps)
+        try:
+            sigmas = torch.as_tensor(self.sigmas, dtype=torch.float64, device="cpu")
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"sigmas: expected noise levels, got {self.sigmas!r:.80}") from error
         falls = sigmas.ndim == 1 and len(sigmas) > 1 and bool((sigmas.diff() < 0).all())
         if not falls or sigmas[-1] != 0 or not sigmas.isfinite().all():
             raise ValueError(
                 f"sigmas: expected noise levels that are strictly decreasing and end with 0, such as "
                 f"[80, 10, 1, 0], got {sigmas.tolist()}"
             )
-        return partial_grid(sigmas, self.strength)
+        return sigmas
 
     def sampler_of(self, config: StageConfig) -> Sampler:
         """The function that samples."""

@@ -66,11 +66,14 @@ def post_cfg(guidance: Any, data_range: float = 1.0) -> Any:
 
     The scale enters as a correction to what came before, so that hooks before this one keep their say.
     """
+    scales = Scales(guidance)
 
     def guide(args: dict[str, Any]) -> Tensor:
         x0 = args["denoised"].float()
-        scale = scale_at(guidance, args["sigma"], sample_sigmas(args["model_options"]))
-        if args["uncond"] is not None and scale != args["cond_scale"]:
+        sampling = getattr(args.get("model"), "model_sampling", None)
+        scale = scales.at(args["sigma"], sample_sigmas(args["model_options"]), sampling)
+        known = isinstance(scale, float) and scale == args["cond_scale"]
+        if args["uncond"] is not None and not known:
             pull = args["cond_denoised"].float() - args["uncond_denoised"].float()
             x0 = x0 + (scale - args["cond_scale"]) * pull
         flat = x0.reshape(len(x0), -1, 1, 1)  # latents of video have a fifth axis
@@ -88,18 +91,50 @@ def sample_sigmas(model_options: dict[str, Any]) -> Tensor | None:
     return model_options.get("transformer_options", {}).get("sample_sigmas")
 
 
-def scale_at(guidance: Any, sigma: Tensor, sigmas: Tensor | None) -> float:
-    """The guidance scale at a noise level of a run.
+class Scales:
+    """A guidance's scale at the noise levels of a run, found on their device: no step waits."""
 
-    guidance   scale and interval
-    sigma      (b,), of the evaluation
-    sigmas     (num_steps + 1,), falling; None = unknown, and the interval does not act
+    def __init__(self, guidance: Any):
+        self.guidance = guidance
+        self.sigmas: Tensor | None = None
+        self.levels: Any = None
+        self.scales: Any = None
+
+    def at(self, sigma: Tensor, sigmas: Tensor | None, sampling: Any = None) -> float | Tensor:
+        """The scale of an evaluation: a tensor of no dimension where the interval has its say.
+
+        sigma      (b,), of the evaluation
+        sigmas     (num_steps + 1,), falling; None = unknown, and the interval does not act
+        sampling   ComfyUI's model_sampling, which knows the whole schedule; None = the run is all of it
+        """
+        if sigmas is None or len(sigmas) < 2:
+            return self.guidance.guidance_scale
+        if sigmas is not self.sigmas or self.levels.device != sigma.device:
+            self._begin(sigma, sigmas, sampling)
+        passed = (self.levels > sigma.max() * 1.0001).sum().clamp_max(len(self.scales) - 1)
+        return self.scales.index_select(0, passed.view(1))[0]
+
+    def _begin(self, sigma: Tensor, sigmas: Tensor, sampling: Any) -> None:
+        from dataclasses import replace
+
+        guidance = replace(self.guidance, skipped=skipped_steps(sigmas, sampling))
+        self.sigmas, self.levels = sigmas, sigmas.to(sigma.device)
+        self.scales = sigma.new_tensor(guidance.scales(len(sigmas) - 1))
+
+
+def skipped_steps(sigmas: Tensor, sampling: Any) -> int:
+    """About how many steps of the schedule come before a run that begins within it, as with denoise < 1.
+
+    sigmas     (num_steps + 1,), of the run
+    sampling   ComfyUI's model_sampling, whose timesteps are even in the schedule's time; or None
     """
-    if sigmas is None or len(sigmas) < 2:
-        return guidance.guidance_scale
+    if sampling is None:
+        return 0
+    first = sigmas[:1].float()
+    top = first.new_tensor([float(sampling.sigma_max)])
+    part = float(sampling.timestep(first)) / float(sampling.timestep(top))
     num_steps = len(sigmas) - 1
-    passed = int((sigmas.to(sigma.device) > sigma.max() * 1.0001).sum())
-    return guidance.scales(num_steps)[min(passed, num_steps - 1)]
+    return max(0, round(num_steps / part) - num_steps) if 0.01 < part < 1 else 0
 
 
 class ImagenTextToConditioning:
@@ -169,7 +204,7 @@ class ImagenConditioningToText:
                     f"negative: expected {lengths[0]} states as in positive, got {lengths[1]}; "
                     f"concatenate as many prompts to the one as to the other"
                 )
-            return (EncodedPrompt(text, null_text.expand(len(text)), style=style_of(positive)),)
+            return (EncodedPrompt(text, null_text, style=style_of(positive)),)
 
 
 def entry(text: Any, pooled: Any, weight: float) -> list:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..text.embedding import EncodedPrompt, TextEmbedding
 from ..unet.layers import TextContext
 from .guidance import Guidance
-from .lowres import Lowres
+from .lowres import Lowres, Shown
 from .schedules import AnySchedule, alpha_sigma
 from .tiles import Tiles
 from .trace import Trace
@@ -109,6 +109,28 @@ def guide(rows: Sequence[Tensor], mixer: float, scale: float, channels: int) -> 
     return torch.cat([prediction, output[:, channels:]], dim=1)
 
 
+def prepared(
+    unet: Network, text: TextEmbedding, pooled: TextEmbedding | None = None
+) -> TextContext:
+    """A text prepared once, though it may stand for several pictures.
+
+    text, pooled   as for the network's `prepare`
+    """
+    if pooled is None or (len(pooled.shared()), len(text.shared())) == (1, 1):
+        text, pooled = text.shared(), None if pooled is None else pooled.shared()
+    return unet.prepare(text, pooled)
+
+
+def joined_rows(contexts: list[TextContext], batch: int) -> TextContext:
+    """The rows of several texts for one evaluation: one each, or where one has more, one a picture.
+
+    contexts   of 1 or `batch` rows
+    """
+    if all(len(context) == 1 for context in contexts):
+        return TextContext.cat(contexts)
+    return TextContext.cat([context.expand(batch) for context in contexts])
+
+
 def make_denoiser(
     unet: Network,
     schedule: AnySchedule,
@@ -141,21 +163,21 @@ def make_denoiser(
     timesteps = (1000 * schedule.t(logsnrs)).to(device, torch.float32)
     logsnrs = logsnrs.to(device, torch.float32)
     scales = guidance.scales(len(alphas))
-    cond = both = TextContext.cat(
-        [unet.prepare(text, pooled).expand(batch) for text, pooled in prompt.positives]
-    )
+    contexts = [prepared(unet, *pair) for pair in prompt.positives]
+    cond = both = joined_rows(contexts, batch)
     if any(scale != 1.0 for scale in scales):
-        both = TextContext.cat([cond, unet.prepare(prompt.null_text).expand(batch)])
+        both = joined_rows([*contexts, prepared(unet, prompt.null_text)], batch)
+    shown = None if lowres is None else Shown(lowres, dtype)
 
     def denoise(x: Tensor, i: int) -> Denoised:
-        context = cond if scales[i] == 1.0 else both
-        rows = len(context) // batch
-        x_t, t = alphas[i] * x, timesteps[i].expand(len(context))
-        shown = None if lowres is None else lowres()
+        guided = scales[i] != 1.0
+        context, rows = (both, len(contexts) + 1) if guided else (cond, len(contexts))
+        x_t, t = alphas[i] * x, timesteps[i].expand(rows * batch)
+        conditioning = None if shown is None else shown(rows)
         parts = []
         for window in [None] if tiles is None else tiles.windows:
             seen = x_t if window is None else window.crop(x_t)
-            given = () if shown is None else shown.crop(window).repeat(rows).to(dtype)
+            given = () if conditioning is None else conditioning.crop(window)
             output = unet(seen.to(dtype).repeat(rows, 1, 1, 1), t, context, *given).float()
             parts.append(guide(output.chunk(rows), prompt.mixer, scales[i], x.shape[1]))
         output = parts[0] if tiles is None else tiles.blend(parts)

@@ -19,6 +19,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .denoiser import Denoise, Denoised
+from .respacing import whole
 
 InpaintName = Literal["repaint", "clean"]
 INPAINTS: tuple[InpaintName, ...] = ("repaint", "clean")
@@ -54,6 +55,8 @@ class Inpainting:
     def __post_init__(self):
         if self.method not in INPAINTS:
             raise ValueError(f"inpaint must be one of {INPAINTS}, got {self.method!r}")
+        for name in ("resample", "jump"):
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
         if self.resample < 1 or self.jump < 1:
             raise ValueError(
                 f"resample and jump must be at least 1, got {self.resample} and {self.jump}"

@@ -29,6 +29,7 @@ class Guidance:
     max_value          upper bound on that quantile, >= 1; None = no bound
     start, end         part of the schedule in which guidance acts, 0 = first step, 1 = last
     oscillate          every other step of the interval's second half uses scale 1 instead
+    skipped            steps of the schedule that come before the run, which starts at a picture
     """
 
     guidance_scale: float = 3.0
@@ -38,6 +39,7 @@ class Guidance:
     start: float = 0.0
     end: float = 1.0
     oscillate: bool = False
+    skipped: int = 0
 
     def __post_init__(self):
         if self.threshold not in THRESHOLDS:
@@ -56,15 +58,17 @@ class Guidance:
     def scales(self, num_steps: int) -> list[float]:
         """The guidance scale of each step.
 
-        num_steps   steps of the run; step i lies at i / num_steps of the schedule
+        num_steps   steps of the run, the last ones of a schedule of skipped + num_steps: step i lies at
+                    (skipped + i) / (skipped + num_steps) of it
         """
-        first, last = self.start * num_steps, self.end * num_steps
+        total = self.skipped + num_steps
+        first, last = self.start * total, self.end * total
         middle = (first + last) / 2
         return [
             self.guidance_scale
             if first <= i < last and not (self.oscillate and i >= middle and i % 2)
             else 1.0
-            for i in range(num_steps)
+            for i in range(self.skipped, total)
         ]
 
     def apply_threshold(

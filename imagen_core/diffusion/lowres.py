@@ -62,9 +62,38 @@ def augment(image: Tensor, noise: Tensor, aug_t: Tensor, schedule: AnySchedule) 
     aug_t      (b,), augmentation level as a t of the schedule, 0 = none
     schedule   the stage's schedule
     """
+    alpha_t, sigma_t, timestep = augmented(image, aug_t, schedule)
+    return Lowres(alpha_t * image + sigma_t * noise, timestep)
+
+
+def augmented(image: Tensor, aug_t: Tensor, schedule: AnySchedule) -> tuple[Tensor, Tensor, Tensor]:
+    """What `augment` scales image and noise by, and the level that the net is told: b 1 1 1 and (b,).
+
+    image      b 3 h w, gives device and dtype
+    aug_t      (b,), augmentation level as a t of the schedule, 0 = none
+    schedule   the stage's schedule
+    """
     logsnr = schedule.logsnr(aug_t)
     alpha_t, sigma_t = (part.to(image) for part in alpha_sigma(logsnr[:, None, None, None]))
-    return Lowres(alpha_t * image + sigma_t * noise, (1000 * schedule.t(logsnr)).to(image))
+    return alpha_t, sigma_t, (1000 * schedule.t(logsnr)).to(image)
+
+
+class Shown:
+    """What the net is given at each step, in its dtype, made anew only where the conditioning is."""
+
+    def __init__(self, lowres: Callable[[], Lowres], dtype: torch.dtype):
+        self.lowres, self.dtype = lowres, dtype
+        self.now: Lowres | None = None
+        self.made: dict[int, Lowres] = {}
+
+    def __call__(self, rows: int) -> Lowres:
+        """The step's conditioning, the batch `rows` times over."""
+        now = self.lowres()
+        if now is not self.now:
+            self.now, self.made = now, {}
+        if rows not in self.made:
+            self.made[rows] = now.to(self.dtype).repeat(rows)
+        return self.made[rows]
 
 
 def augmentation(
@@ -80,8 +109,10 @@ def augmentation(
     """
     level = torch.full((len(large),), aug_level, dtype=torch.float64, device="cpu")
 
+    alpha_t, sigma_t, timestep = augmented(large, level, schedule)
+
     def draw() -> Lowres:
-        return augment(large, noise.randn(*large.shape[1:]), level, schedule)
+        return Lowres(alpha_t * large + sigma_t * noise.randn(*large.shape[1:]), timestep)
 
     if aug_noise == "each step":
         return draw

@@ -1,13 +1,19 @@
 """Random numbers of a batch: each image has its own generator, so a batch never changes a picture."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from .respacing import whole
 
-def check_seed(seed: int) -> None:
-    """Raise ValueError unless a generator takes this seed."""
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be an integer from 0 to 2**64 - 1, got {seed}")
+
+def check_seed(seed: Any) -> int:
+    """The seed as an int; ValueError unless a generator takes it."""
+    number = whole("seed", seed)
+    if not 0 <= number < 2**64:
+        raise ValueError(f"seed must be an integer from 0 to 2**64 - 1, got {number}")
+    return number
 
 
 class ImageNoise:
@@ -20,7 +26,7 @@ class ImageNoise:
     def __init__(self, seed: int, batch: int, device: torch.device | str = "cpu"):
         if batch < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch}")
-        check_seed(seed)
+        seed = check_seed(seed)
         self.device = torch.device(device)
         self.generators = [
             torch.Generator("cpu").manual_seed((seed + i) % 2**64) for i in range(batch)

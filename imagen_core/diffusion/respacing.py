@@ -4,8 +4,10 @@ DeepFloyd IF's presets, plain numbers, diffusers' "leading" grids, and explicit 
 arXiv:2102.09672, section 4 (strided sampling).
 """
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
+from typing import Any
 
 Spacing = int | str | Sequence[int]
 
@@ -20,6 +22,29 @@ SECTIONS: dict[str, tuple[int, ...]] = {
     "super100": (4, 4, 6, 6, 8, 8, 10, 10, 14, 30),
 }
 """Steps in each of as many equal sections of the 1000, the section next to the image first."""
+
+
+def whole(name: str, value: Any) -> int:
+    """A whole number of any library as an int; ValueError where it is none.
+
+    name   of the input
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name}: expected a whole number, got {value!r}") from None
+
+
+def plain(steps: Any) -> Spacing:
+    """Steps in Python's own numbers; ValueError where they are none.
+
+    steps   a number, a preset or timesteps, perhaps of numpy
+    """
+    if isinstance(steps, str):
+        return steps
+    if isinstance(steps, Iterable) and getattr(steps, "ndim", 1) == 1:
+        return [whole("timesteps", step) for step in steps]
+    return whole("steps", steps)
 
 
 def timesteps(spacing: Spacing, count: int = 1000) -> list[int]:

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .respacing import Spacing, timesteps
+from .respacing import Spacing, plain, timesteps
 
 ScheduleName = Literal["cosine", "linear"]
 LOGSNR_MAX = 15.0
@@ -71,6 +71,7 @@ class Schedule:
         num_steps   number of steps, at least 1; presets and lists are for discrete schedules
         returns     (num_steps + 1,) float64 on the CPU, evenly spaced in t from 1
         """
+        num_steps = plain(num_steps)
         if not isinstance(num_steps, int):
             raise ValueError(
                 f"timesteps: this stage's time is continuous and takes a number of steps, got "
@@ -78,6 +79,8 @@ class Schedule:
             )
         if num_steps < 1:
             raise ValueError(f"steps must be at least 1, got {num_steps}")
+        if num_steps > MOST_STEPS:
+            raise ValueError(f"steps must be at most {MOST_STEPS}, got {num_steps}")
         t = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64, device="cpu")
         sigmas = (-0.5 * self.logsnr(t)).exp()
         sigmas[-1] = 0.0
@@ -138,6 +141,7 @@ class DiscreteSchedule:
         num_steps   a number, a preset or a list: see `respacing.timesteps`
         returns     (steps + 1,) float64 on the CPU
         """
+        num_steps = plain(num_steps)
         if isinstance(num_steps, int) and num_steps < 1:
             raise ValueError(f"steps must be at least 1, got {num_steps}")
         visited = self.table()[timesteps(num_steps, self.num_timesteps)]

@@ -224,7 +224,7 @@ def check_heads(
 def levels(given: dict[str, Any]) -> tuple[bool, ...]:
     """Whether each level has attention, from the kinds of its blocks."""
     by_kind = {down: there for there, (down, _) in KINDS.items()}
-    down, up = given.get("down_block_types"), given.get("up_block_types")
+    down, up = (given.get(key, []) for key in ("down_block_types", "up_block_types"))
     good = isinstance(down, (list, tuple)) and 0 < len(down) <= 16
     good = good and all(isinstance(kind, str) and kind in by_kind for kind in down)
     require("down_block_types", good, f"a list of {list(by_kind)}", down)

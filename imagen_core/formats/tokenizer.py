@@ -79,8 +79,9 @@ def max_length(path: Path) -> int:
     if not path.is_file():
         return DEFAULT_LENGTH
     length = read_json(path).get("model_max_length")
-    good = isinstance(length, (int, float)) and 1 < length <= LONGEST
-    return int(length) if good else DEFAULT_LENGTH
+    if isinstance(length, (int, float)) and 1 < length <= LONGEST:
+        return int(length)
+    return DEFAULT_LENGTH
 
 
 def from_gguf(metadata: dict[str, Any]) -> Tokenizer | None:

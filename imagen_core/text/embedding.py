@@ -40,6 +40,11 @@ class TextEmbedding:
             raise ValueError(f"text: {len(self)} prompts do not fit {batch} images")
         return TextEmbedding(self.embeds.expand(batch, -1, -1), self.mask.expand(batch, -1))
 
+    def shared(self) -> "TextEmbedding":
+        """One row where all rows are views of it, as `expand` makes them; else itself."""
+        one = len(self) > 1 and self.embeds.stride(0) == 0
+        return TextEmbedding(self.embeds[:1], self.mask[:1]) if one else self
+
     def take(self, rows: slice) -> "TextEmbedding":
         """Some rows (views); of a single one, which stands for every picture, that one."""
         return self if len(self) == 1 else TextEmbedding(self.embeds[rows], self.mask[rows])

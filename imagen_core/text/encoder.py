@@ -104,7 +104,7 @@ class TextEncoder:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         text = self.encode(prompts, clean_caption)
         null_text = self.encode([negative_prompt], clean_caption)
-        return EncodedPrompt(text, null_text.expand(len(prompts)))
+        return EncodedPrompt(text, null_text)
 
     def describe(self, prompt: str, clean_caption: bool = False) -> Reading:
         """How this encoder reads a prompt; nothing is encoded.

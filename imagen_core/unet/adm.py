@@ -215,11 +215,11 @@ class ADMUNet(nn.Module):
 
         x         b 3 h w, unit-variance noisy images
         t         (b,), noise level as the sinusoid sees it, 0..1000
-        context   prepared text of b rows
+        context   prepared text of b rows, or of fewer that divide b
         lowres    b 3 h w in about [-1, 1], up-sampled and augmented conditioning
         aug       (b,), noise level of lowres, 0..1000
         """
-        embedding = self.time_embedding(t) + context.pooled
+        embedding = self.time_embedding(t) + context.pooled_for(len(x))
         if self.aug_embedding is not None:
             assert lowres is not None and aug is not None, "this network needs lowres and aug"
             embedding = embedding + self.aug_embedding(aug)

@@ -79,6 +79,7 @@ class TextAttention(nn.Module):
         if channels % head_dim:
             raise ValueError(f"channels must be a multiple of head_dim {head_dim}, got {channels}")
         self.head_dim = head_dim
+        self.self_attention = self_attention
         self.norm = nn.GroupNorm(groups, channels)
         self.text_norm = TokenGroupNorm(groups, context_dim)
         self.qkv = nn.Linear(channels, 3 * channels if self_attention else channels)
@@ -95,18 +96,33 @@ class TextAttention(nn.Module):
         k, v = self.text_kv(self.text_norm(tokens)).chunk(2, dim=-1)
         return split_heads(k, self.head_dim), split_heads(v, self.head_dim)
 
-    def forward(self, x: Tensor, text: KeysValues) -> Tensor:  # x: b c h w
-        height = x.shape[2]
-        h = rearrange(self.norm(x), "b c h w -> b (h w) c")
-        q, *kv = (
-            split_heads(part, self.head_dim) for part in self.qkv(h).split(x.shape[1], dim=-1)
-        )
-        if kv:
-            k, v = (torch.cat([ours, image], dim=2) for ours, image in zip(text, kv, strict=True))
+    def forward(
+        self, x: Tensor, text: KeysValues
+    ) -> Tensor:  # x: b c h w, text: p rows that divide b
+        height, rows = x.shape[2], len(text[0])
+        h = self.qkv(rearrange(self.norm(x), "b c h w -> b (h w) c"))
+        if not self.self_attention:
+            # Queries do not see each other, so those of all pictures of one text are one sequence.
+            h = rearrange(h, "(p each) n c -> p (each n) c", p=rows)
+            h = attention(split_heads(h, self.head_dim), *text)
+            h = rearrange(h, "p (each n) c -> (p each) n c", each=len(x) // rows)
         else:
-            k, v = text
-        h = self.proj_out(attention(q, k, v))
-        return x + rearrange(h, "b (h w) c -> b c h w", h=height)
+            q, *kv = (split_heads(part, self.head_dim) for part in h.chunk(3, dim=-1))
+            h = attention(q, *(joined(ours, own) for ours, own in zip(text, kv, strict=True)))
+        return x + rearrange(self.proj_out(h), "b (h w) c -> b c h w", h=height)
+
+
+def joined(text: Tensor, image: Tensor) -> Tensor:
+    """The text's keys or values before those of the pictures that share it: b heads (m + n) d.
+
+    text    p heads m d
+    image   b heads n d, p of them dividing b
+    """
+    if len(text) == len(image):
+        return torch.cat([text, image], dim=2)
+    image = rearrange(image, "(p each) h n d -> p each h n d", p=len(text))
+    text = text[:, None].expand(-1, image.shape[1], -1, -1, -1)
+    return torch.cat([text, image], dim=3).flatten(0, 1)
 
 
 def text_keys_values(unet: nn.Module, tokens: Tensor) -> tuple[KeysValues, ...]:

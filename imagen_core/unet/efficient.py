@@ -181,11 +181,12 @@ class EfficientUNet(nn.Module):
 
         x         b 3 h w, unit-variance noisy images
         t         (b,), noise level as the sinusoid sees it, 0..1000
-        context   prepared text of b rows
+        context   prepared text of b rows, or of fewer that divide b
         lowres    b 3 h w in about [-1, 1], up-sampled and augmented conditioning
         aug       (b,), noise level of lowres, 0..1000
         """
-        embedding = self.time_embedding(t) + self.aug_embedding(aug) + context.pooled
+        pooled = context.pooled_for(len(x))
+        embedding = self.time_embedding(t) + self.aug_embedding(aug) + pooled
         texts = iter(context.keys_values)
         x = self.conv_in(torch.cat([x, lowres], dim=1))
         skips = [x]

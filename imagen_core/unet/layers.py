@@ -6,7 +6,7 @@ arXiv:2205.11487, appendices B.1 and F.
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +63,7 @@ def check_field(name: str, kind: Any, value: Any) -> None:
         if not isinstance(value, tuple) or not value:
             raise ValueError(f"{name}: expected one entry a level, got {value!r}")
         for entry in value:
-            check_field(name, kind.__args__[0], entry)
+            check_field(name, get_args(kind)[0], entry)
     elif kind in (int, bool):
         if type(value) is not kind:
             raise ValueError(
@@ -150,8 +150,11 @@ class PooledText(nn.Module):
 class TextContext:
     """What a U-Net needs of a prompt, computed once by `unet.prepare(text)`.
 
-    pooled        b d, added to the time embedding
-    keys_values   one pair of b heads n d for each attention layer, in the order of evaluation
+    pooled        p d, added to the time embedding
+    keys_values   one pair of p heads n d for each attention layer, in the order of evaluation
+
+    A network that sees b pictures takes row j of p for the pictures from j * b / p on: what pictures share
+    is not copied for each.
     """
 
     pooled: Tensor
@@ -159,6 +162,13 @@ class TextContext:
 
     def __len__(self) -> int:
         return self.pooled.shape[0]
+
+    def pooled_for(self, batch: int) -> Tensor:
+        """The pooled text of each picture: b d.
+
+        batch   a multiple of the rows
+        """
+        return self.pooled.repeat_interleave(batch // len(self), dim=0)
 
     def expand(self, batch: int) -> "TextContext":
         """The context of one prompt for `batch` images (views), or itself when it has that many."""
@@ -172,6 +182,13 @@ class TextContext:
                 (k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1))
                 for k, v in self.keys_values
             ),
+        )
+
+    def cycled(self, batch: int) -> "TextContext":
+        """One row a picture, over and over where prompts are fewer, the first ones where more."""
+        rows = torch.arange(batch, device=self.pooled.device) % len(self)
+        return TextContext(
+            self.pooled[rows], tuple((k[rows], v[rows]) for k, v in self.keys_values)
         )
 
     @staticmethod

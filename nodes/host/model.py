@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .adapter import comfy
 from .memory import keep_patcher
+from .model_text import Text, TextCond
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,7 +131,6 @@ def _sampling_class() -> type:
 def _model_class() -> type:
     import torch
 
-    from ...imagen_core import TextEmbedding
     from ...imagen_core.diffusion.denoiser import x0_from_output
 
     base = comfy("comfy.model_base")
@@ -144,7 +144,6 @@ def _model_class() -> type:
             self.model_sampling = _sampling_class()(stage.schedule)
             self.diffusion_model = stage.unet
             self.stage = stage
-            self.prepared: Any = None
 
         def get_dtype(self) -> torch.dtype:
             return self.stage.dtype
@@ -168,22 +167,12 @@ def _model_class() -> type:
             stage, sigma = self.stage, t.float()
             x_t = self.model_sampling.calculate_input(sigma, x.float())
             shown = [x_t.to(stage.dtype), self.model_sampling.timestep(sigma)]
-            texts = c_crossattn, given["text_mask"], given["style"]
-            shown.append(self.context(*(part.to(x.device) for part in texts)))
+            shown.append(given["texts"].context(stage, self.current_weight_patches_uuid))
             if stage.config.kind == "sr":
-                shown += [given["lowres"].to(x.device, stage.dtype), given["aug"].to(x.device)]
+                shown += [given["lowres"], given["aug"]]
             output = stage.unet(*shown)[:, : x.shape[1]].float()
             logsnr = -2 * sigma.log()[:, None, None, None]
             return x0_from_output(stage.prediction, output, x_t, logsnr)
-
-        def context(self, embeds: Tensor, mask: Tensor, style: Tensor) -> Any:
-            """The text prepared for every layer; once a run, since it stays the same."""
-            texts, weights = (embeds, mask, style), self.current_weight_patches_uuid
-            if self.prepared is None or not _same(self.prepared[0], (weights, *texts)):
-                pooled = TextEmbedding(style, mask)
-                prepared = self.stage.unet.prepare(TextEmbedding(embeds, mask), pooled)
-                self.prepared = (weights, *texts), prepared
-            return self.prepared[1]
 
     return StageModel
 
@@ -195,15 +184,14 @@ def stage_conds(stage: Any, given: dict[str, Any]) -> dict[str, Any]:
     given   of ComfyUI: the conditioning's states and keys, the noise, the device
     """
     conds = comfy("comfy.conds")
-    # Regular: rows of unequal length run one after the other, as padding would change them.
     embeds = given["cross_attn"]
     stage.check_text(embeds)
-    out = {"c_crossattn": conds.CONDRegular(embeds)}
-    out["text_mask"] = conds.CONDRegular(text_mask(embeds, given.get("attention_mask")))
-    out["style"] = conds.CONDRegular(given.get(STYLE, embeds))
+    mask = text_mask(embeds, given.get("attention_mask"))
+    out: dict[str, Any] = {"texts": TextCond([(Text(embeds, mask, given.get(STYLE, embeds)), 1)])}
     if stage.config.kind == "sr":
         require_lowres(given.get(LOWRES), given["noise"])
-        out["lowres"] = conds.CONDNoiseShape(given[LOWRES].to(given["device"]))
+        lowres = given[LOWRES].to(given["device"], stage.dtype)
+        out["lowres"] = conds.CONDNoiseShape(lowres)
         out["aug"] = conds.CONDRegular(given[AUG].to(given["device"]))
     return out
 
@@ -247,8 +235,3 @@ def require_lowres(lowres: Tensor | None, noise: Tensor) -> None:
             f"latent_image: expected {sizes[0]}, got {sizes[1]}; use the latent that Imagen SR "
             f"Conditioning puts out"
         )
-
-
-def _same(kept: tuple, given: tuple) -> bool:
-    pairs = zip(kept[1:], given[1:], strict=True)
-    return kept[0] == given[0] and all(a.device == b.device and a.equal(b) for a, b in pairs)

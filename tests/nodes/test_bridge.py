@@ -6,7 +6,7 @@ import torch
 from imagen_nodes import NODE_CLASS_MAPPINGS
 from imagen_nodes.imagen_core import EncodedPrompt, Guidance, TextEmbedding, dynamic_threshold
 from imagen_nodes.nodes import host
-from imagen_nodes.nodes.bridge import post_cfg, scale_at
+from imagen_nodes.nodes.bridge import Scales, post_cfg
 
 
 def node(node_id: str, **inputs):
@@ -84,10 +84,10 @@ def test_a_sampler_without_a_negative_prompt_is_thresholded_all_the_same():
 def test_the_interval_counts_the_steps_of_the_run():
     guidance = Guidance(6.0, start=0.4, end=0.8)
     sigmas = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.5, 0.0])
-    scales = [scale_at(guidance, sigma.expand(2), sigmas) for sigma in sigmas[:-1]]
+    scales = [Scales(guidance).at(sigma.expand(2), sigmas) for sigma in sigmas[:-1]]
     assert scales == guidance.scales(5) == [1.0, 1.0, 6.0, 6.0, 1.0]
-    assert scale_at(guidance, torch.tensor([3.0]), sigmas) == 6.0  # between two steps
-    assert scale_at(guidance, torch.tensor([3.0]), None) == 6.0
+    assert Scales(guidance).at(torch.tensor([3.0]), sigmas) == 6.0  # between two steps
+    assert Scales(guidance).at(torch.tensor([3.0]), None) == 6.0
 
 
 class Model:
