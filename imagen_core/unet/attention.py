@@ -74,17 +74,19 @@ class TextAttention(nn.Module):
         head_dim: int,
         groups: int,
         self_attention: bool = True,
+        widening: int = 1,
     ):
         super().__init__()
-        if channels % head_dim:
-            raise ValueError(f"channels must be a multiple of head_dim {head_dim}, got {channels}")
+        hidden = widening * channels
+        if hidden % head_dim:
+            raise ValueError(f"channels must be a multiple of head_dim {head_dim}, got {hidden}")
         self.head_dim = head_dim
         self.self_attention = self_attention
         self.norm = nn.GroupNorm(groups, channels)
         self.text_norm = TokenGroupNorm(groups, context_dim)
-        self.qkv = nn.Linear(channels, 3 * channels if self_attention else channels)
-        self.text_kv = nn.Linear(context_dim, 2 * channels)
-        self.proj_out = nn.Linear(channels, channels)
+        self.qkv = nn.Linear(channels, 3 * hidden if self_attention else hidden)
+        self.text_kv = nn.Linear(context_dim, 2 * hidden)
+        self.proj_out = nn.Linear(hidden, channels)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 

@@ -56,6 +56,7 @@ class EfficientConfig:
     activation                of all blocks
     self_attention            whether image positions attend to each other where they attend to the text
     residual                  the network puts out the difference from lowres, which is added at the end
+    attention_widening        width of attention over that of its level; 2 in the paper's figure A.28
     """
 
     stem_channels: int
@@ -73,6 +74,7 @@ class EfficientConfig:
     self_attention: bool = True
     stem_blocks: int = 0
     residual: bool = False
+    attention_widening: int = 1
 
     def __post_init__(self):
         check_shape(self)
@@ -101,7 +103,12 @@ class Level(nn.Module):
         )
         self.attention = (
             TextAttention(
-                channels, config.context_dim, config.head_dim, config.groups, config.self_attention
+                channels,
+                config.context_dim,
+                config.head_dim,
+                config.groups,
+                config.self_attention,
+                config.attention_widening,
             )
             if config.attention[level]
             else None

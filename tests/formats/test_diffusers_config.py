@@ -225,7 +225,7 @@ def test_a_value_of_another_type_is_refused_by_name(key):
 def test_a_configuration_that_is_none_is_named(text, tmp_path):
     folder = publish(peer_of(to_diffusers(TINY[1])), {}, tmp_path / "unet")
     (folder / "config.json").write_text(text)
-    assert f"{folder / 'config.json'}: " in refusal(folder)
+    assert f"{folder / 'config.json'}: " in (refusal(folder) or "")
 
 
 def test_all_keys_are_sorted_into_one_of_three_kinds():

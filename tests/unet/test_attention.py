@@ -29,15 +29,16 @@ def test_heads_are_contiguous_blocks_of_channels():
 
 
 @pytest.mark.parametrize("self_attention", [True, False])
-def test_text_attention_is_one_softmax_over_text_and_image(self_attention):
+@pytest.mark.parametrize("widening", [1, 2])
+def test_text_attention_is_one_softmax_over_text_and_image(self_attention, widening):
     torch.manual_seed(0)
-    layer = TextAttention(16, 8, head_dim=8, groups=4, self_attention=self_attention)
+    layer = TextAttention(16, 8, 8, groups=4, self_attention=self_attention, widening=widening)
     torch.nn.init.normal_(layer.proj_out.weight)
     x, tokens = torch.randn(2, 16, 3, 5), torch.randn(2, 4, 8)
 
     h = layer.norm(x).flatten(2).transpose(1, 2)
     text_k, text_v = layer.text_kv(layer.text_norm(tokens)).chunk(2, dim=-1)
-    parts = layer.qkv(h).split(16, dim=-1)
+    parts = layer.qkv(h).split(16 * widening, dim=-1)
     k = torch.cat([text_k, *parts[1:2]], dim=1)
     v = torch.cat([text_v, *parts[2:3]], dim=1)
     q, k, v = (split_heads(part, 8) for part in (parts[0], k, v))

@@ -7,6 +7,7 @@ import torch
 
 from imagen_nodes.imagen_core.stage import build_unet
 from imagen_nodes.imagen_core.text.embedding import TextEmbedding
+from imagen_nodes.imagen_core.unet.attention import TextAttention
 from imagen_nodes.imagen_core.unet.layers import (
     Resample,
     ResBlock,
@@ -50,12 +51,21 @@ def test_paper_base_has_the_published_size():
     assert sum(p.numel() for p in unet.parameters()) == pytest.approx(2.305e9, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["paper-sr256", "paper-sr1024"])
-def test_paper_sr_nets_lie_in_the_range_of_a_literal_reading(name):
+@pytest.mark.parametrize(("name", "millions"), [("paper-sr256", 547), ("paper-sr1024", 539)])
+def test_paper_sr_nets_are_what_appendix_f_states(name, millions):
+    """And count what README and presets.py say beside the paper's own numbers."""
+    config = PRESETS[name]
     with torch.device("meta"):
-        unet = build_unet(PRESETS[name])
-    assert 500e6 < sum(p.numel() for p in unet.parameters()) < 600e6
+        unet = build_unet(config)
+    assert config.channels == (128, 256, 512, 1024)
+    assert config.num_res_blocks == (2, 4, 8, 8)
+    assert config.attention == (False, False, False, True)
+    assert config.self_attention == (name == "paper-sr256")
+    assert config.attention_widening * config.channels[-1] // config.head_dim == 8  # heads
     assert unet.size_multiple == 16
+    assert round(sum(p.numel() for p in unet.parameters()) / 1e6) == millions
+    layer = next(m for m in unet.modules() if isinstance(m, TextAttention))
+    assert layer.proj_out.in_features == 2 * layer.proj_out.out_features
 
 
 @torch.no_grad()
