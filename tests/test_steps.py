@@ -220,3 +220,29 @@ def test_the_bridge_prepares_each_text_once_however_comfyui_batches_it(monkeypat
     longer = TextEmbedding(torch.randn(1, 7, 16), torch.ones(1, 7, dtype=torch.bool))
     other = TextCond([(Text(longer.embeds, longer.mask, longer.embeds), 1)])
     assert not positive.can_concat(other)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU is what a step could wait for")
+@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m_sde"])
+@torch.no_grad()
+def test_no_step_waits_for_a_gpu(sampler):
+    stage = random_stage("base").to("cuda")
+    modes = {1: "error", 6: "default"}
+
+    def on_step(step, of, x0):
+        if step in modes:
+            torch.cuda.set_sync_debug_mode(modes[step])
+
+    try:
+        sample_base(
+            stage,
+            prompt(),
+            width=16,
+            height=16,
+            batch_size=2,
+            steps=8,
+            sampler=sampler,
+            on_step=on_step,
+        )
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

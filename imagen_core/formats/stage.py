@@ -131,6 +131,7 @@ def load_stage(
     device   where the weights go
     dtype    what the network is to compute in; None = as stored, where that can be computed in
     """
+    require_computable(dtype)
     with open_stage(path) as stored:
         dtype = dtype or computed_in(stored, torch.device(device))
         with torch.device("meta"):
@@ -150,6 +151,15 @@ def read_stage_config(path: str | Path) -> StageConfig:
     """
     with open_stage(path) as stored:
         return stored.config
+
+
+def require_computable(dtype: torch.dtype | None) -> None:
+    """Raise ValueError where torch has no arithmetic in a dtype; None passes."""
+    if dtype is not None and dtype not in COMPUTABLE:
+        raise ValueError(
+            f"dtype: expected what is computed in, one of {', '.join(map(str, COMPUTABLE))}, got {dtype}; "
+            f"weights may be stored in fewer bits, and are expanded in use"
+        )
 
 
 def computed_in(stored: StoredStage, device: torch.device) -> torch.dtype:

@@ -23,13 +23,14 @@ from ..weights.files import read_json
 from ..weights.gguf import is_gguf, open_gguf
 from ..weights.quantised import Matrix, Table
 from ..weights.tensors import open_all, require_numbers, unwrapped, weight_files
-from .stage import check_names_and_shapes, guess
+from .stage import check_names_and_shapes, guess, require_computable
 from .tokenizer import DEFAULT_LENGTH, from_gguf, read_spiece, tokenizer_for
 
 EMBEDDED_SPIECE = "spiece_model"  # SentencePiece's file as a tensor of bytes
 SCALES = ("scale_weight", "weight_scale")
 NO_WEIGHT = ("scale_input", "input_scale", "comfy_quant", *SCALES)
-COPIES = ("encoder.embed_tokens.weight", "decoder.", "lm_head.", "scaled_fp8", EMBEDDED_SPIECE)
+SCALED = "scaled_fp8"  # says that float8 weights have scales
+COPIES = ("encoder.embed_tokens.weight", "decoder.", "lm_head.", SCALED, EMBEDDED_SPIECE)
 NO_ENCODER = ("dec.", "output.", "output_norm.", "cls.")  # GGUF's decoder and heads
 FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
 GGUF_NAMES = {
@@ -89,6 +90,7 @@ def load_text_encoder(
                  T5-XXL overflows in it. Weights stored in fewer bits stay so and are expanded in use
     tokenizers   more folders in which a lone file's tokenizer may lie
     """
+    require_computable(dtype)
     path = Path(path)
     path = path / "text_encoder" if (path / "text_encoder").is_dir() else path
     if not path.exists():
@@ -146,6 +148,12 @@ def open_source(path: Path, stack: ExitStack) -> Source:
         scale = next((reader(layer + key) for key in SCALES if layer + key in names), None)
         if scale is None:
             require_numbers(path, name, tensors.get(name))
+            declared = SCALED in names or layer + "comfy_quant" in names
+            if declared and tensors.get(name).dtype.itemsize == 1:
+                raise CheckpointError(
+                    f"{path}: {name}: is said to be quantised with a scale, but has none; copy or download "
+                    f"the file again"
+                )
         weights[name] = Weight(names[name], reader(name), scale)
     if TABLE not in weights and COPIES[0] in names:
         require_numbers(path, COPIES[0], tensors.get(COPIES[0]))

@@ -336,3 +336,9 @@ def test_a_torch_file_that_unpacks_to_more_than_itself_is_refused(tmp_path):
             packed.writestr(name, file.read(name))
     with pytest.raises(CheckpointError, match="compressed, and would unpack to"):
         load_stage(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e5m2, torch.int8])
+def test_a_dtype_without_arithmetic_is_refused(lone, dtype):
+    with pytest.raises(ValueError, match="dtype: expected what is computed in"):
+        load_stage(lone, dtype=dtype)

@@ -589,3 +589,21 @@ def test_a_t5_with_byte_order_marks_is_read(t5_folder, place, encoding):
     for path in (place / "t5").glob("*.json"):
         path.write_bytes(path.read_text("utf-8").encode(encoding))
     check(place / "t5", config, state, t5_folder)
+
+
+@pytest.mark.parametrize("marker", ["scaled_fp8", "comfy_quant"])
+def test_float8_that_is_said_to_have_a_scale_needs_it(t5_folder, place, marker):
+    stored, _ = fp8_state(random_state(config_of(t5_folder)), marker)
+    name = "encoder.block.1.layer.1.DenseReluDense.wo."
+    del stored[name + ("scale_weight" if marker == "scaled_fp8" else "weight_scale")]
+    save_file(stored, place / "t5.safetensors")
+    with pytest.raises(
+        CheckpointError, match=f"{name}weight: is said to be quantised with a scale"
+    ):
+        load_text_encoder(place / "t5.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.bool])
+def test_a_dtype_without_arithmetic_is_refused(t5_folder, dtype):
+    with pytest.raises(ValueError, match="dtype: expected what is computed in"):
+        load_text_encoder(t5_folder, dtype=dtype)
