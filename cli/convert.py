@@ -9,10 +9,7 @@ from .loras import located, parse_lora
 
 
 def add_convert_options(sub: argparse.ArgumentParser) -> None:
-    """The options of `imagen convert`.
-
-    sub   receives them
-    """
+    """The options of `imagen convert`."""
     sub.add_argument("source", type=Path, help="a stage file, or a folder or file of DeepFloyd IF")
     sub.add_argument(
         "target", type=Path, help="a .safetensors file, or a new folder in a published layout"
@@ -32,10 +29,7 @@ def add_convert_options(sub: argparse.ArgumentParser) -> None:
 
 
 def convert(options: argparse.Namespace) -> dict[str, Any]:
-    """Write a stage's weights in another layout, bit for bit; or with LoRAs merged in.
-
-    options   of the command line
-    """
+    """Write a stage's weights in another layout, bit for bit; or with LoRAs merged in."""
     from ..imagen_core.formats.convert import convert as write
 
     if options.lora:
@@ -47,10 +41,7 @@ def convert(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def merge(options: argparse.Namespace) -> dict[str, Any]:
-    """Write a stage with LoRAs merged into its weights.
-
-    options   of the command line
-    """
+    """Write a stage with LoRAs merged into its weights."""
     from ..imagen_core import apply_lora, load_lora, load_stage, save_stage
 
     if options.layout not in (None, "imagen") or options.target.suffix != ".safetensors":

@@ -140,7 +140,6 @@ def made_or_read(options: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]
 def limited(prompts: list[Any], limit: int | None) -> list[Any]:
     """The first prompts of each set.
 
-    prompts   of a file
     limit     of each set; None = all
     """
     if limit is None:

@@ -26,10 +26,7 @@ SAMPLING_NODES = ("ImagenBaseSample", "ImagenSR256", "ImagenSR1024")
 
 
 def add_generate_options(sub: argparse.ArgumentParser) -> None:
-    """The options of `imagen generate`.
-
-    sub   receives them
-    """
+    """The options of `imagen generate`."""
     add = sub.add_argument
     of_stage = "default: the stage's own"
     add("prompt", help="what the images should show")
@@ -131,10 +128,7 @@ def chosen_device(name: str) -> Any:
 
 
 def generate(options: argparse.Namespace) -> dict[str, Any]:
-    """Make pictures of a prompt and save them with the graph that makes the same ones.
-
-    options   of the command line
-    """
+    """Make pictures of a prompt and save them with the graph that makes the same ones."""
     from ..headless.comfy_nodes.folders import Folders
     from ..headless.engine.execute import execute
     from ..headless.engine.progress import Bar
@@ -168,10 +162,7 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def targets(options: argparse.Namespace) -> list[Path]:
-    """Where the pictures go; InputError before anything is loaded where they cannot.
-
-    options   of the command line
-    """
+    """Where the pictures go; InputError before anything is loaded where they cannot."""
     if options.batch < 1:
         raise InputError(f"--batch: expected at least 1, got {options.batch}")
     paths = numbered(options.out, options.batch)
@@ -241,7 +232,6 @@ def numbered(path: Path, count: int) -> list[Path]:
 def stage_steps(options: argparse.Namespace, stages: int) -> list[Any]:
     """What each stage is told of its steps: timesteps where they are given, else a number or None.
 
-    options   of the command line
     stages    that run
     """
     from ..imagen_core.cascade import per_stage
@@ -263,10 +253,7 @@ def spacing_inputs(spacing: Spacing) -> dict[str, Any]:
 
 
 def generate_graph(options: argparse.Namespace) -> Graph:
-    """The workflow that makes the pictures of a `generate` command; ValueError where it could not run.
-
-    options   of the command line
-    """
+    """The workflow that makes the pictures of a `generate` command; ValueError where it could not run."""
     from ..imagen_core.cascade import per_stage, stages_upto
     from ..imagen_core.settings import Settings
 
@@ -308,7 +295,6 @@ def graph_of(
 ) -> Graph:
     """A loader, a prompt, guidance, and a sampling node for each stage.
 
-    options     of the command line
     cascade     as the loader calls it
     guidance    of the base
     samplings   inputs of each stage's node, base first

@@ -25,10 +25,7 @@ PUBLISHED_T5 = {
 
 
 def info(options: argparse.Namespace) -> dict[str, Any]:
-    """Say what a file or folder is.
-
-    options   of the command line
-    """
+    """Say what a file or folder is."""
     found = describe(options.path)
     if not options.json:
         for key, value in found.items():

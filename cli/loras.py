@@ -86,7 +86,6 @@ def stage_for(lora: GivenLoRA, path: Path, configs: list[StageConfig]) -> int:
     """The place of the stage that a LoRA is for; InputError where it is none or several.
 
     lora      as given
-    path      of the file
     configs   of the stages that run, base first
     """
     from ..imagen_core import CheckpointError

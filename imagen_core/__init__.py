@@ -1,6 +1,6 @@
 """Imagen as a tensor library: a cascade of pixel-space diffusion models guided by a frozen T5.
 
-The one door: everything public is named in `__all__`. Imagen, arXiv:2205.11487.
+Public API: every name in `__all__`. Imagen, arXiv:2205.11487.
 """
 
 from .cascade import Cascade

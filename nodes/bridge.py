@@ -61,7 +61,6 @@ class ImagenPatchModel:
 def post_cfg(guidance: Any, data_range: float = 1.0) -> Any:
     """ComfyUI's post-CFG hook of a guidance.
 
-    guidance     scale, interval and threshold
     data_range   what stands for the 1 of pixels in [-1, 1]
 
     The scale enters as a correction to what came before, so that hooks before this one keep their say.
@@ -222,7 +221,6 @@ def embedding_of(conditioning: Any, name: str) -> Any:
     """The states of a CONDITIONING as a TextEmbedding.
 
     conditioning   of one entry
-    name           of the input, for the error
     """
     from ..imagen_core import TextEmbedding
 
@@ -331,7 +329,6 @@ class ImagenSRConditioning:
 def lowres_of(stage: Any, image: Any, seed: int, aug_level: float) -> Any:
     """What an SR stage sees of a picture: the same as in the SR nodes at this seed and level.
 
-    stage       an SR stage
     image       b h w c in 0..1
     seed        picture i draws from seed + i
     aug_level   0..1, or OWN_LEVEL

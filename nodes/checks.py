@@ -35,7 +35,6 @@ def require_stage(stage: Any, kind: str | None = None) -> None:
 def require_input_size(stage: Any, image: Any) -> None:
     """Raise ValueError where pictures are far smaller than what an SR stage was trained to enlarge.
 
-    stage   an SR stage
     image   b h w c
 
     In a graph that is a forgotten stage; the core enlarges anything.

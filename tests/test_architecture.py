@@ -200,7 +200,7 @@ def test_equations_are_numbered_where_they_are_implemented():
         text = path.read_text("utf-8")
         lines = text.split("\n")
         for node, _ in docstrings(ast.parse(text)):
-            cited = re.search(r"(Eq\. \d+|algorithm \d+)\.?$", ast.get_docstring(node), re.M)
+            cited = re.search(r"(Eq\. \d+|algorithm \d+)\.?$", ast.get_docstring(node) or "", re.M)
             if not cited or not isinstance(node, ast.FunctionDef):
                 continue
             first = min([node.lineno, *(d.lineno for d in node.decorator_list)])

@@ -30,7 +30,6 @@ def picture(page: Any, path: Path) -> None:
     """The graph of a workflow, without its note, as JPEG beside it.
 
     page   from `browser`
-    path   of the workflow
     """
     browser.load(page, json.loads(path.read_text("utf-8")))
     page.evaluate(NO_NOTES)

@@ -75,7 +75,6 @@ def main() -> None:
 def write(path: Path, data: dict[str, Any]) -> None:
     """JSON, one space, newline at the end.
 
-    path   of the file
     data   texts
     """
     path.parent.mkdir(parents=True, exist_ok=True)

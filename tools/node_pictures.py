@@ -124,7 +124,6 @@ def alone(page: Any, kind: str) -> None:
     """The picture of one node of the open graph.
 
     page   from `browser`
-    kind   of the node
     """
     page.evaluate(ALONE, kind)
     page.mouse.move(5, 5)

@@ -32,7 +32,6 @@ class Step:
 def resolve_input(scope: Scope, node: dict[str, Any], index: int) -> Source:
     """What feeds an input slot: a real node's output, a constant, or nothing; BadLink where it leads nowhere.
 
-    scope   of the node
     node    in the UI format
     index   of the slot in node["inputs"]
 
@@ -124,7 +123,6 @@ def entering(scope: Scope, name: str, source: Source) -> Source:
     """What an instance's input brings inside: what feeds it, else its promoted widget's value.
 
     scope    inside the instance
-    name     of the input
     source   what its link brings
     """
     if isinstance(source, Constant):

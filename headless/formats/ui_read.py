@@ -85,7 +85,6 @@ def joined(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A node's inputs: its own widgets, primitives among them; and over them what links and subgraphs bring.
 
-    scope      of the node
     node       in the UI format
     values     of its widgets
     declared   whether its class is known
@@ -116,7 +115,6 @@ def joined(
 def shown(scope: Scope, node: dict[str, Any], registry: Registry) -> Shown:
     """A node as file names refer to it.
 
-    scope      of the node
     node       in the UI format
     registry   node classes
     """
@@ -132,7 +130,6 @@ def shown(scope: Scope, node: dict[str, Any], registry: Registry) -> Shown:
 def unreadable(scope: Scope, node: dict[str, Any]) -> Problem | None:
     """What keeps a node from being read whatever its class, or None.
 
-    scope   of the node
     node    in the UI format
     """
     name, node_id = scope.name_of(node), scope.prefix + str(node["id"])
@@ -148,7 +145,6 @@ def unreadable(scope: Scope, node: dict[str, Any]) -> Problem | None:
 def unknown_order(scope: Scope, node: dict[str, Any], error: UnknownOrder) -> Problem:
     """The problem of a node of unknown class whose widget values have no names.
 
-    scope   of the node
     node    in the UI format
     error   says what is missing
     """

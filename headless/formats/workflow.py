@@ -124,18 +124,12 @@ def no_nodes(data: dict[str, Any]) -> list[Problem]:
 
 
 def is_ui(data: Any) -> bool:
-    """Whether JSON data is a workflow in the UI format.
-
-    data   parsed JSON
-    """
+    """Whether JSON data is a workflow in the UI format."""
     return isinstance(data, dict) and isinstance(data.get("nodes"), list)
 
 
 def is_api(data: Any) -> bool:
-    """Whether JSON data is a workflow in the API format: at least one entry is a node.
-
-    data   parsed JSON
-    """
+    """Whether JSON data is a workflow in the API format: at least one entry is a node."""
     return isinstance(data, dict) and any(
         isinstance(node, dict) and "class_type" in node for node in data.values()
     )

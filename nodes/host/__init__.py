@@ -1,4 +1,4 @@
-"""The one door to whatever runs the nodes: ComfyUI where it is there, else a plain shell.
+"""Host adapter: ComfyUI where it runs the nodes, else a plain shell.
 
 Folders of models (files), the device and its memory (memory), progress, previews and interrupts
 (progress), pictures that are only looked at (images), and a stage as ComfyUI's MODEL (model).

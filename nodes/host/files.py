@@ -129,7 +129,6 @@ def text_path(name: str, input_name: str) -> Path:
     """Where a text of that name is saved: in models/imagen/texts, which it never leaves.
 
     name         without ending; may have folders
-    input_name   names the input in the error
     """
     return _below(folders("imagen")[0] / TEXTS, name, input_name)
 
@@ -161,7 +160,6 @@ def lora_path(name: str, input_name: str) -> Path:
     """Where a LoRA of that name is saved: in models/loras, which it never leaves.
 
     name         without ending; may have folders
-    input_name   names the input in the error
     """
     return _below(home("loras"), name.removesuffix(".safetensors"), input_name)
 
@@ -191,8 +189,6 @@ def resolve(kinds: tuple[str, ...], name: str, input_name: str) -> Path:
     """The file or folder of that name, which never leads out of the folders of its kinds.
 
     kinds        searched in order
-    name         as listed
-    input_name   names the input in the error
 
     Links that somebody put into a folder are followed, as ComfyUI does.
     """

@@ -27,7 +27,7 @@ ATTENTION = ["to_q", "to_k", "to_v", "add_k_proj", "add_v_proj", "to_out.0"]
 CONVOLUTIONS = ["conv1", "conv_shortcut", "time_emb_proj", "conv_in"]
 
 
-def inputs(number):
+def inputs(number) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple]:
     generator = torch.Generator().manual_seed(1)
     x, lowres = torch.randn(2, 2, 3, 32, 32, generator=generator)
     states = torch.randn(2, 8, 64, generator=generator)

@@ -55,7 +55,9 @@ def test_folders_are_searched_once_until_they_change(models, monkeypatch):
     search = listing.search
     monkeypatch.setattr(listing, "search", lambda root: searched.append(root) or search(root))
     for _ in range(20):
-        host.stage_names(), host.text_encoder_names(), host.cascade_names(), host.text_names()
+        for names in (host.stage_names, host.text_encoder_names, host.cascade_names):
+            names()
+        host.text_names()
     assert len(searched) == len(set(searched))
     (models / "diffusion_models" / "second.safetensors").write_bytes(b"")
     assert "second.safetensors" in host.stage_names()
