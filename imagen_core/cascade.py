@@ -121,7 +121,6 @@ def per_stage(name: str, value, count: int) -> list:
     """One value for each of `count` stages, from one for all, or from a sequence of at least that many.
 
     value   None, a number, or a sequence of numbers
-    count   number of stages
     """
     if isinstance(value, str) or not isinstance(value, Iterable):
         return [value] * count

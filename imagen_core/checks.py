@@ -23,7 +23,6 @@ def check_base(
 ) -> tuple[int, int, int]:
     """Pictures, height and width of a run of a base stage, all of whose inputs are checked.
 
-    stage      a base stage
     text       encoded prompt of 1 or as many rows as there are pictures
     image      b h w c in 0..1, which gives batch and size; or None
     mask       b h w, h w or b 1 h w, 1 = repaint; or None
@@ -52,7 +51,6 @@ def check_sr(
 ) -> tuple[int, int, int]:
     """Pictures, height and width of what an SR stage makes, all of whose inputs are checked.
 
-    stage      an SR stage
     text       encoded prompt of 1 or b rows
     image      b h w c in 0..1, to be enlarged
     original   b h w c in 0..1, 1 or b rows as large as the result; or None
@@ -88,8 +86,8 @@ def check_batch(stage: Stage, text: Any, batch: int) -> None:
     for part in (*(part for pair in text.positives for part in pair), text.null_text):
         if len(part) not in (1, batch):
             raise ValueError(
-                f"text: expected 1 prompt or {batch}, one for each picture, got {len(part)}; make "
-                f"{len(part)} pictures"
+                f"text: expected 1 prompt or {batch}, one for each image, got {len(part)}; make "
+                f"{len(part)} images"
             )
 
 
@@ -129,7 +127,7 @@ def check_mask(mask: Tensor | None, image: Tensor | None, batch: int, name: str)
     planes = mask.ndim in (2, 3) or (mask.ndim == 4 and mask.shape[1] == 1)
     if not planes or rows not in (1, batch):
         raise ValueError(
-            f"mask: expected 1 or {batch} x height x width, as there are {batch} pictures, got "
+            f"mask: expected 1 or {batch} x height x width, as there are {batch} images, got "
             f"{list(mask.shape)}"
         )
     check_numbers(mask, "mask")
@@ -153,7 +151,7 @@ def check_numbers(tensor: Tensor, name: str) -> None:
     )
     if not math.isfinite(least + most):
         raise ValueError(
-            f"{name}: has values that are not numbers (NaN or infinite); look at what made it"
+            f"{name}: has values that are not numbers (NaN or infinite); check the node or file that made it"
         )
     if least < -OVERSHOOT or most > 1 + OVERSHOOT:
         raise ValueError(

@@ -143,7 +143,6 @@ def to_network(image: Tensor, device: torch.device) -> Tensor:
     """A picture as the networks see it: b 3 h w in [-1, 1], float32.
 
     image    b h w c in 0..1; grey is taken for all three channels, alpha is dropped
-    device   where the result goes
     """
     return rearrange(rgb(image), "b h w c -> b c h w").to(device, torch.float32) * 2 - 1
 
@@ -185,7 +184,6 @@ def legs(
     """The legs of a run: one, but for inpainting that walks stretches of the schedule several times.
 
     denoise   (x, i) -> estimate of x0 at sigmas[i]
-    sigmas    the grid of the run
     kept      what is kept of a picture; None = nothing
     on_step   None, or called with (step, num_steps, x0)
     """
@@ -209,7 +207,6 @@ def start(noise: Tensor, sigmas: Tensor, known: Tensor | None) -> Tensor:
     """Where a run begins: at a picture with the noise of the grid's first level, or at noise alone.
 
     noise    b c h w, unit normal
-    sigmas   the grid
     known    b c h w in [-1, 1]; None: x_t is the noise itself, whatever level the grid begins at
     """
     if known is not None:
@@ -222,7 +219,6 @@ def started_from(
 ) -> tuple[Tensor | None, Kept | None]:
     """The picture that super-resolution starts from, padded as the network takes it, and what is kept.
 
-    stage        an SR stage
     original     b h w c in 0..1, or None
     mask         b h w in 0..1, 1 = repaint, or None
     inpainting   how the pixels outside the mask are kept

@@ -71,7 +71,7 @@ class Settings:
             raise ValueError(f"aug_noise must be one of {AUG_NOISES}, got {self.aug_noise!r}")
         least = 4 * config.unet.size_multiple
         if self.tile < 0 or 0 < self.tile < least:
-            raise ValueError(f"tile must be 0 (whole picture) or at least {least}, got {self.tile}")
+            raise ValueError(f"tile must be 0 (whole image) or at least {least}, got {self.tile}")
 
     def grid(self, config: StageConfig) -> Tensor:
         """The noise levels of the run: (num_steps + 1,) float64 on the CPU."""

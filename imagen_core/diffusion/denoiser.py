@@ -57,7 +57,6 @@ Denoise = Callable[[Tensor, int], Denoised]
 def x0_from_output(prediction: Prediction, output: Tensor, x_t: Tensor, logsnr: Tensor) -> Tensor:
     """The clean image that a network's output stands for.
 
-    prediction   "eps", "v" or "x0"
     output, x_t  b c h w
     logsnr       broadcasts against x_t
     """
@@ -74,7 +73,6 @@ def x0_from_output(prediction: Prediction, output: Tensor, x_t: Tensor, logsnr: 
 def target(prediction: Prediction, x0: Tensor, eps: Tensor, logsnr: Tensor) -> Tensor:
     """What a network of this prediction type should put out.
 
-    prediction   "eps", "v" or "x0"
     x0, eps      b c h w, clean image and noise
     logsnr       broadcasts against x0
     """
@@ -94,7 +92,6 @@ def guide(rows: Sequence[Tensor], mixer: float, scale: float, channels: int) -> 
 
     rows       each b c h w; the second prompt's only where mixer > 0, the null text's where scale != 1
     mixer      weight of the second prompt, 0..1
-    scale      guidance scale
     channels   of the prediction; what follows, a learned variance, is the prompt's as it is
 
     u + w * ((1 - m) * c + m * p - u), DeepFloyd IF's positive mixer; with m = 0, classifier-free
@@ -147,9 +144,7 @@ def make_denoiser(
 
     unet         on its device, in the dtype that it computes in
     schedule     of its training, whose t it sees
-    prediction   what it puts out
     prompt       text and null text, 1 or `batch` rows
-    guidance     scale, interval and threshold
     sigmas       (num_steps + 1,) float64, the sampling grid
     batch        number of images in x
     lowres       gives each step the up-sampled and augmented conditioning of an SR stage

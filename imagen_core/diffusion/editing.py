@@ -65,8 +65,6 @@ class Inpainting:
     def walks(self, sigmas: Tensor) -> Iterator[Walk]:
         """The walks of a run in order: one over the whole grid, or several over each stretch of it.
 
-        sigmas   the grid of the run
-
         RePaint, arXiv:2201.09865, section 4.2.
         """
         num_steps = len(sigmas) - 1
@@ -104,7 +102,6 @@ class Kept:
         """A denoiser that keeps the picture where the mask is 0.
 
         denoise   (x, i) -> estimate of x0 at sigmas[i]
-        sigmas    the grid of the run
         first     level of it that the sampler calls 0
         """
         shown = self.mask == 1 if self.inpainting.method == "clean" else None

@@ -60,7 +60,6 @@ def augment(image: Tensor, noise: Tensor, aug_t: Tensor, schedule: AnySchedule) 
     image      b 3 h w in [-1, 1], up-sampled
     noise      b 3 h w, unit normal
     aug_t      (b,), augmentation level as a t of the schedule, 0 = none
-    schedule   the stage's schedule
     """
     alpha_t, sigma_t, timestep = augmented(image, aug_t, schedule)
     return Lowres(alpha_t * image + sigma_t * noise, timestep)
@@ -71,7 +70,6 @@ def augmented(image: Tensor, aug_t: Tensor, schedule: AnySchedule) -> tuple[Tens
 
     image      b 3 h w, gives device and dtype
     aug_t      (b,), augmentation level as a t of the schedule, 0 = none
-    schedule   the stage's schedule
     """
     logsnr = schedule.logsnr(aug_t)
     alpha_t, sigma_t = (part.to(image) for part in alpha_sigma(logsnr[:, None, None, None]))
@@ -104,8 +102,6 @@ def augmentation(
     schedule    says how much noise a level is
     large       b 3 h w in [-1, 1], up-sampled
     aug_level   0..1
-    aug_noise   "once" or "each step"
-    noise       the batch's generators
     """
     level = torch.full((len(large),), aug_level, dtype=torch.float64, device="cpu")
 

@@ -25,10 +25,7 @@ SECTIONS: dict[str, tuple[int, ...]] = {
 
 
 def whole(name: str, value: Any) -> int:
-    """A whole number of any library as an int; ValueError where it is none.
-
-    name   of the input
-    """
+    """A whole number of any library as an int; ValueError where it is none."""
     try:
         return operator.index(value)
     except TypeError:
@@ -130,5 +127,7 @@ def explicit(chosen: Sequence[int], count: int) -> list[int]:
     chosen = list(chosen)
     falls = all(a > b for a, b in zip(chosen, chosen[1:], strict=False))
     if not chosen or not falls or not 0 <= chosen[-1] <= chosen[0] < count:
-        raise ValueError(f"timesteps: they must fall, each from 0 to {count - 1}, got {chosen}")
+        raise ValueError(
+            f"timesteps must be strictly decreasing, each from 0 to {count - 1}, got {chosen}"
+        )
     return chosen

@@ -95,10 +95,7 @@ class Judge(nn.Module):
         return F.layer_norm(x.float().mean((2, 3)), x.shape[1:2])
 
     def embed_captions(self, captions: Sequence[str]) -> Tensor:
-        """Unit vectors of captions: n dim.
-
-        captions   any texts
-        """
+        """Unit vectors of captions: n dim."""
         bags = [hashed(caption, self.config) for caption in captions]
         lengths = torch.tensor([0, *(len(bag) for bag in bags[:-1])])
         numbers = torch.tensor([number for bag in bags for number in bag])
@@ -161,11 +158,7 @@ def as_seen(pictures: Tensor) -> Tensor:
 
 
 def hashed(caption: str, config: JudgeConfig) -> list[int]:
-    """Rows of the table for a caption's words, neighbouring words and three letters in a row.
-
-    caption   any text
-    config    of the judge
-    """
+    """Rows of the table for a caption's words, neighbouring words and three letters in a row."""
     words = re.findall(r"[^\W_]+", caption.lower())
     parts = [*words, *(f"{a} {b}" for a, b in zip(words, words[1:], strict=False))]
     parts += [f"<{word}>"[i : i + 3] for word in words for i in range(len(word))]
@@ -213,7 +206,6 @@ def load_expert(path: Path) -> Expert:
 def compared_to(expert: Expert, captions: Sequence[str], pictures: Tensor) -> Expert:
     """The same judge with another reference.
 
-    expert     the judge
     captions   that the right one is looked for among
     pictures   b h w c in 0..1
     """

@@ -85,7 +85,6 @@ def read_prompts(path: Path) -> list[Prompt]:
 def write_prompts(prompts: Iterable[Prompt], path: Path) -> None:
     """Write prompts as one object a line.
 
-    prompts   in order
     path      of the .jsonl file
     """
     with replacing(path) as temporary:

@@ -86,10 +86,7 @@ def read_cascade(name_or_dir: str | Path) -> CascadeFiles:
 
 
 def stage_names(names: dict[str, Any]) -> dict[str, str]:
-    """The stages that a cascade.json names, base first, by key; none where one is no name.
-
-    names   parsed JSON
-    """
+    """The stages that a cascade.json names, base first, by key; none where one is no name."""
     listed = names.get("stages")
     if isinstance(listed, list):
         found = {f"stages[{i}]": name for i, name in enumerate(listed)}

@@ -45,10 +45,7 @@ def tokenizer_for(places: Iterable[Path], rows: int) -> Tokenizer:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds a file that `read_tokenizer` reads.
-
-    folder   any path
-    """
+    """Whether a folder holds a file that `read_tokenizer` reads."""
     return any((folder / name).is_file() for name in ("tokenizer.json", *SPIECES))
 
 

@@ -135,10 +135,7 @@ def find_domain(text: str, position: int) -> re.Match[str] | None:
 
 
 def apply(given: Rules, text: str) -> str:
-    """A text after some rules.
-
-    given   in order
-    """
+    """A text after some rules."""
     for pattern, replacement in given:
         text = pattern.sub(replacement, text)
     return text

@@ -23,17 +23,11 @@ class TextEmbedding:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "TextEmbedding":
-        """The same states elsewhere or in another dtype.
-
-        device, dtype   None = as they are
-        """
+        """The same states elsewhere or in another dtype."""
         return TextEmbedding(self.embeds.to(device, dtype), self.mask.to(device))
 
     def expand(self, batch: int) -> "TextEmbedding":
-        """One prompt for `batch` images (views), or itself when it has that many rows.
-
-        batch   number of images
-        """
+        """One prompt for `batch` images (views), or itself when it has that many rows."""
         if len(self) == batch:
             return self
         if len(self) != 1:

@@ -109,7 +109,6 @@ class TextEncoder:
     def describe(self, prompt: str, clean_caption: bool = False) -> Reading:
         """How this encoder reads a prompt; nothing is encoded.
 
-        prompt          one text
         clean_caption   whether it goes through DeepFloyd IF's caption cleaning
         """
         text = normalised(prompt, clean_caption)
@@ -148,7 +147,6 @@ class TextEncoder:
 def normalised(prompt: str, clean_caption: bool = False) -> str:
     """A prompt as it is tokenized.
 
-    prompt          any text
     clean_caption   whether it goes through DeepFloyd IF's caption cleaning
     """
     # Half of a surrogate pair, which JavaScript may leave of an emoji that was cut, is no text.

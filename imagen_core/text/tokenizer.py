@@ -39,26 +39,17 @@ class Tokenizer:
         return [*self.pieces.encode(text, add_special_tokens=False).ids, self.end]
 
     def cut(self, numbers: Sequence[int]) -> list[int]:
-        """The first max_length numbers, the last of them </s>.
-
-        numbers   from `encode`
-        """
+        """The first max_length numbers, the last of them </s>."""
         if len(numbers) <= self.max_length:
             return list(numbers)
         return [*numbers[: self.max_length - 1], self.end]
 
     def decode(self, numbers: Sequence[int]) -> str:
-        """The text of some pieces, without </s> and padding.
-
-        numbers   from `encode`
-        """
+        """The text of some pieces, without </s> and padding."""
         return self.pieces.decode(list(numbers), skip_special_tokens=False).replace(END, "").strip()
 
     def names(self, numbers: Sequence[int]) -> list[str]:
-        """Each piece as the vocabulary writes it, a space as ▁.
-
-        numbers   from `encode`
-        """
+        """Each piece as the vocabulary writes it, a space as ▁."""
         return [self.pieces.id_to_token(number) or UNKNOWN for number in numbers]
 
 

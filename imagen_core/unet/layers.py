@@ -55,9 +55,7 @@ def check_shape(config: Any) -> None:
 def check_field(name: str, kind: Any, value: Any) -> None:
     """Raise ValueError unless a field of a shape has its type and, where it is a size, is within bounds.
 
-    name    of the field
     kind    int, float, bool, a tuple of one of them, or the names of activations
-    value   of the field
     """
     if kind in (tuple[int, ...], tuple[bool, ...]):
         if not isinstance(value, tuple) or not value:

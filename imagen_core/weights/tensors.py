@@ -43,8 +43,6 @@ class Tensors:
 def weight_files(path: Path) -> list[Path]:
     """The files that hold a model's weights: those of a folder, or a file with all its shards.
 
-    path   a folder or one file
-
     Of several in a folder, safetensors go before torch files, and whole precision before half.
     """
     if path.is_file():
@@ -82,7 +80,6 @@ class Variant(NamedTuple):
     def of(name: str, stem: str, ending: str) -> "Variant | None":
         """The variant that a file is; None where it is none, or a shard that is not the first.
 
-        name           of the file
         stem, ending   such as "model" and "safetensors"
         """
         index = re.fullmatch(
@@ -143,10 +140,7 @@ def shards(folder: Path, index: Path) -> list[Path]:
 
 @contextmanager
 def open_all(paths: list[Path]) -> Iterator[Tensors]:
-    """The tensors of all files together; pickles are read as weights only, never executed.
-
-    paths   of the files
-    """
+    """The tensors of all files together; pickles are read as weights only, never executed."""
     with ExitStack() as stack:
         getters: dict[str, Callable[[str], Tensor]] = {}
         shapes: dict[str, tuple[int, ...]] = {}
@@ -171,8 +165,6 @@ def open_all(paths: list[Path]) -> Iterator[Tensors]:
 def unwrapped(path: Path, tensors: Tensors, signs: tuple[str, ...]) -> Tensors:
     """The same tensors by the model's own names, without what wrappers and whole pipelines put before.
 
-    path      for the error
-    tensors   open
     signs     names that the model itself has; what stands before one of them stands before all
     """
     own = {
@@ -199,7 +191,6 @@ def unwrapped(path: Path, tensors: Tensors, signs: tuple[str, ...]) -> Tensors:
 def require_numbers(path: Path, name: str, tensor: Tensor) -> None:
     """Raise CheckpointError where a weight is in whole numbers: without a scale they mean nothing.
 
-    path     for the error
     name     of the weight
     tensor   as stored
     """
@@ -211,10 +202,7 @@ def require_numbers(path: Path, name: str, tensor: Tensor) -> None:
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of a torch file, mapped where its age allows; anything else is refused, unexecuted.
-
-    path   of the file
-    """
+    """The tensors of a torch file, mapped where its age allows; anything else is refused, unexecuted."""
     try:
         mapped = zipfile.is_zipfile(path)
         if mapped:
@@ -239,10 +227,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def check_stored(path: Path) -> None:
-    """Raise ValueError where a torch file is larger unpacked than packed: torch.save never compresses.
-
-    path   of a zip file
-    """
+    """Raise ValueError where a torch file is larger unpacked than packed: torch.save never compresses."""
     with zipfile.ZipFile(path) as file:
         unpacked = sum(entry.file_size for entry in file.infolist())
     if unpacked > path.stat().st_size:
