@@ -143,13 +143,13 @@ def read_gguf(buffer: mmap.mmap) -> GgufFile:
     if not isinstance(alignment, int) or alignment < 1:
         raise ValueError(f"general.alignment: expected a positive number, got {alignment!r}")
     data = -(-reader.position // alignment) * alignment
-    return GgufFile(
-        metadata,
-        {
-            name: gguf_tensor(name, buffer, shape, kind, data + offset)
-            for name, shape, kind, offset in entries
-        },
-    )
+    tensors = {
+        name: gguf_tensor(name, buffer, shape, kind, data + offset)
+        for name, shape, kind, offset in entries
+    }
+    if sum(tensor.stored.nbytes for tensor in tensors.values()) > len(buffer):
+        raise ValueError("has tensors that overlap")
+    return GgufFile(metadata, tensors)
 
 
 def gguf_tensor(

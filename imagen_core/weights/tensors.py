@@ -21,6 +21,7 @@ VARIANTS = ("", "fp32", "ema", "fp16", "bf16", "non_ema")  # the best first
 SHARD = re.compile(r"(.+)-(\d{1,6})-of-(\d{1,6})(\..+)")
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 MOST_SHARDS = 1000
+MOST_SHARING = 8  # a table of tokens is stored under up to four names
 MOST_NAMES = 8  # in a message
 
 
@@ -223,6 +224,14 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
                 f"{path}: {name}: expected a plain tensor, got one of {list(tensor.shape)} that the file "
                 f"does not hold the values of; save it again with `tensor.contiguous()`"
             )
+    held = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in state.values()
+    }
+    bound = MOST_SHARING * sum(storage.nbytes() for storage in held.values())
+    if sum(tensor.nbytes for tensor in state.values()) > bound:
+        raise CheckpointError(
+            f"{path}: holds tensors that share their values over {MOST_SHARING} times; save them apart"
+        )
     return state
 
 

@@ -320,6 +320,16 @@ def test_tensors_without_the_memory_of_their_values_are_refused(tmp_path):
             load_stage(tmp_path)
 
 
+def test_tensors_that_share_one_memory_many_times_are_refused(tmp_path):
+    one = torch.zeros(2**16)
+    torch.save({str(k): one for k in range(4)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="something else"):
+        load_stage(tmp_path)
+    torch.save({str(k): one for k in range(100)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="share their values over 8 times"):
+        load_stage(tmp_path)
+
+
 def sparse():
     places = torch.zeros(2, 1, dtype=torch.long)
     return torch.sparse_coo_tensor(places, torch.ones(1), (2**20, 2**20), check_invariants=True)

@@ -472,6 +472,22 @@ def test_damaged_gguf_files_end_in_one_clear_error(t5_folder, place):
             continue
 
 
+def test_gguf_tensors_that_overlap_are_refused(place):
+    """Written by hand: the same 4,096 bytes under a hundred names."""
+    import struct
+
+    def text(value):
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    header = b"GGUF" + struct.pack("<IQQ", 3, 100, 0)
+    for k in range(100):
+        header += text(f"t{k}") + struct.pack("<IQQIQ", 2, 32, 32, 0, 0)
+    data = header + bytes(-len(header) % 32) + bytes(4096)
+    (place / "t5.gguf").write_bytes(data)
+    with pytest.raises(CheckpointError, match="tensors that overlap"):
+        load_text_encoder(place / "t5.gguf")
+
+
 @NEEDS_GGUF
 def test_an_unknown_gguf_type_is_named(t5_folder, place):
     import gguf
