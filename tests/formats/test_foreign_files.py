@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from imagen_nodes.imagen_core import (
     PRESETS,
+    ADMConfig,
     CheckpointError,
     EncodedPrompt,
     Stage,
@@ -21,7 +22,8 @@ from imagen_nodes.imagen_core import (
     sample_base,
     save_stage,
 )
-from imagen_nodes.imagen_core.formats.deepfloyd import read_yaml
+from imagen_nodes.imagen_core.formats.convert import convert
+from imagen_nodes.imagen_core.formats.deepfloyd import read_yaml, stage_config
 from imagen_nodes.imagen_core.formats.stage import guess
 from imagen_nodes.imagen_core.weights.files import inside, read_json
 from imagen_nodes.imagen_core.weights.tensors import weight_files
@@ -29,10 +31,21 @@ from imagen_nodes.imagen_core.weights.tensors import weight_files
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A small stage I as it is published: a configuration, and weights without our header."""
+    shape = ADMConfig((32, 64), (1, 1), (False, True), 48, 32, 64, 16, 4, out_channels=6)
+    folder = tmp_path_factory.mktemp("published")
+    save_stage(Stage(stage_config(shape)), folder / "stage.safetensors")
+    convert(folder / "stage.safetensors", folder / "unet", "diffusers")
+    save_file(load_file(folder / "unet" / WEIGHTS), folder / "unet" / WEIGHTS)
+    return folder / "unet"
+
+
 @pytest.fixture
-def unet(deepfloyd, tmp_path):
-    """A folder with a stage I as it is published."""
-    shutil.copytree(deepfloyd(1).folder / "unet", tmp_path / "unet")
+def unet(published, tmp_path):
+    """A copy of it."""
+    shutil.copytree(published, tmp_path / "unet")
     return tmp_path / "unet"
 
 
