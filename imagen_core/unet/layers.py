@@ -46,7 +46,8 @@ def check_shape(config: Any) -> None:
             raise ValueError(f"{name}: expected from {least} to {most}, got {value}")
     multiples = [("channels", width, "groups", config.groups) for width in config.channels]
     multiples += [("text_dim", config.text_dim, "pool_heads", config.pool_heads)]
-    multiples += [("context_dim", config.context_dim, "groups", config.groups)]
+    if any(config.attention) or hasattr(config, "lowres"):  # the middle of an ADM network attends
+        multiples += [("context_dim", config.context_dim, "groups", config.groups)]
     for name, width, of, size in multiples:
         if width % size:
             raise ValueError(f"{name} must be a multiple of {of} {size}, got {width}")
