@@ -44,7 +44,9 @@ def train(recipe: Recipe, make: MakePicture | None = None) -> Path:
     make     makes each picture (h w 3, uint8) with its caption; None = those of [data]
     """
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
+    AcceleratorState._reset_state()  # a run before this one in the process may have had another precision
     accelerator = Accelerator(mixed_precision=mixed_precision(recipe.run.precision))
     torch.manual_seed(recipe.run.seed)
     stage = make_stage(recipe).to(accelerator.device)
