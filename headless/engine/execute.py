@@ -5,6 +5,7 @@ which runs while others do.
 """
 
 import asyncio
+import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -158,6 +159,9 @@ class Run:
         self.report = Report()
         self.done: dict[str, Outputs] = {}
         self.waiting: dict[str, set[str]] = {}
+        self.takers: dict[str, list[str]] = {}  # the nodes that wait for one, by its id
+        self.order: dict[str, int] = {}
+        self.ready: list[tuple[int, int, str]] = []  # a heap: rank, order, id
         self.expanded: dict[str, list[Returned]] = {}
         self.tasks: dict[str, asyncio.Future[list[Any]]] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -184,15 +188,26 @@ class Run:
             node = self.graph[current]
             lazy = self._lazy_names(node)
             sources = {link.node for name, link in node.links().items() if name not in lazy}
-            self.waiting[current] = {source for source in sources if source not in self.done}
+            self._wait_for(current, {source for source in sources if source not in self.done})
             stack += sorted(self.waiting[current])
+
+    def _wait_for(self, node_id: str, needs: set[str]) -> None:
+        """Let a node wait for others; it is ready where there are none."""
+        self.waiting[node_id] = needs
+        self.order.setdefault(node_id, len(self.order))
+        for source in needs:
+            self.takers.setdefault(source, []).append(node_id)
+        self._if_ready(node_id)
+
+    def _if_ready(self, node_id: str) -> None:
+        if not self.waiting[node_id]:
+            heapq.heappush(self.ready, (self._rank(node_id), self.order[node_id], node_id))
 
     def _step(self) -> None:
         """Run one node that waits for nothing, or let the coroutines go on."""
-        ready = [key for key, needs in self.waiting.items() if not needs and key not in self.tasks]
-        if ready:
-            node = self.graph[min(ready, key=self._rank)]
-            self._guarded(node, self._attempt)
+        if self.ready:
+            node_id = heapq.heappop(self.ready)[2]
+            self._guarded(self.graph[node_id], self._attempt)
         elif self.tasks:
             self._wait_for_a_task()
         else:
@@ -217,8 +232,11 @@ class Run:
         if cached.shown:
             self.report.shown[node.id] = cached.shown
         del self.waiting[node.id]
-        for needs in self.waiting.values():
-            needs.discard(node.id)
+        for taker in self.takers.pop(node.id, ()):
+            needs = self.waiting.get(taker, set())
+            if node.id in needs:
+                needs.discard(node.id)
+                self._if_ready(taker)
 
     def _guarded(self, node: Node, action: Callable[..., None], *arguments: Any) -> None:
         """An action for a node; what it raises names the node."""
@@ -246,7 +264,7 @@ class Run:
         if needed:
             for source in needed:
                 self._stage(source)
-            self.waiting[node.id] |= {source for source in needed if source not in self.done}
+            self._wait_for(node.id, {source for source in needed if source not in self.done})
             return
         self._call(node)
 
@@ -348,7 +366,7 @@ class Run:
         for source in sorted(needs):
             self._stage(source)
         self.expanded[node.id] = read
-        self.waiting[node.id] = {source for source in needs if source not in self.done}
+        self._wait_for(node.id, {source for source in needs if source not in self.done})
 
     def _complete(self, node: Node, read: list[Returned]) -> None:
         """Make a node's outputs of its calls' results, and keep them."""

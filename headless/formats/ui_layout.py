@@ -34,15 +34,15 @@ def depths(graph: Graph) -> dict[str, int]:
     graph   without circles
     """
     columns: dict[str, int] = {}
-
-    def column(node_id: str) -> int:
-        if node_id not in columns:
-            before = [column(link.node) for link in graph[node_id].links().values()]
-            columns[node_id] = max(before, default=-1) + 1
-        return columns[node_id]
-
-    for node_id in graph:
-        column(node_id)
+    for first in graph:
+        stack = [first]
+        while stack:
+            before = [link.node for link in graph[stack[-1]].links().values()]
+            missing = [node_id for node_id in before if node_id not in columns]
+            if not missing:
+                node_id = stack.pop()
+                columns[node_id] = max((columns[each] for each in before), default=-1) + 1
+            stack += missing
     return columns
 
 

@@ -11,8 +11,10 @@ from PIL.PngImagePlugin import PngInfo
 from imagen_nodes.cli.info import describe
 from imagen_nodes.cli.main import main
 from imagen_nodes.cli.node_classes import default_registry
+from imagen_nodes.headless.engine.execute import execute
 from imagen_nodes.headless.engine.validate import check, validate
 from imagen_nodes.headless.formats.queueing import Moment
+from imagen_nodes.headless.formats.ui_layout import depths
 from imagen_nodes.headless.formats.ui_read import convert
 from imagen_nodes.headless.formats.workflow import load_workflow, parse_api, read_workflow
 from imagen_nodes.headless.graph import Link, Node, WorkflowError, to_api
@@ -405,6 +407,28 @@ def test_long_chains_are_validated_in_linear_time(closed):
     assert said.type == ("dependency_cycle" if closed else "invalid_input_type")
     assert len(said.line) < 2000
     assert len(said.extra_info.get("nodes", [])) == (many if closed else 0)
+
+
+def test_long_chains_run_in_linear_time():
+    class Number:
+        RETURN_TYPES, FUNCTION, OUTPUT_NODE = ("INT",), "go", True
+
+        @classmethod
+        def INPUT_TYPES(cls):
+            return {"required": {"value": ("INT", {})}}
+
+        def go(self, value):
+            return {"ui": {"value": [value]}, "result": (value + 1,)}
+
+    many = 5000
+    graph = {"0": Node("0", "Number", "", {"value": 0})}
+    graph |= {
+        str(n): Node(str(n), "Number", "", {"value": Link(str(n - 1), 0)}) for n in range(1, many)
+    }
+    shown = quick(lambda: execute(graph, {"Number": Number}), 6)
+    assert [shown[str(n)]["value"] for n in range(many)] == [[n] for n in range(many)]
+    columns = quick(lambda: depths(graph))
+    assert columns[str(many - 1)] == many - 1
 
 
 def test_only_what_is_spoilt_is_held_back():
