@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from ..png_chunks import is_png, picture_alone
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MOST_PIXELS = 2**26  # of all frames together: 1 GB as float32 with a mask
 MOST_FRAMES = 10_000
+# What Pillow raises over files that are damaged.
+DAMAGED = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError),
+    *(AttributeError, AssertionError, struct.error, zlib.error),
+)
 END_OF_JPEG = b"\xff\xd9"
 
 
@@ -73,7 +79,7 @@ def frames_of(opened: Any) -> int:
         return 1  # the others are other views
     try:
         return getattr(opened, "n_frames", 1)
-    except (OSError, SyntaxError, ValueError, LookupError, struct.error):
+    except DAMAGED:
         return 1
 
 
@@ -82,7 +88,7 @@ def _turn_to(opened: Any, frame: int) -> bool:
 
     try:
         opened.seek(frame)
-    except (OSError, EOFError, SyntaxError, ValueError, LookupError, struct.error):
+    except DAMAGED:
         return False
     except Image.DecompressionBombError:
         return False
@@ -102,11 +108,14 @@ def open_picture(path: Path) -> Any:
             opened.close()  # cut off: libjpeg gives its last rows only at an end
             file = io.BytesIO(path.read_bytes() + END_OF_JPEG)
             opened = Image.open(file, formats=FORMATS)
-    except (UnidentifiedImageError, SyntaxError) as error:
-        expected = "expected a whole picture in one of the formats"
-        raise ValueError(f"{path.name}: {expected} {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path.name}: too large: {error}") from error
+    except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's, not the picture's
+        said = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
+        expected = f"expected a whole picture in one of the formats {', '.join(FORMATS)}"
+        raise ValueError(f"{path.name}: {expected}{said}") from error
     return opened
 
 
@@ -138,7 +147,7 @@ def load_as_far_as_it_goes(path: Path, opened: Any) -> bool:
     """
     try:
         opened.load()
-    except (OSError, EOFError, SyntaxError, ValueError, LookupError, struct.error) as error:
+    except DAMAGED as error:
         opened.tile = []  # what was decoded counts as all
         if opened._im is None or _rows(opened) < 2:
             raise ValueError(f"{path.name}: not a whole picture: {error}") from error
