@@ -31,7 +31,7 @@ def add_evaluate_options(sub: argparse.ArgumentParser) -> None:
     add("--judge", type=Path, action="append", metavar="FILE", help=about)
     about = "training images with captions, to find copies in and to compare with"
     add("--reference", type=Path, metavar="DIR", help=about)
-    about = "a report.json whose figures are shown beside these; repeatable"
+    about = "a report.json whose figures are shown beside these; repeatable; default: of real images"
     add("--beside", type=Path, action="append", default=[], metavar="FILE", help=about)
     about = "folder for report.json, report.html and the images; default: %(default)s"
     add("-o", "--out", type=Path, default=Path("evaluation"), metavar="DIR", help=about)
@@ -62,10 +62,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     files = bundled_judges() if options.judge is None else options.judge
     names = pages.page_names([str(path) for path in files])
     judges = {name: load_expert(path) for name, path in zip(names, files, strict=True)}
-    beside = {
-        path.parent.name if path.stem == "report" else path.stem: path for path in options.beside
-    }
-    others = {name: read_report(path) for name, path in beside.items()}
+    others = {name: read_report(path) for name, path in beside(options).items()}
     judges, reference = with_reference(options, judges)
     prompts, pictures, settings = made_or_read(options)
     sampled = time.monotonic()
@@ -170,6 +167,18 @@ def with_reference(
     captions = tuple(prompt.prompt for prompt in prompts)
     judges = {name: compared_to(expert, captions, pictures) for name, expert in judges.items()}
     return judges, Reference(pictures, captions)
+
+
+def beside(options: argparse.Namespace) -> dict[str, Path]:
+    """Files of the reports that stand beside, by the name that they get.
+
+    options   of the command line; with the bundled prompts and judges the real pictures' figures are there
+    """
+    own = options.cascade is not None and options.prompts is None
+    files = (
+        {"real": bundled("real.json")} if own and not (options.judge or options.reference) else {}
+    )
+    return files | {p.parent.name if p.stem == "report" else p.stem: p for p in options.beside}
 
 
 def read_report(path: Path) -> dict[str, Any]:

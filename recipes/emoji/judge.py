@@ -169,26 +169,26 @@ class Batches:
         images = torch.cat([images, torch.stack(composed)])
         rows = [*(self.drawings.rows[i] for i in chosen), *pieces]
         own, told = zip(*(self.caption(row) for row in rows), strict=True)
-        names = self.picks.choice(len(self.names), OTHERS, replace=False)
-        styles = self.picks.integers(len(STYLES), size=OTHERS)
-        others = [f"{self.names[n]}, {STYLES[s]} style" for n, s in zip(names, styles, strict=True)]
-        name = torch.tensor([self.number_of[row["name"]] for row in rows])
-        style = torch.tensor([STYLES.index(row["style"]) for row in rows])
-        all_names = torch.cat([name, torch.from_numpy(names)])
-        all_styles = torch.cat([style, torch.from_numpy(styles)])
+        # No caption that is held out: as a rival alone it would be learned to be never right.
+        others = [
+            self.drawings.rows[i] for i in self.picks.choice(self.numbers, OTHERS, replace=False)
+        ]
+        all_names = torch.tensor([self.number_of[row["name"]] for row in [*rows, *others]])
+        all_styles = torch.tensor([STYLES.index(row["style"]) for row in [*rows, *others]])
+        name, style = all_names[: len(rows)], all_styles[: len(rows)]
         vague = ~torch.tensor(told)
         same_name = name[:, None] == all_names
         same_style = style[:, None] == all_styles
         caption_vague = torch.cat([vague, torch.zeros(OTHERS, dtype=torch.bool)])
         fits = same_name & (same_style | caption_vague | vague[:, None])
-        return images, [*own, *others], fits, style
+        return images, [*own, *map(canonical, others)], fits, style
 
 
 def loss_of(judge: Judge, batch: tuple[Tensor, list[str], Tensor, Tensor]) -> Tensor:
     """Contrastive loss in both directions, and that of the styles."""
     images, captions, fits, style = batch
     with torch.autocast("cpu", torch.bfloat16):
-        features = judge.trunk(images.contiguous(memory_format=torch.channels_last))
+        features, textures = judge.trunk(images.contiguous(memory_format=torch.channels_last))
     seen = F.normalize(judge.to_image(features), dim=-1)
     read = judge.embed_captions(captions)
     logits = judge.log_scale.clamp(max=4.0).exp() * seen @ read.T
@@ -199,7 +199,7 @@ def loss_of(judge: Judge, batch: tuple[Tensor, list[str], Tensor, Tensor]) -> Te
     return (
         F.cross_entropy(logits, n)
         + 0.5 * F.cross_entropy(logits[:, : len(n)].T, n)
-        + F.cross_entropy(judge.to_style(features), style, label_smoothing=LABEL_SMOOTHING)
+        + F.cross_entropy(judge.to_style(textures), style, label_smoothing=LABEL_SMOOTHING)
     )
 
 

@@ -78,7 +78,9 @@ class Cases:
         known = {row["name"] for row in self.train}
         lost = [row for row in self.drawings.rows if row["split"] == "heldout"]
         cases = [self.plain(row, "held-out drawings") for row in lost if row["name"] in known]
-        trained = self.rng.choice(len(self.train), 2 * self.part, replace=False)
+        trained = self.rng.choice(
+            len(self.train), min(2 * self.part, len(self.train)), replace=False
+        )
         cases += [self.plain(self.train[i], "trained drawings") for i in sorted(trained)]
         for held, told in ((False, "trained"), (True, "held out")):
             cases += self.coloured(f"colours, {told}", held)
@@ -95,21 +97,24 @@ class Cases:
         """One of the rows."""
         return rows[int(self.rng.integers(len(rows)))]
 
-    def pair_of(
+    def pairs_of(
         self, what: str, words: list[str], rows: list[dict], held: bool
-    ) -> tuple[dict, str]:
-        """A drawing and a colour, held out or not; not the colour that it has."""
-        while True:
-            row, word = self.some(rows), str(self.rng.choice(words))
-            own = row["colour"]["name"] if row["colour"] else None
-            if held_out(what, row["name"], word) == held and word != own:
-                return row, word
+    ) -> list[tuple[dict, str]]:
+        """Drawings with colours that are not theirs, held out or not, at most `part` of them."""
+        fit = [
+            (row, word)
+            for row in rows
+            for word in words
+            if held_out(what, row["name"], word) == held
+            and word != (row["colour"] or {}).get("name")
+        ]
+        chosen = self.rng.choice(len(fit), min(self.part, len(fit)), replace=False) if fit else []
+        return [fit[i] for i in chosen]
 
     def coloured(self, of: str, held: bool) -> list[Case]:
         """Things in a colour that is not theirs."""
         rows, cases = [row for row in self.things if row["colour"]], []
-        for _ in range(self.part):
-            row, word = self.pair_of("colour", list(COLOURS), rows, held)
+        for row, word in self.pairs_of("colour", list(COLOURS), rows, held):
             thing = article(f"{word} {row['name']}")
             text = f"{thing}, {row['style']} style"
             prompt = told_of(row, text, of, colour=word)
@@ -119,8 +124,7 @@ class Cases:
     def grounds(self, of: str, held: bool) -> list[Case]:
         """Things on a background."""
         cases = []
-        for _ in range(self.part):
-            row, word = self.pair_of("ground", [*COLOURS, *GREYS], self.things, held)
+        for row, word in self.pairs_of("ground", [*COLOURS, *GREYS], self.things, held):
             text = f"{noun(row)} on a {word} background, {row['style']} style"
             red, green, blue = (int(v) for v in ground(word, self.rng.uniform(-1, 1, 3)))
             scene = Scene((Piece(row["row"], size=0.85),), text, "ground", (red, green, blue))
