@@ -78,26 +78,21 @@ class Judge(nn.Module):
             Block(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
         )
         self.to_image = nn.Linear(widths[-1], config.dim)
-        self.to_style = nn.Linear(2 * sum(widths), len(config.styles))
+        self.to_style = nn.Linear(widths[-1], len(config.styles))
         self.words = nn.EmbeddingBag(config.text_buckets, config.text_width, mode="mean")
         self.hidden = nn.Linear(config.text_width, 2 * config.dim, bias=False)
         self.to_text = nn.Linear(2 * config.dim, config.dim, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(2.5))
 
-    def trunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of pictures, b w, and their textures, b t; each row of mean 0 and variance 1.
+    def trunk(self, x: Tensor) -> Tensor:
+        """Features of pictures, each row of mean 0 and variance 1: b w.
 
         x   b 3 64 64 in [-1, 1]
         """
         x = F.relu(self.conv_in(x))
-        textures = [mean_and_spread(x)]
         for block in self.blocks:
             x = block(x)
-            textures.append(mean_and_spread(x))
-        features, textures = textures[-1].chunk(2, 1)[0], torch.cat(textures, 1)
-        return F.layer_norm(features, features.shape[1:]), F.layer_norm(
-            textures, textures.shape[1:]
-        )
+        return F.layer_norm(x.float().mean((2, 3)), x.shape[1:2])
 
     def embed_captions(self, captions: Sequence[str]) -> Tensor:
         """Unit vectors of captions: n dim."""
@@ -115,8 +110,8 @@ class Judge(nn.Module):
         """
         parts = []
         for part in as_seen(pictures).split(AT_ONCE):
-            features, textures = self.trunk(part)
-            parts.append((features, self.to_image(features), self.to_style(textures)))
+            features = self.trunk(part)
+            parts.append((features, self.to_image(features), self.to_style(features)))
         features, embeddings, styles = (torch.cat(each) for each in zip(*parts, strict=True))
         return Looks(features, F.normalize(embeddings, dim=-1), styles)
 
@@ -147,15 +142,6 @@ class Expert:
     judge: Judge
     captions: tuple[str, ...]
     features: Tensor
-
-
-def mean_and_spread(x: Tensor) -> Tensor:
-    """Mean and standard deviation of every channel over the picture: b 2c, float32.
-
-    x   b c h w
-    """
-    x = x.flatten(2).float()
-    return torch.cat([x.mean(2), (x.var(2, correction=0) + 1e-6).sqrt()], 1)
 
 
 def as_seen(pictures: Tensor) -> Tensor:

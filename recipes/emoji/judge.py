@@ -188,7 +188,7 @@ def loss_of(judge: Judge, batch: tuple[Tensor, list[str], Tensor, Tensor]) -> Te
     """Contrastive loss in both directions, and that of the styles."""
     images, captions, fits, style = batch
     with torch.autocast("cpu", torch.bfloat16):
-        features, textures = judge.trunk(images.contiguous(memory_format=torch.channels_last))
+        features = judge.trunk(images.contiguous(memory_format=torch.channels_last))
     seen = F.normalize(judge.to_image(features), dim=-1)
     read = judge.embed_captions(captions)
     logits = judge.log_scale.clamp(max=4.0).exp() * seen @ read.T
@@ -199,7 +199,7 @@ def loss_of(judge: Judge, batch: tuple[Tensor, list[str], Tensor, Tensor]) -> Te
     return (
         F.cross_entropy(logits, n)
         + 0.5 * F.cross_entropy(logits[:, : len(n)].T, n)
-        + F.cross_entropy(judge.to_style(textures), style, label_smoothing=LABEL_SMOOTHING)
+        + F.cross_entropy(judge.to_style(features), style, label_smoothing=LABEL_SMOOTHING)
     )
 
 
