@@ -31,7 +31,9 @@ def add_evaluate_options(sub: argparse.ArgumentParser) -> None:
     add("--judge", type=Path, action="append", metavar="FILE", help=about)
     about = "training images with captions, to find copies in and to compare with"
     add("--reference", type=Path, metavar="DIR", help=about)
-    about = "a report.json whose figures are shown beside these; repeatable; default: of real images"
+    about = (
+        "a report.json whose figures are shown beside these; repeatable; default: of real images"
+    )
     add("--beside", type=Path, action="append", default=[], metavar="FILE", help=about)
     about = "folder for report.json, report.html and the images; default: %(default)s"
     add("-o", "--out", type=Path, default=Path("evaluation"), metavar="DIR", help=about)
