@@ -41,7 +41,8 @@ GROUP_WEIGHT = {
     "symbols": 0.25,
 }
 EVERYDAY = Path(__file__).with_name("everyday.txt")
-EVERYDAY_WEIGHT = 1.7  # of the names in EVERYDAY
+CONCEPTS = Path(__file__).with_name("concepts.txt")
+CONCEPT_WEIGHT = 6.0  # of the names in CONCEPTS
 CLOCK_WEIGHT = 0.1  # of two dozen clock faces
 COMPOSED_GROUPS = ("animals", "food", "travel", "activities", "objects")
 # Words for a whole sub-group of emojibase, each a prompt that leaves the thing open.
@@ -125,6 +126,18 @@ def held_out(what: str, name: str, colour: str) -> bool:
     """
     digest = hashlib.sha256(f"{what}/{name}/{colour}".encode()).digest()
     return digest[0] * 256 + digest[1] < 65536 // HELD_OUT_PART
+
+
+def held_out_pairs() -> list[tuple[str, str, str]]:
+    """Every held-out pair of a name in CONCEPTS: what, name, colour (held_out_pairs.tsv lists them)."""
+    grounds = (*COLOURS, *GREYS)
+    return [
+        (what, name, colour)
+        for what, colours in (("colour", tuple(COLOURS)), ("ground", grounds))
+        for name in sorted(concepts())
+        for colour in colours
+        if held_out(what, name, colour)
+    ]
 
 
 def plural(name: str) -> str:
@@ -352,8 +365,14 @@ class _Choice:
 
 def _weight(row: dict) -> float:
     weight = GROUP_WEIGHT[row["group"]]
-    weight *= EVERYDAY_WEIGHT if row["name"] in everyday() else 1
+    weight *= CONCEPT_WEIGHT if row["name"] in concepts() else 1
     return weight * (CLOCK_WEIGHT if re.search(r"o'clock|-thirty", row["name"]) else 1)
+
+
+@cache
+def concepts() -> frozenset[str]:
+    """Names that most draws are of: everyday things, and what is held out in one style."""
+    return frozenset(CONCEPTS.read_text("utf-8").splitlines())
 
 
 @cache
@@ -427,3 +446,7 @@ def _two_places(
         "above": ((middle, near), (middle, far)),
         "below": ((middle, far), (middle, near)),
     }[relation]
+
+
+if __name__ == "__main__":
+    print(*("\t".join(pair) for pair in held_out_pairs()), sep="\n")

@@ -29,6 +29,7 @@ from compose import (
     Drawings,
     Piece,
     Scene,
+    concepts,
     everyday,
     held_out,
     plural,
@@ -78,10 +79,11 @@ class Cases:
         known = {row["name"] for row in self.train}
         lost = [row for row in self.drawings.rows if row["split"] == "heldout"]
         cases = [self.plain(row, "held-out drawings") for row in lost if row["name"] in known]
+        known_well = [row for row in self.train if row["name"] in concepts()]
         trained = self.rng.choice(
-            len(self.train), min(2 * self.part, len(self.train)), replace=False
+            len(known_well), min(2 * self.part, len(known_well)), replace=False
         )
-        cases += [self.plain(self.train[i], "trained drawings") for i in sorted(trained)]
+        cases += [self.plain(known_well[i], "trained drawings") for i in sorted(trained)]
         for held, told in ((False, "trained"), (True, "held out")):
             cases += self.coloured(f"colours, {told}", held)
             cases += self.grounds(f"grounds, {told}", held)

@@ -157,3 +157,18 @@ def test_a_window_is_that_part_of_the_whole(scenes, drawings):
         left, top = (int(v) for v in rng.integers(0, 192, 2))
         part = drawings.render(scene, 256, (left, top, 64, 64)).astype(int)
         assert np.abs(part - whole[top : top + 64, left : left + 64]).mean() < 0.5
+
+
+def test_the_held_out_pairs_are_those_that_are_listed():
+    listed = compose.CONCEPTS.with_name("held_out_pairs.tsv").read_text("utf-8").splitlines()
+    assert [tuple(line.split("\t")) for line in listed] == compose.held_out_pairs()
+    share = len(listed) / (len(compose.concepts()) * (2 * len(COLOURS) + len(compose.GREYS)))
+    assert 0.09 < share < 0.11
+
+
+def test_most_draws_are_of_the_listed_concepts():
+    names = compose.concepts()
+    assert "fox" in names and "no such thing" not in names
+    row = {"name": "fox", "group": "animals"}
+    other = {"name": "no such thing", "group": "animals"}
+    assert compose._weight(row) == compose.CONCEPT_WEIGHT * compose._weight(other)
