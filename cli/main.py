@@ -16,8 +16,10 @@ from .batch import add_batch_options, batch
 from .convert import add_convert_options, convert
 from .doctor import doctor
 from .evaluate import add_evaluate_options, evaluate
+from .finetune import add_finetune_options, finetune
 from .generate import add_generate_options, generate
 from .info import info
+from .new_cascade import add_new_cascade_options, new_cascade
 from .run import add_run_options, run
 from .train import train
 
@@ -103,6 +105,10 @@ def make_parser() -> argparse.ArgumentParser:
         "train", train, "Train a stage as a recipe says; continues from its last checkpoint."
     )
     sub.add_argument("recipe", type=Path, help="a TOML file, such as recipes/emoji/*.toml")
+    about = "Tune a stage on a folder of pictures: a LoRA, or its weights."
+    add_finetune_options(command("finetune", finetune, about))
+    about = "Put stages and a text encoder together as a cascade."
+    add_new_cascade_options(command("new-cascade", new_cascade, about))
     add_convert_options(command("convert", convert, "Write a stage's weights in another layout."))
     about = "Measure a cascade's images, or a folder of images; writes tables and a page."
     add_evaluate_options(command("evaluate", evaluate, about))

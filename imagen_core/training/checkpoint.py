@@ -6,6 +6,7 @@ One folder a checkpoint, written under another name and renamed when complete.
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,11 @@ def save_checkpoint(
     temporary = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    weights = {name: p.detach().cpu().contiguous() for name, p in network.named_parameters()}
+    weights = {
+        name: p.detach().cpu().contiguous()
+        for name, p in network.named_parameters()
+        if p.requires_grad
+    }
     averages = {str(i): average.cpu().contiguous() for i, average in enumerate(ema.averages)}
     save_file(weights, temporary / "weights.safetensors")
     save_file(averages, temporary / "ema.safetensors")
@@ -75,7 +80,11 @@ def save_checkpoint(
 
 @torch.no_grad()
 def load_checkpoint(
-    folder: Path, network: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer
+    folder: Path,
+    network: nn.Module,
+    ema: EMA,
+    optimizer: torch.optim.Optimizer,
+    check: Callable[[dict[str, Any]], None] = lambda progress: None,
 ) -> dict[str, Any]:
     """Read a run's state into objects made as the saved ones were; the counters are returned.
 
@@ -83,19 +92,22 @@ def load_checkpoint(
     network     receives the parameters
     ema         receives the averages
     optimizer   receives the state
+    check       is shown the counters before anything is read into the objects
     """
     if not folder.exists():
         folder = folder.with_name(f".{folder.name}.old")
+    progress = json.loads((folder / "progress.json").read_text("utf-8"))
+    check(progress)
     weights = load_file(folder / "weights.safetensors")
     for name, parameter in network.named_parameters():
-        parameter.copy_(weights[name])
+        if parameter.requires_grad:
+            parameter.copy_(weights[name])
     averages = load_file(folder / "ema.safetensors")
     for i, average in enumerate(ema.averages):
         average.copy_(averages[str(i)])
     # Copies: the optimizer keeps them, and a folder with a mapped file cannot be replaced on Windows.
     state = load_file(folder / "optimizer.safetensors")
     restore_optimizer(optimizer, {name: tensor.clone() for name, tensor in state.items()})
-    progress = json.loads((folder / "progress.json").read_text("utf-8"))
     ema.updates = progress.pop("ema_updates")
     return progress
 

@@ -5,12 +5,13 @@ and several processes share one draw. Pictures come from a `Source`: arrays that
 (`Pairs`), or ones that a worker process makes while the network trains (`Stream`).
 """
 
+import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,8 +22,9 @@ from ..diffusion.lowres import Lowres, augment, upsample
 from ..diffusion.schedules import AnySchedule
 from ..text.embedding import TextEmbedding
 from ..text.encoder import TextEncoder
+from ..weights.files import open_tensors, write_tensors
 from .loss import stratified_t
-from .recipe import DataSection
+from .recipe import DataSection, RecipeError
 
 MakePicture = Callable[[np.random.Generator], tuple[np.ndarray, str]]
 NULL_ROW = 0  # of the table of encoded captions: the empty prompt
@@ -31,7 +33,7 @@ NULL_ROW = 0  # of the table of encoded captions: the empty prompt
 class Drawn(NamedTuple):
     """Pictures of one batch.
 
-    images   b h w 3, uint8
+    images   b h w 3, uint8; or b h w 4, whose last channel weighs the loss
     text     b rows; a tenth or so is the empty prompt
     """
 
@@ -112,6 +114,7 @@ class Batch(NamedTuple):
     t       (b,) in [0, 1)
     noise   b 3 h w
     lowres  conditioning of an SR stage
+    weight  b 1 h w in 0..1, of the loss at each pixel; None = 1
     """
 
     x0: Tensor
@@ -119,6 +122,7 @@ class Batch(NamedTuple):
     t: Tensor
     noise: Tensor
     lowres: Lowres | None
+    weight: Tensor | None = None
 
 
 def load_pairs(section: DataSection, encoder: TextEncoder, device: torch.device) -> Pairs:
@@ -157,7 +161,14 @@ def read_manifest(section: DataSection, count: int) -> list[dict]:
     section   names the manifest, and its field that holds a picture's row
     count     rows of the array
     """
-    pictures = json.loads(Path(section.manifest).read_text("utf-8"))["pictures"]
+    try:
+        pictures = json.loads(Path(section.manifest).read_text("utf-8"))["pictures"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecipeError(
+            f"data.manifest: {section.manifest}: expected JSON with a list pictures: {error!r}"
+        ) from error
+    for row, picture in enumerate(pictures):
+        check_picture(section.manifest, row, picture, section.row)
     if section.row:
         pictures = [picture for picture in pictures if picture[section.row] is not None]
         pictures.sort(key=lambda picture: picture[section.row])
@@ -167,6 +178,24 @@ def read_manifest(section: DataSection, count: int) -> list[dict]:
             f"{section.images}, got {len(pictures)}"
         )
     return pictures
+
+
+def check_picture(manifest: str, row: int, picture: Any, row_key: str) -> None:
+    """Raise RecipeError unless an entry of a manifest has captions and a weight."""
+    where = f"data.manifest: {manifest}: pictures[{row}]"
+    if not isinstance(picture, dict):
+        raise RecipeError(f"{where}: expected an object, got {picture!r}")
+    for key in ("captions", "weight", *([row_key] if row_key else [])):
+        if key not in picture:
+            raise RecipeError(f"{where}: {key} is missing")
+    weight, captions = picture["weight"], picture["captions"]
+    if not isinstance(weight, (int, float)) or weight < 0:
+        raise RecipeError(f"{where}.weight: expected a number of at least 0, got {weight!r}")
+    pairs = captions if isinstance(captions, list) and captions else [captions]
+    for pair in pairs:
+        fits = isinstance(pair, list) and len(pair) == 2
+        if not (fits and isinstance(pair[0], str) and isinstance(pair[1], (int, float))):
+            raise RecipeError(f"{where}.captions: expected pairs such as [text, 1.0], got {pair!r}")
 
 
 def generator_of(device: torch.device, seed: int, step: int, use: int = 0) -> torch.Generator:
@@ -184,14 +213,16 @@ class Stream:
         encoder: TextEncoder,
         device: torch.device,
         workers: int = 1,
+        kept: Path | None = None,
     ):
         """Bind a maker of pictures to a text encoder.
 
         make      a picture, h w 3 uint8, and its caption; runs in the workers
         device    where pictures and states are handed out
-        workers   processes that make pictures
+        workers   processes that make pictures; 0 = this one
+        kept      folder where states of captions are kept from run to run
         """
-        self.make, self.prompts, self.workers = make, Prompts(encoder), workers
+        self.make, self.prompts, self.workers = make, Prompts(encoder, kept=kept), workers
         self.device = device
 
     def batches(
@@ -203,7 +234,7 @@ class Stream:
             batch_size=None,
             sampler=range(step, 2**31),
             num_workers=self.workers,
-            prefetch_factor=4,
+            prefetch_factor=4 if self.workers else None,
         )
         for number, (images, captions) in enumerate(loader, step):
             rng = np.random.default_rng((seed, number, 1))
@@ -220,16 +251,27 @@ class _Steps(torch.utils.data.Dataset):
 
     def __getitem__(self, step: int) -> tuple[Tensor, list[str]]:
         rng = np.random.default_rng((self.seed, step))
-        images, captions = zip(*(self.make(rng) for _ in range(self.batch)), strict=True)
+        together = getattr(self.make, "batch", None)  # of a maker whose pictures differ in size
+        made = (
+            together(rng, self.batch) if together else [self.make(rng) for _ in range(self.batch)]
+        )
+        images, captions = zip(*made, strict=True)
         return torch.from_numpy(np.stack(images)), list(captions)
 
 
 class Prompts:
-    """States of captions, those in use kept in half precision."""
+    """States of captions, those in use kept in half precision; on disk too where a folder is given.
 
-    def __init__(self, encoder: TextEncoder, keep: int = 60_000):
-        self.encoder, self.keep = encoder, keep
+    A file is named by how the encoder reads a probe, so runs with the same encoder share it.
+    """
+
+    def __init__(self, encoder: TextEncoder, keep: int = 60_000, kept: Path | None = None):
+        self.encoder, self.keep, self.kept = encoder, keep, kept
         self.states: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        if kept is not None:
+            self.name = encoder_name(encoder)
+            for path in sorted(kept.glob(f"{self.name}-*.safetensors")):
+                self.states |= read_states(path)
 
     def encode(self, texts: list[str]) -> TextEmbedding:
         """States of the texts, float32."""
@@ -239,6 +281,8 @@ class Prompts:
             found = self.encoder.encode(part)
             rows = zip(found.embeds.half(), found.mask, strict=True)
             self.states |= zip(part, rows, strict=True)
+        if missing and self.kept is not None:
+            write_states(self.kept, self.name, {text: self.states[text] for text in missing})
         for text in texts:
             self.states.move_to_end(text)
         embeds, mask = zip(*(self.states[text] for text in texts), strict=True)
@@ -247,8 +291,39 @@ class Prompts:
         return TextEmbedding(torch.stack(embeds).float(), torch.stack(mask))
 
 
+def encoder_name(encoder: TextEncoder) -> str:
+    """What tells an encoder from others: a digest of how it reads a probe."""
+    states = encoder.encode(["two red cats"]).embeds
+    shape = "x".join(str(side) for side in states.shape[1:])
+    return f"{shape}-{hashlib.sha256(states.half().numpy().tobytes()).hexdigest()[:16]}"
+
+
+def read_states(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """States of texts in a shard."""
+    with open_tensors(path) as file:
+        texts = json.loads(file.metadata()["texts"])
+        embeds, mask = file.get_tensor("embeds"), file.get_tensor("mask")
+    return dict(zip(texts, zip(embeds, mask, strict=True), strict=True))
+
+
+def write_states(folder: Path, name: str, states: dict[str, tuple[Tensor, Tensor]]) -> None:
+    """A new shard, named by its texts; one that is there holds the same."""
+    texts = list(states)
+    digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
+    embeds, mask = (torch.stack(part) for part in zip(*states.values(), strict=True))
+    path = folder / f"{name}-{digest}.safetensors"
+    if not path.exists():
+        write_tensors(path, {"embeds": embeds, "mask": mask}, {"texts": json.dumps(texts)})
+
+
 def add_noise(
-    drawn: Drawn, section: DataSection, schedule: AnySchedule, scale: int, seed: int, step: int
+    drawn: Drawn,
+    section: DataSection,
+    schedule: AnySchedule,
+    scale: int,
+    seed: int,
+    step: int,
+    align_corners: bool = False,
 ) -> Batch:
     """A training batch of drawn pictures: noise times, noise and low-resolution conditioning.
 
@@ -256,9 +331,13 @@ def add_noise(
     schedule     of the stage, for noise on the conditioning
     scale        of the stage; 1 = a base, no conditioning
     seed, step   the noise is a function of these
+    align_corners   as the stage up-samples when it is used
     """
     generator = generator_of(drawn.images.device, seed, step, use=1)
-    x0 = drawn.images.permute(0, 3, 1, 2).float() / 127.5 - 1
+    pixels = drawn.images.permute(0, 3, 1, 2).float()
+    x0, weight = pixels[:, :3] / 127.5 - 1, None
+    if pixels.shape[1] == 4:
+        weight = pixels[:, 3:] / 255
     batch, device = len(x0), x0.device
 
     def uniform(*shape: int) -> Tensor:
@@ -267,11 +346,12 @@ def add_noise(
     t = stratified_t(batch, uniform(1))
     noise = torch.randn(x0.shape, generator=generator, device=device)
     if scale == 1:
-        return Batch(x0, drawn.text, t, noise, None)
+        return Batch(x0, drawn.text, t, noise, None, weight)
     small = blur(F.avg_pool2d(x0, scale), section.blur_max * uniform(batch))
     aug_noise = torch.randn(x0.shape, generator=generator, device=device)
-    lowres = augment(upsample(small, scale), aug_noise, section.aug_max * uniform(batch), schedule)
-    return Batch(x0, drawn.text, t, noise, lowres)
+    large = upsample(small, scale, align_corners)
+    lowres = augment(large, aug_noise, section.aug_max * uniform(batch), schedule)
+    return Batch(x0, drawn.text, t, noise, lowres, weight)
 
 
 def crop_images(images: Tensor, pictures: Tensor, crop: int, scale: int, place: Tensor) -> Tensor:

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """Averages of a network's parameters, float32, in the order of its parameters."""
+    """Averages of the parameters that are trained, float32, in the order of the network's parameters."""
 
     def __init__(self, network: nn.Module, decay: float):
         self.decay = decay
         self.updates = 0
-        self.averages: list[Tensor] = [p.detach().float().clone() for p in network.parameters()]
+        trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+        self.names = [name for name, _ in trained]
+        self.averages: list[Tensor] = [p.detach().float().clone() for _, p in trained]
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
@@ -22,15 +24,13 @@ class EMA:
         network   the one that the averages were made from
         """
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        weights = [p.detach() for p in network.parameters()]
+        weights = [p.detach() for p in network.parameters() if p.requires_grad]
         torch._foreach_lerp_(self.averages, weights, 1 - decay)
         self.updates += 1
 
     @torch.no_grad()
     def copy_to(self, network: nn.Module) -> None:
-        """Give the averages to a network of the same shape.
-
-        network   receives them in its own dtype
-        """
-        for parameter, average in zip(network.parameters(), self.averages, strict=True):
-            parameter.copy_(average)
+        """Give the averages to a network that has the trained parameters, in its own dtype."""
+        parameters = dict(network.named_parameters())
+        for name, average in zip(self.names, self.averages, strict=True):
+            parameters[name].copy_(average)

@@ -1,112 +1,355 @@
 """Training of one stage, in reading order: data, network, optimiser, loop.
 
 Runs through `accelerate`, so several GPUs work unchanged. Nothing in the loop waits for the device:
-losses stay there until a log line is due.
+losses stay there until a log line or a checkpoint is due.
 """
 
 import json
-import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..formats import load_stage, load_text_encoder, save_stage
+from ..formats import load_stage, load_text_encoder, save_lora, save_stage
+from ..lora import apply_lora
 from ..stage import Stage
 from ..text.embedding import TextEmbedding
 from .checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from .data import Batch, MakePicture, Source, Stream, add_noise, load_pairs
 from .ema import EMA
-from .loss import Weighting, diffusion_loss
+from .folder import Folder, FolderMaker, Mixed, read_folder
+from .loss import Variance, Weighting, diffusion_loss
 from .optim import lr_factor, make_optimizer
-from .recipe import Precision, Recipe, check_data
+from .progress import Clock, DivergedError, Log, stop_signals, tell
+from .recipe import Precision, Recipe, RecipeError, check_data, check_parts
+from .tuning import lora_of, prepare
+
+MAY_MOVE = {"text_encoder", "images", "manifest", "folder", "mix", "prompts", "start_from"}
+MAY_CHANGE = MAY_MOVE | {"workers", "defaults"}  # from one part of a run to the next
+HELD_OUT_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What whoever started a run is told, and may ask for.
+
+    line     called with each line of the log
+    stop     whether the run is to save and stop
+    sample   pictures of the stage as it is, b h w 3 in 0..1, for a grid; None = none are made
+    note     called with one line of text now and then
+    """
+
+    line: Callable[[dict[str, Any]], None] = tell
+    stop: Callable[[], bool] = lambda: False
+    sample: Callable[[Stage], Tensor] | None = None
+    note: Callable[[str], None] = print
 
 
 class StageLoss(nn.Module):
     """The loss of a stage as a module, so that wrappers for several processes and compilers fit."""
 
-    def __init__(self, stage: Stage, weighting: Weighting):
+    def __init__(self, stage: Stage, weighting: Weighting, variance: Variance = "hybrid"):
         super().__init__()
         self.weighting: Weighting = weighting
+        self.variance: Variance = variance
         self.unet = stage.unet
         self.stage = [stage]  # in a list: the stage is not a module
 
     def forward(self, batch: Batch) -> Tensor:
-        return diffusion_loss(self.stage[0], *batch, weighting=self.weighting).mean()
+        losses = diffusion_loss(
+            self.stage[0], *batch, weighting=self.weighting, variance=self.variance
+        )
+        return losses.mean()
 
 
-def train(recipe: Recipe, make: MakePicture | None = None) -> Path:
-    """Follow a recipe, from its last checkpoint where there is one; the finished stage's file.
+def train(recipe: Recipe, make: MakePicture | None = None, watch: Watch | None = None) -> Path:
+    """Follow a recipe, from its last checkpoint where there is one; the finished stage's or LoRA's file.
 
     recipe   what, on what, how fast, how long
     make     makes each picture (h w 3, uint8) with its caption; None = those of [data]
+    watch    is told of the run; None = lines are printed
+
+    Ctrl-C and SIGTERM save first. A loss that is no number, or explodes, raises DivergedError and leaves
+    the last checkpoint as it was.
     """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
+    watch = watch or Watch()
+    with stop_signals() as signalled:
+        run = Run(recipe, make, watch)
+        try:
+            run.go(lambda: signalled() or watch.stop())
+        finally:
+            run.close()
+    return run.result
 
-    AcceleratorState._reset_state()  # a run before this one in the process may have had another precision
-    accelerator = Accelerator(mixed_precision=mixed_precision(recipe.run.precision))
-    torch.manual_seed(recipe.run.seed)
-    stage = make_stage(recipe).to(accelerator.device)
-    source = open_source(recipe, make, accelerator.device)
-    optimizer = make_optimizer(
-        stage.unet, recipe.optim.optimizer, recipe.optim.lr, recipe.optim.weight_decay
-    )
-    ema = EMA(stage.unet, recipe.optim.ema_decay)
 
-    out = Path(recipe.run.out)
-    clock = Clock(recipe)
-    if has_checkpoint(out / "checkpoint"):
-        progress = load_checkpoint(out / "checkpoint", stage.unet, ema, optimizer)
-        clock = Clock(recipe, progress["step"], progress["seconds"])
-    loss_module, optimizer = accelerator.prepare(
-        StageLoss(stage, recipe.optim.weighting).train(), optimizer
-    )
-    compute_loss = torch.compile(loss_module) if recipe.run.compile else loss_module
-    log = Log(out, accelerator.is_main_process, clock.step)
+class Run:
+    """A run in progress: network, data, optimiser, averages, clock and log."""
 
-    batches = source.batches(
-        recipe.data, stage.config.scale, recipe.run.batch, recipe.run.seed, clock.step
-    )
-    while not clock.done:
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.optim.lr * lr_factor(
-                clock.step, clock.progress, recipe.optim.warmup_steps, recipe.optim.decay
+    def __init__(self, recipe: Recipe, make: MakePicture | None, watch: Watch):
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state()  # a run before this one may have had another precision
+        self.recipe, self.watch, self.out = recipe, watch, Path(recipe.run.out)
+        self.accelerator = Accelerator(mixed_precision=mixed_precision(recipe.run.precision))
+        check_parts(recipe, self.accelerator.num_processes)
+        torch.manual_seed(recipe.run.seed)
+        device = self.accelerator.device
+        self.plain = make_stage(recipe).to(device)
+        self.stage = prepare(self.plain, recipe.tune)
+        self.source, self.held_out = open_source(recipe, make, device, self.stage, watch)
+        optim = recipe.optim
+        optimizer = make_optimizer(self.stage.unet, optim.optimizer, optim.lr, optim.weight_decay)
+        self.ema = EMA(self.stage.unet, optim.ema_decay)
+        kept: dict[str, Any] = {}
+        kept_in = self.out / "checkpoint"
+        if has_checkpoint(kept_in):
+            kept = load_checkpoint(kept_in, self.stage.unet, self.ema, optimizer, self.check_same)
+        self.clock = Clock(recipe, kept.get("step", 0), kept.get("seconds", 0.0))
+        loss = StageLoss(self.stage, optim.weighting, recipe.tune.variance).train()
+        self.module, self.optimizer = self.accelerator.prepare(loss, optimizer)
+        self.compute_loss = torch.compile(self.module) if recipe.run.compile else self.module
+        self.log = Log(self.out, self.accelerator.is_main_process, kept, watch.line)
+        self.begun = self.clock.step
+
+    @property
+    def result(self) -> Path:
+        """The file that the run makes."""
+        name = "lora" if self.recipe.tune.what == "lora" else "stage"
+        return self.out / f"{name}.safetensors"
+
+    def check_same(self, kept: dict[str, Any]) -> None:
+        """Raise RecipeError where a checkpoint is of a recipe that differs in more than its length."""
+        now, before = settings_of(self.recipe), kept.get("recipe", {})
+        for key in sorted(before.keys() & now.keys()):
+            if before[key] != now[key]:
+                raise RecipeError(
+                    f"{key}: the run in {self.out} was begun with {before[key]!r}, got {now[key]!r}; set it "
+                    f"back, or begin another run by another run.out"
+                )
+
+    def go(self, stopped: Callable[[], bool]) -> None:
+        """Train until the clock says so; what a killed run had not exported is exported."""
+        run, clock = self.recipe.run, self.clock
+        clock.look(self.accelerator)
+        if clock.done:
+            self.export()
+            self.watch.note(
+                f"this run is finished: {self.result}; to train longer raise run.steps or run.minutes, to "
+                f"begin anew choose another run.out"
             )
-        batch = add_noise(
-            next(batches), recipe.data, stage.schedule, stage.config.scale,
-            recipe.run.seed, clock.step,
-        )  # fmt: skip
-        loss = accumulate(
-            accelerator, compute_loss, loss_module, own_part(batch, accelerator), recipe
+            return
+        scale, batches = self.stage.config.scale, None
+        batches = self.source.batches(self.recipe.data, scale, run.batch, run.seed, clock.step)
+        while not clock.done:
+            lr = self.step(next(batches))
+            clock.look(self.accelerator, stopped())
+            with self.log.untimed():
+                sampled = self.sample_if_due()
+            if clock.step % run.log_every == 0 or clock.done:
+                self.check(lr)
+                self.log.write(clock, lr, run.batch, **sampled)
+            if clock.step % run.save_every == 0 or clock.done or clock.stopped:
+                self.check(lr)
+                with self.log.untimed():
+                    self.save()
+            if clock.stopped and not clock.done:
+                raise KeyboardInterrupt(f"stopped at step {clock.step}; saved")
+
+    def step(self, drawn: Any) -> float:
+        """One step of the optimiser; its learning rate."""
+        recipe, clock, stage = self.recipe, self.clock, self.stage
+        factor = lr_factor(
+            clock.step, clock.progress, recipe.optim.warmup_steps, recipe.optim.decay
         )
-        norm = accelerator.clip_grad_norm_(stage.unet.parameters(), recipe.optim.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        ema.update(stage.unet)
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.optim.lr * factor
+        config = stage.config
+        batch = add_noise(
+            drawn, recipe.data, stage.schedule, config.scale, recipe.run.seed, clock.step,
+            config.align_corners,
+        )  # fmt: skip
+        part = own_part(batch, self.accelerator)
+        loss = accumulate(self.accelerator, self.compute_loss, self.module, part, recipe)
+        trained = [p for p in stage.unet.parameters() if p.requires_grad]
+        norm = self.accelerator.clip_grad_norm_(trained, recipe.optim.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(stage.unet)
         clock.tick()
-        log.add(loss, norm)
-        if clock.step % recipe.run.log_every == 0 or clock.done:
-            log.write(clock, optimizer.param_groups[0]["lr"], recipe.run.batch)
-        if accelerator.is_main_process and (clock.step % recipe.run.save_every == 0 or clock.done):
-            save_checkpoint(out / "checkpoint", stage.unet, ema, optimizer.optimizer, clock.state())
-            export(stage, ema, out / "stage.safetensors")
-    return out / "stage.safetensors"
+        if self.accelerator.num_processes > 1:
+            loss = cast(Tensor, self.accelerator.reduce(loss, "mean"))
+        self.log.add(loss, norm)
+        return recipe.optim.lr * factor
+
+    def check(self, lr: float) -> None:
+        """Raise DivergedError, saying what is kept, where the run went wrong."""
+        try:
+            self.log.check(self.clock.step, lr)
+            if not all(average.isfinite().all() for average in self.ema.averages):
+                raise DivergedError(f"weights are no numbers at step {self.clock.step}")
+        except DivergedError as error:
+            kept_in = self.out / "checkpoint"
+            kept = f"the last good checkpoint is in {kept_in}"
+            kept = kept if has_checkpoint(kept_in) else "nothing was saved"
+            raise DivergedError(f"{error}; {kept}; lower optim.lr and begin another run") from None
+
+    def sample_if_due(self) -> dict[str, float]:
+        """Pictures of the stage as it is, in a file and in the log; and the loss on what is held out."""
+        every, clock = self.recipe.run.sample_every, self.clock
+        if not every or (clock.step % every and not clock.done):
+            return {}
+        if self.watch.sample is not None and self.accelerator.is_main_process:
+            grid = grid_of(self.watch.sample(self.snapshot()))
+            save_grid(grid, self.out / "samples" / f"step_{clock.step:06d}.png")
+            self.log.picture(grid, clock.step)
+        if not self.held_out:
+            return {}
+        with torch.no_grad(), self.accelerator.autocast():
+            losses = [self.module(batch).item() for batch in self.held_out]
+        return {"held_out": sum(losses) / len(losses)}
+
+    def snapshot(self) -> Stage:
+        """The stage as it would be used now: averaged weights, or the LoRA on what it started from."""
+        if self.recipe.tune.what == "lora":
+            return apply_lora(self.plain, lora_of(self.stage, self.averages(), {}))
+        copy = Stage(self.stage.config).to(self.stage.device)
+        copy.unet.load_state_dict(self.stage.unet.state_dict())
+        self.ema.copy_to(copy.unet)
+        copy.unet.requires_grad_(False)
+        return copy
+
+    def averages(self) -> dict[str, Tensor]:
+        """Averages of the trained parameters, by name."""
+        return dict(zip(self.ema.names, self.ema.averages, strict=True))
+
+    def save(self) -> None:
+        """Write a checkpoint, and what the run has made so far."""
+        if not self.accelerator.is_main_process:
+            return
+        progress = {**self.clock.state(), **self.log.state(), "recipe": settings_of(self.recipe)}
+        save_checkpoint(
+            self.out / "checkpoint", self.stage.unet, self.ema, self.optimizer.optimizer, progress
+        )
+        self.export()
+
+    def export(self) -> None:
+        """Write the averaged weights: a LoRA, or a stage in half precision."""
+        if not self.accelerator.is_main_process:
+            return
+        if self.recipe.tune.what == "lora":
+            about = {
+                "training_steps": str(self.clock.step),
+                "training": json.dumps(asdict(self.recipe.tune)),
+            }
+            save_lora(lora_of(self.stage, self.averages(), about), self.result)
+        else:
+            export(self.stage, self.ema, self.result)
+
+    def close(self) -> None:
+        """Close the log."""
+        self.log.close()
 
 
-def open_source(recipe: Recipe, make: MakePicture | None, device: torch.device) -> Source:
-    """Where a run's pictures come from, its text encoder bound to them.
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """What must stay the same from one part of a run to the next, by table and key."""
+    found = {}
+    for table in ("stage", "data", "optim", "tune"):
+        section = asdict(getattr(recipe, table))
+        found |= {
+            f"{table}.{key}": value for key, value in section.items() if key not in MAY_CHANGE
+        }
+    found |= {f"run.{key}": getattr(recipe.run, key) for key in ("batch", "accumulation", "seed")}
+    return json.loads(json.dumps(found))
 
-    make   makes each picture with its caption; None = the arrays of [data]
+
+def open_source(
+    recipe: Recipe, make: MakePicture | None, device: torch.device, stage: Stage, watch: Watch
+) -> tuple[Source, list[Batch]]:
+    """Where a run's pictures come from, its text encoder bound to them; and batches that are held out.
+
+    make   makes each picture with its caption; None = those of [data]
     """
-    if make is None:
+    data = recipe.data
+    if make is None and not data.folder:
         check_data(recipe)
-    encoder = load_text_encoder(recipe.data.text_encoder, device)
-    if make is None:
-        return load_pairs(recipe.data, encoder, device)
-    return Stream(make, encoder, device, recipe.data.workers)
+    encoder = load_text_encoder(data.text_encoder, device)
+    stage.check_text(encoder.encode([""]).embeds)
+    if make is None and not data.folder:
+        return load_pairs(data, encoder, device), []
+    kept = Path(data.prompts) if data.prompts else Path(recipe.run.out) / "prompts"
+    if make is not None:
+        return Stream(make, encoder, device, data.workers), []
+    make, held = folder_maker(recipe, stage, watch)
+    batches: list[Batch] = []
+    if held.pictures:
+        maker = replace(maker_of(recipe, stage, held), random=False)
+        plain = Stream(maker, encoder, device, 0, kept)
+        section, config = replace(data, text_dropout=0.0), stage.config
+        drawn = plain.batches(section, config.scale, recipe.run.batch, recipe.run.seed + 1, 0)
+        batches = [
+            add_noise(
+                next(drawn), section, stage.schedule, config.scale, recipe.run.seed + 1, i,
+                config.align_corners,
+            )
+            for i in range(HELD_OUT_BATCHES)
+        ]  # fmt: skip
+    return Stream(make, encoder, device, data.workers, kept), batches
+
+
+def folder_maker(recipe: Recipe, stage: Stage, watch: Watch) -> tuple[MakePicture, Folder]:
+    """What makes the training pictures of a folder, and the pictures that are held out."""
+    data = recipe.data
+    least = data.crop or max(1, stage.config.resolution // 2)
+    found = read_folder(data.folder, least, data.trigger)
+    watch.note(f"{data.folder}: {len(found.pictures)} pictures, {len(found.skipped)} files skipped")
+    for path, reason in found.skipped:
+        watch.note(f"  skipped {path}: {reason}")
+    used, held = found.split(data.held_out)
+    maker = maker_of(recipe, stage, used)
+    if not data.mix:
+        return maker, held
+    other = read_folder(data.mix, least)
+    return Mixed(maker, maker_of(recipe, stage, other), data.mix_part), held
+
+
+def maker_of(recipe: Recipe, stage: Stage, folder: Folder) -> FolderMaker:
+    """Makes pictures of a folder at the size that a stage trains on."""
+    data = recipe.data
+    return FolderMaker(
+        folder.pictures, stage.config.resolution, data.crop, data.ground, data.random_crop,
+        data.buckets and stage.config.kind == "base",
+    )  # fmt: skip
+
+
+def grid_of(images: Tensor) -> Tensor:
+    """Pictures beside each other, about as many across as down: h w 3.
+
+    images   b h w 3 in 0..1
+    """
+    images = images.float().cpu().clamp(0, 1)
+    across = max(1, round(len(images) ** 0.5))
+    rows = [torch.cat(list(images[i : i + across]), dim=1) for i in range(0, len(images), across)]
+    width = rows[0].shape[1]
+    rows = [nn.functional.pad(row, (0, 0, 0, width - row.shape[1]), value=1.0) for row in rows]
+    return torch.cat(rows)
+
+
+def save_grid(grid: Tensor, path: Path) -> None:
+    """Write a picture as a PNG; it appears whole.
+
+    grid   h w 3 in 0..1
+    """
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    Image.fromarray((grid * 255).round().byte().numpy()).save(temporary, "PNG")
+    temporary.replace(path)
 
 
 def mixed_precision(precision: Precision) -> str:
@@ -118,10 +361,7 @@ def mixed_precision(precision: Precision) -> str:
 
 
 def make_stage(recipe: Recipe) -> Stage:
-    """A new stage, or the one that the recipe starts from with the recipe's own settings.
-
-    recipe   names preset and starting weights
-    """
+    """A new stage, or the one that the recipe starts from with the recipe's own settings."""
     config = recipe.stage_config()
     if not recipe.stage.start_from:
         return Stage(config)
@@ -135,12 +375,13 @@ def make_stage(recipe: Recipe) -> Stage:
 
 
 def export(stage: Stage, ema: EMA, path: Path) -> None:
-    """The averaged weights in half precision as a stage file.
+    """The averaged weights in half precision as a stage file; those that were not trained as they are.
 
     stage   gives the configuration
     ema     averages of its network's parameters
     """
     shipped = Stage(stage.config).to(dtype=torch.float16)
+    shipped.unet.load_state_dict(stage.unet.state_dict())
     ema.copy_to(shipped.unet)
     save_stage(shipped, path)
 
@@ -168,6 +409,7 @@ def rows_of(batch: Batch, part: int, parts: int) -> Batch:
         batch.t[rows],
         batch.noise[rows],
         None if lowres is None else type(lowres)(lowres.image[rows], lowres.timestep[rows]),
+        None if batch.weight is None else batch.weight[rows],
     )
 
 
@@ -191,75 +433,3 @@ def accumulate(
             accelerator.backward(loss)
         total += loss.detach()
     return total
-
-
-class Clock:
-    """How far a run is: by steps, or by the time spent training where the recipe gives minutes."""
-
-    def __init__(self, recipe: Recipe, step: int = 0, seconds: float = 0.0):
-        self.steps, self.limit = recipe.run.steps, 60 * recipe.run.minutes
-        self.step = step
-        self.started = time.monotonic() - seconds
-
-    @property
-    def seconds(self) -> float:
-        """Time spent training, over all parts of the run."""
-        return time.monotonic() - self.started
-
-    @property
-    def progress(self) -> float:
-        """Part of the run that is done, 0..1."""
-        return self.step / self.steps if self.steps else min(1.0, self.seconds / self.limit)
-
-    @property
-    def done(self) -> bool:
-        """Whether the run is over."""
-        return self.progress >= 1
-
-    def tick(self) -> None:
-        """Count a step."""
-        self.step += 1
-
-    def state(self) -> dict[str, float]:
-        """What a checkpoint keeps."""
-        return {"step": self.step, "seconds": self.seconds}
-
-
-class Log:
-    """Loss, gradient norm, learning rate and pictures a second: TensorBoard events and JSON lines."""
-
-    def __init__(self, out: Path, active: bool, step: int):
-        self.losses: list[Tensor] = []
-        self.norms: list[Tensor] = []
-        self.active, self.last_step, self.last_time = active, step, time.monotonic()
-        if active:
-            from torch.utils.tensorboard import SummaryWriter
-
-            out.mkdir(parents=True, exist_ok=True)
-            self.events = SummaryWriter(str(out / "events"), purge_step=step)
-            self.lines = (out / "log.jsonl").open("a", encoding="utf-8")
-
-    def add(self, loss: Tensor, norm: Tensor | None) -> None:
-        """Keep a step's numbers on the device."""
-        self.losses.append(loss)
-        if norm is not None:
-            self.norms.append(norm)
-
-    def write(self, clock: Clock, lr: float, batch: int) -> None:
-        """Write the means since the last line."""
-        steps = len(self.losses)
-        values = {
-            "loss": torch.stack(self.losses).mean().item(),
-            "grad_norm": torch.stack(self.norms).mean().item(),
-            "lr": lr,
-            "pictures_per_second": steps * batch / (time.monotonic() - self.last_time),
-        }
-        self.losses, self.norms, self.last_time = [], [], time.monotonic()
-        if not self.active:
-            return
-        for name, value in values.items():
-            self.events.add_scalar(name, value, clock.step)
-        line = {"step": clock.step, "seconds": round(clock.seconds, 1), **values}
-        self.lines.write(json.dumps(line) + "\n")
-        self.lines.flush()
-        print(" · ".join(f"{k} {v:.4g}" for k, v in line.items()), flush=True)

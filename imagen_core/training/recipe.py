@@ -3,13 +3,18 @@
 Paths in a recipe are relative to the file.
 """
 
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from ..diffusion.denoiser import Prediction
 from ..diffusion.schedules import Schedule
-from ..stage import SamplingDefaults, StageConfig, StageKind
+from ..formats.stage import read_stage_config
+from ..stage import SamplingDefaults, StageConfig, StageKind, UNets
+from ..unet.adm import ADMConfig
+from ..unet.efficient import EfficientConfig
 from ..unet.presets import PRESETS
 from .loss import Weighting
 
@@ -24,29 +29,32 @@ class RecipeError(ValueError):
 class StageSection:
     """[stage]: what is trained.
 
-    preset       name of a U-Net shape in PRESETS
+    preset       name of a U-Net shape in PRESETS; or give unet; or neither, with start_from
     kind         "base" or "sr"
     resolution   nominal side of the output
     scale        output side over input side, 1 for a base
     prediction   "eps", "v" or "x0"
     schedule     noise schedule
     defaults     sampling settings that the weights will carry
-    start_from   stage file to start from; "" = random weights
+    start_from   stage to start from, whose own settings count where neither preset nor unet is given;
+                 "" = random weights
+    unet         a shape of one's own: kind ("adm" or "efficient") and the fields of its configuration
     """
 
-    preset: str
-    kind: StageKind
-    resolution: int
+    preset: str = ""
+    kind: StageKind = "base"
+    resolution: int = 0
     scale: int = 1
     prediction: Prediction = "v"
     schedule: Schedule = Schedule()
     defaults: SamplingDefaults = SamplingDefaults()
     start_from: str = ""
+    unet: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class DataSection:
-    """[data]: what it is trained on.
+    """[data]: what it is trained on: a folder of pictures, or an array and its manifest.
 
     images         .npy file, uint8 n h w 3
     manifest       .json file: {"pictures": [{"captions": [[text, weight], ...], "weight": float}, ...]}
@@ -57,6 +65,15 @@ class DataSection:
     aug_max        highest level of noise on the low-resolution conditioning
     blur_max       strongest blur of it, 0..1
     workers        processes that make pictures, where they are made while the network trains
+    folder         of pictures, with captions as `folder.py` describes them
+    trigger        words put before every caption of the folder
+    ground         colour behind transparent pictures
+    random_crop    windows lie anywhere in a picture, else in its middle
+    buckets        pictures of a base keep about their aspect ratio
+    mix            a second folder of pictures that are kept as they are: prior preservation
+    mix_part       part of the pictures that comes from it
+    held_out       part of the folder that is never trained on, and measured
+    prompts        folder where encoded captions are kept; "" = beside the run's checkpoints
     """
 
     text_encoder: str
@@ -68,6 +85,36 @@ class DataSection:
     aug_max: float = 0.4
     blur_max: float = 0.5
     workers: int = 1
+    folder: str = ""
+    trigger: str = ""
+    ground: str = "white"
+    random_crop: bool = True
+    buckets: bool = False
+    mix: str = ""
+    mix_part: float = 0.3
+    held_out: float = 0.0
+    prompts: str = ""
+
+
+@dataclass(frozen=True)
+class TuneSection:
+    """[tune]: which weights are trained.
+
+    what          "all", "attention" (its layers alone), or "lora" (low-rank branches beside fixed weights)
+    rank, alpha   of a LoRA; alpha 0 = rank, so that the scale alpha / rank is 1
+    targets       of a LoRA: "attention", "convolutions" or "both"
+    dora          directions and magnitudes apart (arXiv:2402.09353)
+    variance      of a stage that learned its variance: "hybrid" trains it on, "keep" leaves it alone
+    checkpointing activations are computed again in the backward pass: less memory, a third more time
+    """
+
+    what: Literal["all", "attention", "lora"] = "all"
+    rank: int = 16
+    alpha: float = 0.0
+    targets: Literal["attention", "convolutions", "both"] = "both"
+    dora: bool = False
+    variance: Literal["hybrid", "keep"] = "hybrid"
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +155,8 @@ class RunSection:
     save_every     steps between checkpoints
     compile        compile the loss with torch.compile
     precision      of the network's arithmetic: "auto", "float32" or "bfloat16"
+    sample_every   steps between pictures of the prompts; 0 = none
+    samples        prompts of those pictures
     """
 
     out: str
@@ -120,32 +169,50 @@ class RunSection:
     save_every: int = 1000
     compile: bool = False
     precision: Precision = "auto"
+    sample_every: int = 0
+    samples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run: its four sections."""
+    """A whole run: its sections."""
 
     stage: StageSection
     data: DataSection
     optim: OptimSection
     run: RunSection
+    tune: TuneSection = TuneSection()
 
     def stage_config(self) -> StageConfig:
-        """The configuration of the stage that the recipe trains."""
-        if self.stage.preset not in PRESETS:
-            raise RecipeError(
-                f"stage.preset: expected one of {sorted(PRESETS)}, got {self.stage.preset!r}"
-            )
+        """The configuration of the stage that the recipe trains; of a file nothing but its header is read."""
+        if not self.stage.preset and not self.stage.unet:
+            return read_stage_config(Path(self.stage.start_from))
         return StageConfig(
             kind=self.stage.kind,
             resolution=self.stage.resolution,
             scale=self.stage.scale,
-            unet=PRESETS[self.stage.preset],
+            unet=self.shape(),
             schedule=self.stage.schedule,
             prediction=self.stage.prediction,
             defaults=self.stage.defaults,
         )
+
+    def shape(self) -> ADMConfig | EfficientConfig:
+        """The network's shape, by its preset or in full."""
+        if not self.stage.unet:
+            if self.stage.preset not in PRESETS:
+                raise RecipeError(
+                    f"stage.preset: expected one of {sorted(PRESETS)}, got {self.stage.preset!r}"
+                )
+            return PRESETS[self.stage.preset]
+        fields_ = {k: tuple(v) if isinstance(v, list) else v for k, v in self.stage.unet.items()}
+        kind = fields_.pop("kind", None)
+        if kind not in UNets:
+            raise RecipeError(f"stage.unet.kind: expected one of {sorted(UNets)}, got {kind!r}")
+        try:
+            return UNets[kind][0](**fields_)
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"stage.unet: {str(error).replace('__init__() ', '')}") from error
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -160,11 +227,14 @@ def load_recipe(path: str | Path) -> Recipe:
         data = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(f"{path}: not a readable TOML file: {error}") from error
-    return parse_recipe(data, path.parent)
+    try:
+        return parse_recipe(data, path.parent)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
 
 
 def check_data(recipe: Recipe) -> None:
-    """Raise RecipeError unless the files of pictures and captions are there.
+    """Raise RecipeError unless the array of pictures and its manifest are there and fit the stage.
 
     recipe   with absolute paths
     """
@@ -175,6 +245,18 @@ def check_data(recipe: Recipe) -> None:
                 f"data.{key}: expected a file, got {path}, which is not there; make it first "
                 f"(for the bundled recipes: fetch.py, then render.py; see recipes/emoji/README.md)"
             )
+    images = np.load(recipe.data.images, mmap_mode="r", allow_pickle=False)
+    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+        raise RecipeError(
+            f"data.images: {recipe.data.images}: expected uint8 of n x height x width x 3, got "
+            f"{images.dtype} of {' x '.join(map(str, images.shape))}"
+        )
+    side = recipe.stage_config().resolution
+    if recipe.stage_config().kind == "base" and not recipe.data.crop and images.shape[1] != side:
+        raise RecipeError(
+            f"data.images: {recipe.data.images}: expected pictures of {side} pixels, as stage.resolution "
+            f"says, got {images.shape[2]} x {images.shape[1]}; set data.crop, or make them of that size"
+        )
 
 
 def parse_recipe(data: dict[str, Any], folder: Path) -> Recipe:
@@ -183,14 +265,64 @@ def parse_recipe(data: dict[str, Any], folder: Path) -> Recipe:
     data     the tables
     folder   what relative paths start from
     """
+    missing = [key for key in ("stage", "data", "optim", "run") if key not in data]
+    if missing:
+        raise RecipeError(
+            f"[{missing[0]}]: this table is missing; a recipe has stage, data, optim, run"
+        )
     recipe = _parse(Recipe, data, "")
+    check_numbers(recipe)
+    stage, source = recipe.stage, recipe.data
+    if not (stage.preset or stage.unet or stage.start_from):
+        raise RecipeError(
+            "stage.preset: expected a preset, a table stage.unet, or stage.start_from"
+        )
+    if (stage.preset or stage.unet) and not stage.resolution:
+        raise RecipeError(
+            "stage.resolution: expected the side of the output in pixels, got nothing"
+        )
+    if stage.preset or stage.unet:
+        recipe.shape()
     if (recipe.run.steps > 0) == (recipe.run.minutes > 0):
         raise RecipeError("run: expected one of steps and minutes, got both or neither")
-    if recipe.data.crop % recipe.stage.scale:
+    if source.folder and source.images:
+        raise RecipeError("data: expected one of folder and images, got both")
+    if source.crop % stage.scale:
         raise RecipeError(
-            f"data.crop: expected a multiple of stage.scale {recipe.stage.scale}, got {recipe.data.crop}"
+            f"data.crop: expected a multiple of stage.scale {stage.scale}, got {source.crop}"
         )
+    if recipe.tune.what != "all" and not stage.start_from:
+        raise RecipeError(f"tune.what: {recipe.tune.what!r} needs weights: set stage.start_from")
     return _absolute(recipe, folder)
+
+
+def check_numbers(recipe: Recipe) -> None:
+    """Raise RecipeError where a number is out of its range."""
+    ranges = {
+        "run": {"batch": (1, None), "accumulation": (1, None), "log_every": (1, None),
+                "save_every": (1, None), "sample_every": (0, None), "steps": (0, None)},
+        "data": {"text_dropout": (0, 1), "aug_max": (0, 1), "blur_max": (0, 1), "mix_part": (0, 1),
+                 "held_out": (0, 0.9), "crop": (0, None), "workers": (0, None)},
+        "optim": {"lr": (0, None), "decay": (0, 1), "ema_decay": (0, 1), "clip": (0, None)},
+        "tune": {"rank": (1, None), "alpha": (0, None)},
+    }  # fmt: skip
+    for section, keys in ranges.items():
+        for key, (low, high) in keys.items():
+            value = getattr(getattr(recipe, section), key)
+            if value < low or (high is not None and value > high):
+                upto = "or more" if high is None else f"to {high}"
+                raise RecipeError(f"{section}.{key}: expected {low} {upto}, got {value}")
+    check_parts(recipe, 1)
+
+
+def check_parts(recipe: Recipe, processes: int) -> None:
+    """Raise RecipeError unless a batch can be shared among processes and cut into parts."""
+    parts = processes * recipe.run.accumulation
+    if recipe.run.batch % parts:
+        raise RecipeError(
+            f"run.batch: expected a multiple of run.accumulation x processes, {recipe.run.accumulation} x "
+            f"{processes}, got {recipe.run.batch}"
+        )
 
 
 def _parse(kind: type, data: Any, where: str) -> Any:
@@ -214,7 +346,7 @@ def _parse(kind: type, data: Any, where: str) -> Any:
         else:
             if get_origin(hint) is Literal and value not in get_args(hint):
                 raise RecipeError(f"{where}{key}: expected one of {get_args(hint)}, got {value!r}")
-            values[key] = value
+            values[key] = tuple(value) if isinstance(value, list) else value
     try:
         return kind(**values)
     except (TypeError, ValueError) as error:
@@ -233,7 +365,8 @@ def _absolute(recipe: Recipe, folder: Path) -> Recipe:
 
     return Recipe(
         stage=resolve(recipe.stage, "start_from"),
-        data=resolve(recipe.data, "images", "manifest", "text_encoder"),
+        data=resolve(recipe.data, "images", "manifest", "text_encoder", "folder", "mix", "prompts"),
         optim=recipe.optim,
         run=resolve(recipe.run, "out"),
+        tune=recipe.tune,
     )

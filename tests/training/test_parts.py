@@ -225,7 +225,9 @@ def test_parts_of_a_batch_are_the_batch():
 
 
 def test_manifest_rows_are_matched_to_images(tmp_path):
-    entries = [{"n": 0, "large": 1}, {"n": 1, "large": None}, {"n": 2, "large": 0}]
+    rows = ((0, 1), (1, None), (2, 0))
+    own = {"captions": [["a", 1.0]], "weight": 1}
+    entries = [{"n": n, "large": row, **own} for n, row in rows]
     (tmp_path / "m.json").write_text(json.dumps({"pictures": entries}))
     section = DataSection("e", "x.npy", str(tmp_path / "m.json"), row="large")
     assert [entry["n"] for entry in read_manifest(section, 2)] == [2, 0]

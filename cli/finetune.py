@@ -1,0 +1,247 @@
+"""`imagen finetune`: a stage of a cascade tuned on a folder of pictures, without a recipe."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..headless.inputs import InputError
+from .loras import STAGES
+from .train import require_packages
+
+if TYPE_CHECKING:
+    from ..imagen_core import Cascade, Stage
+    from ..imagen_core.training.recipe import Recipe
+
+RATES = {"lora": 1e-3, "attention": 1e-4, "all": 1e-4}
+
+
+def add_finetune_options(sub: argparse.ArgumentParser) -> None:
+    """The options of `imagen finetune`."""
+    add = sub.add_argument
+    add("cascade", help="one that doctor lists, or a folder with a cascade.json")
+    add("--stage", choices=STAGES, default="base", help="which one; default: %(default)s")
+    about = "folder of pictures, with captions in .txt files, metadata.jsonl or their names"
+    add("--images", type=Path, required=True, metavar="DIR", help=about)
+    about = "what is made: a .safetensors file; the run itself is kept in a folder beside it"
+    add("-o", "--out", type=Path, required=True, metavar="FILE", help=about)
+    about = "train a LoRA, the attention layers, or everything; default: %(default)s"
+    add("--what", choices=tuple(RATES), default="lora", help=about)
+    add("--rank", type=int, default=16, metavar="N", help="of the LoRA; default: %(default)s")
+    add("--alpha", type=float, default=0.0, metavar="F", help="of the LoRA; default: the rank")
+    about = "layers of the LoRA; default: %(default)s"
+    add("--targets", choices=("attention", "convolutions", "both"), default="both", help=about)
+    add("--dora", action="store_true", help="DoRA: magnitudes are trained beside directions")
+    add("--steps", type=int, default=0, metavar="N", help="default: 400, unless --minutes is given")
+    add("--minutes", type=float, default=0.0, metavar="F", help="in place of --steps")
+    rates = ", ".join(f"{rate:g} ({what})" for what, rate in RATES.items())
+    add("--lr", type=float, metavar="F", help=f"learning rate; default: {rates}")
+    add("--batch", type=int, default=16, metavar="N", help="pictures a step; default: %(default)s")
+    about = "parts that a batch is cut into, to save memory; default: %(default)s"
+    add("--accumulation", type=int, default=1, metavar="N", help=about)
+    about = "side of the windows that an SR stage trains on; default: a quarter of its pictures"
+    add("--crop", type=int, metavar="PIXELS", help=about)
+    add("--trigger", default="", metavar="TEXT", help="words before every caption")
+    add("--ground", default="white", metavar="COLOUR", help="behind transparent pictures")
+    add("--buckets", action="store_true", help="keep aspect ratios, of a base's pictures")
+    about = "a second folder that is mixed in as it is, so that what was known stays known"
+    add("--mix", type=Path, metavar="DIR", help=about)
+    about = "a file of prompts: the base's own pictures of them are mixed in (prior preservation)"
+    add("--prior", type=Path, metavar="FILE", help=about)
+    about = "part of the pictures that is mixed in; default: %(default)s"
+    add("--mix-part", type=float, default=0.3, metavar="F", help=about)
+    about = "part of the pictures that is only measured; default: %(default)s"
+    add("--held-out", type=float, default=0.05, metavar="F", help=about)
+    about = "a prompt whose picture is made every so often; repeatable; default: four captions"
+    add("--sample", action="append", default=[], metavar="PROMPT", help=about)
+    about = "steps between those; default: a tenth of the run"
+    add("--sample-every", type=int, metavar="N", help=about)
+    add("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+    add("--workers", type=int, default=1, metavar="N", help="processes that decode pictures")
+    add(
+        "--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of arithmetic"
+    )
+    add("--checkpointing", action="store_true", help="less memory, a third more time")
+    add("--dry-run", action="store_true", help="say what would be done")
+
+
+def finetune(options: argparse.Namespace) -> dict[str, Any]:
+    """Tune a stage on a folder of pictures; the same command goes on where it was stopped."""
+    require_packages("finetune")
+    from .. import imagen_core as core
+    from ..nodes import host
+
+    if options.out.suffix != ".safetensors":
+        raise InputError(f"--out: expected a .safetensors file, got {options.out}")
+    folder = cascade_folder(options.cascade)
+    work = options.out.with_name(f"{options.out.stem}.run")
+    recipe, files = recipe_of(options, folder, work)
+    cascade = core.load_cascade(folder, host.compute_device())
+    captions = describe(recipe, options, cascade)
+    if options.dry_run:
+        return {"file": str(options.out), "dry_run": True}
+    if options.prior and not recipe.data.mix:
+        raise InputError("--prior: makes pictures of a base, so it goes with --stage base alone")
+    if options.prior:
+        make_prior(options.prior, Path(recipe.data.mix), cascade)
+    made = follow(recipe, cascade, STAGES.index(options.stage), captions)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = options.out.with_name(f".{options.out.name}.writing")
+    shutil.copyfile(made, temporary)
+    os.replace(temporary, options.out)
+    say_how_to_use(options, captions)
+    return {"file": str(options.out), "run": str(work), "from": str(files)}
+
+
+def cascade_folder(name: str) -> Path:
+    """The folder of a cascade that is listed, or is named by its path."""
+    from ..nodes import host
+
+    if name in host.cascade_names():
+        return host.cascade_folder(name)
+    if (Path(name) / "cascade.json").is_file():
+        return Path(name).resolve()
+    raise InputError(
+        f"expected a cascade, one of {', '.join(host.cascade_names())} or a folder with a cascade.json, "
+        f"got {name!r}"
+    )
+
+
+def recipe_of(options: argparse.Namespace, folder: Path, work: Path) -> tuple[Recipe, Path]:
+    """The recipe that the options are, and the file of the stage."""
+    from ..imagen_core.formats import read_cascade
+    from ..imagen_core.formats.stage import read_stage_config
+    from ..imagen_core.training.recipe import parse_recipe
+
+    files = read_cascade(folder)
+    index = STAGES.index(options.stage)
+    if index >= len(files.stages):
+        raise InputError(f"--stage: {options.cascade} has {', '.join(STAGES[: len(files.stages)])}")
+    config = read_stage_config(files.stages[index])
+    steps = options.steps or (0 if options.minutes else 400)
+    crop = options.crop if options.crop is not None else config.resolution // 4
+    crop = crop if config.kind == "sr" or options.crop else 0
+    mix = options.mix or (work / "prior" if options.prior and config.kind == "base" else "")
+    every = options.sample_every or max(1, (steps or 1000) // 10)
+    data = {
+        "stage": {"start_from": str(files.stages[index].resolve()), "scale": config.scale},
+        "data": {
+            "text_encoder": str(files.text_encoder.resolve()), "folder": str(options.images.resolve()),
+            "crop": crop, "trigger": options.trigger, "ground": options.ground,
+            "buckets": options.buckets, "mix": str(Path(mix).resolve()) if mix else "",
+            "mix_part": options.mix_part, "held_out": options.held_out, "workers": options.workers,
+        },
+        "optim": {
+            "lr": RATES[options.what] if options.lr is None else options.lr,
+            "warmup_steps": max(1, (steps or 200) // 20), "weight_decay": 0.0, "ema_decay": 0.99,
+        },
+        "tune": {
+            "what": options.what, "rank": options.rank, "alpha": options.alpha,
+            "targets": options.targets, "dora": options.dora, "checkpointing": options.checkpointing,
+        },
+        "run": {
+            "out": str(work.resolve()), "steps": steps, "minutes": options.minutes,
+            "batch": options.batch, "accumulation": options.accumulation, "seed": options.seed,
+            "log_every": max(1, every // 2), "save_every": every, "sample_every": every,
+            "precision": options.precision, "samples": list(options.sample),
+        },
+    }  # fmt: skip
+    return parse_recipe(data, Path()), files.stages[index]
+
+
+def describe(recipe: Recipe, options: argparse.Namespace, cascade: Cascade) -> list[str]:
+    """Say what will be done, and what memory it takes; prompts to make pictures of."""
+    from ..imagen_core.training.folder import read_folder
+    from ..imagen_core.training.tuning import prepare
+
+    stage = cascade.stages[STAGES.index(options.stage)]
+    config = stage.config
+    found = read_folder(
+        recipe.data.folder, recipe.data.crop or config.resolution // 2, recipe.data.trigger
+    )
+    tuned = prepare(stage, recipe.tune)
+    parameters = list(tuned.unet.parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    total = sum(p.numel() for p in parameters)
+    stage.unet.requires_grad_(False)
+    side = recipe.data.crop or config.resolution
+    rows = recipe.run.batch // recipe.run.accumulation
+    # Gradient, two moments and the average, each float32; activations are kept for the backward pass.
+    needed = 4 * total + 16 * trained + 6 * stage.running_bytes(rows, side, side)
+    run = recipe.run
+    length = f"{run.steps} steps" if run.steps else f"{run.minutes:g} minutes"
+    what = {"lora": f"a LoRA of rank {recipe.tune.rank}", "attention": "its attention layers"}
+    for line in (
+        f"stage     {options.stage} of {options.cascade}: {config.kind}, {config.resolution} pixels, "
+        f"{total / 1e6:.1f} M parameters",
+        f"pictures  {len(found.pictures)} of {options.images}, at {side} x {side}",
+        f"trained   {what.get(recipe.tune.what, 'everything')}: {trained / 1e6:.2f} M parameters",
+        f"length    {length} of {run.batch} pictures, learning rate {recipe.optim.lr:g}",
+        f"memory    about {needed / 2**30:.1f} GiB",
+        f"run       {run.out}: checkpoints, log.jsonl, samples/, events/ for TensorBoard",
+    ):
+        print(line)
+    if config.unet.out_channels > 3:
+        print("variance  learned: trained on by the hybrid loss")
+    captions = list(dict.fromkeys(p.captions[0] for p in found.pictures))
+    return list(recipe.run.samples) or captions[:: max(1, len(captions) // 4)][:4]
+
+
+def make_prior(prompts: Path, folder: Path, cascade: Cascade) -> None:
+    """The base's own pictures of prompts, with captions, in a folder; those that are there stay."""
+    from PIL import Image
+
+    texts = [line.strip() for line in prompts.read_text("utf-8").splitlines() if line.strip()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, text in enumerate(texts):
+        path = folder / f"{i:05d}.png"
+        if path.exists():
+            continue
+        image = cascade.generate(text, upto=cascade.base.config.resolution, seed=i)[0]
+        path.with_suffix(".txt").write_text(text + "\n", "utf-8")
+        temporary = path.with_name(f".{path.name}")
+        Image.fromarray((image * 255).round().byte().cpu().numpy()).save(temporary, "PNG")
+        os.replace(temporary, path)
+
+
+def follow(recipe: Recipe, cascade: Cascade, index: int, prompts: list[str]) -> Path:
+    """Train; the file that the run makes."""
+    from ..imagen_core import Cascade
+    from ..imagen_core.training.loop import Watch, train
+    from ..imagen_core.training.progress import tell
+
+    begun: list[float] = []
+
+    def line(values: dict[str, Any]) -> None:
+        tell(values)
+        if not begun and recipe.run.steps:
+            begun.append(1.0)
+            left = (recipe.run.steps - values["step"]) * recipe.run.batch
+            print(f"about {left / values['pictures_per_second'] / 60:.1f} minutes to go")
+
+    def sample(stage: Stage) -> Any:
+        stages = [stage if i == index else each for i, each in enumerate(cascade.stages)]
+        whole = Cascade(cascade.text_encoder, *stages[: index + 1])
+        return whole.generate(prompts, seed=recipe.run.seed)
+
+    return train(recipe, watch=Watch(line=line, sample=sample))
+
+
+def say_how_to_use(options: argparse.Namespace, prompts: list[str]) -> None:
+    """Say what was made and how it is used."""
+    size = options.out.stat().st_size / 2**20
+    prompt = prompts[0] if prompts else "a prompt"
+    print(f"made {options.out} ({size:.1f} MiB)")
+    if options.what == "lora":
+        print(
+            f'  imagen generate "{prompt}" --cascade {options.cascade} --lora {options.out}:0.8\n'
+            f"  in ComfyUI: put it into models/loras and Load Imagen LoRA behind the stage"
+        )
+    else:
+        print(
+            f"  imagen new-cascade NAME --like {options.cascade} --{options.stage} {options.out}\n"
+            f'  imagen generate "{prompt}" --cascade NAME'
+        )
