@@ -85,9 +85,9 @@ def check_batch(stage: Stage, text: Any, batch: int) -> None:
         raise ValueError(f"batch_size must be at least 1, got {batch}")
     for part in (*(part for pair in text.positives for part in pair), text.null_text):
         if len(part) not in (1, batch):
+            expected = "1 prompt" if batch == 1 else f"1 prompt or {batch}, one for each image"
             raise ValueError(
-                f"text: expected 1 prompt or {batch}, one for each image, got {len(part)}; make "
-                f"{len(part)} images"
+                f"text: expected {expected}, got {len(part)}; set batch_size to {len(part)}"
             )
 
 

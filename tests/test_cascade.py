@@ -455,7 +455,7 @@ def test_a_gradient_is_the_slope(sr):
             "mask: has values that are not numbers",
         ),
         ({"batch_size": 2, "text": encoded(3)}, "text: expected 1 prompt or 2, .* got 3"),
-        ({"text": encoded(2)}, "text: expected 1 prompt or 1, .* got 2; make 2 images"),
+        ({"text": encoded(2)}, "text: expected 1 prompt, got 2; set batch_size to 2"),
     ],
 )
 def test_the_library_is_told_what_the_nodes_are(base, settings, message):
