@@ -35,7 +35,8 @@ class ImagenT5Encode:
                     {
                         **text,
                         "default": "a red apple, noto style",
-                        "tooltip": "What the image should show.",
+                        "tooltip": "What the image should show. (word:1.2) makes a word stronger, "
+                        "(word:0.8) weaker.",
                     },
                 ),
                 "negative_prompt": (
@@ -52,7 +53,8 @@ class ImagenT5Encode:
                     "BOOLEAN",
                     {
                         "default": False,
-                        "tooltip": "DeepFloyd IF's caption cleaning: removes links, brackets, sizes etc.",
+                        "tooltip": "DeepFloyd IF's caption cleaning: removes links, brackets, sizes etc., "
+                        "so that no word has a weight.",
                     },
                 ),
             },
@@ -65,9 +67,11 @@ class ImagenT5Encode:
         with host.on_device(text_encoder.model, role="text_encoder"):
             text = text_encoder.encode_prompt(prompt, negative_prompt, clean_caption)
         reading = text_encoder.describe(prompt, clean_caption)
+        weights = ", ".join(f"{text} {weight:.3g}" for text, weight in reading.weights)
         lines = [
             f"reads: {reading.text}",
             f"{len(reading.tokens)} of {text_encoder.max_length} tokens: {' '.join(reading.tokens)}",
+            *([f"weights: {weights}"] if weights else []),
             *([f"cut: {reading.cut}"] if reading.cut else []),
         ]
         return {"ui": {"text": ["\n".join(lines)]}, "result": (text,)}

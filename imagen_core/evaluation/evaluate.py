@@ -65,7 +65,8 @@ def sample_prompts(
         part = prompts[first : first + batch]
         pictures.append(
             sample_base(
-                stage, encoder.encode_prompt([prompt.prompt for prompt in part]),
+                stage,
+                encoder.encode_prompt([prompt.prompt for prompt in part], weights=False),
                 guidance=guidance, width=side, height=side, batch_size=len(part),
                 seed=seed + first, steps=steps, sampler=sampler,
             )

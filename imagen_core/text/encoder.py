@@ -15,6 +15,7 @@ from torch import Tensor
 from .caption import clean_caption as cleaned
 from .embedding import EncodedPrompt, TextEmbedding
 from .tokenizer import Tokenizer
+from .weighting import apply_weights, weighted_parts
 
 CACHE_SIZE = 256  # prompts
 AT_ONCE = 16  # prompts that go through T5 together
@@ -23,14 +24,16 @@ AT_ONCE = 16  # prompts that go through T5 together
 class Reading(NamedTuple):
     """How an encoder reads a prompt.
 
-    text     after lower-casing, stripping and, where asked for, caption cleaning
-    tokens   pieces that are encoded, a space as ▁, the last of them </s>
-    cut      text of the pieces that are left out; "" = none
+    text      after lower-casing, stripping and caption cleaning, without the brackets of weights
+    tokens    pieces that are encoded, a space as ▁, the last of them </s>
+    cut       text of the pieces that are left out; "" = none
+    weights   parts of the text with another weight than 1, and it
     """
 
     text: str
     tokens: list[str]
     cut: str
+    weights: list[tuple[str, float]]
 
 
 class TextEncoder:
@@ -44,7 +47,7 @@ class TextEncoder:
         """
         self.tokenizer = tokenizer
         self.model = model
-        self.cache: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        self.cache: OrderedDict[tuple[int, ...], tuple[Tensor, Tensor]] = OrderedDict()
         self._changing = threading.Lock()
 
     @property
@@ -68,80 +71,124 @@ class TextEncoder:
         return self
 
     def encode(self, prompts: Sequence[str], clean_caption: bool = False) -> TextEmbedding:
-        """States of the prompts, padded to max_length: b n d, float32 on the CPU.
+        """States of texts as they are, padded to max_length: b n d, float32 on the CPU.
 
         prompts         lower-cased and stripped first; a longer one is cut, with a warning
         clean_caption   whether they go through DeepFloyd IF's caption cleaning
         """
-        prompts = [normalised(prompt, clean_caption) for prompt in prompts]
-        if not prompts:
-            raise ValueError("prompts: expected at least one, got none")
-        wanted = dict.fromkeys(prompts)
-        with self._changing:  # another thread may drop what is here now
-            states = {prompt: self.cache[prompt] for prompt in wanted if prompt in self.cache}
-        missing = [prompt for prompt in wanted if prompt not in states]
-        for first in range(0, len(missing), AT_ONCE):
-            part = missing[first : first + AT_ONCE]
-            states |= zip(part, self._evaluate(part), strict=True)
-        with self._changing:
-            self.cache.update(states)
-            for prompt in states:
-                self.cache.move_to_end(prompt)
-            while len(self.cache) > CACHE_SIZE:
-                self.cache.popitem(last=False)
-        embeds, masks = zip(*(states[prompt] for prompt in prompts), strict=True)
-        return TextEmbedding(torch.stack(embeds), torch.stack(masks))
+        texts = [normalised(prompt, clean_caption) for prompt in prompts]
+        return self._states([self.tokenizer.encode(text) for text in texts])
+
+    def encode_weighted(self, prompts: Sequence[str]) -> TextEmbedding:
+        """States of prompts whose brackets weigh their tokens, `(word:1.2)`: as `encode` otherwise.
+
+        The states of a token with another weight than 1 are led away from, or towards, the empty prompt's
+        at its place. Each part between brackets is tokenized by itself.
+        """
+        tokens = [self._weighted_tokens(prompt) for prompt in prompts]
+        states = self._states([[*numbers, self.tokenizer.end] for numbers, _ in tokens])
+        if all(weight == 1 for _, weights in tokens for weight in weights):
+            return states
+        empty = self.encode([""]).embeds[0]
+        kept = self.max_length - 1  # the end has no weight
+        rows = [
+            apply_weights(row, empty, weights[:kept])
+            for row, (_, weights) in zip(states.embeds, tokens, strict=True)
+        ]
+        return TextEmbedding(torch.stack(rows), states.mask)
 
     def encode_prompt(
-        self, prompt: str | Sequence[str], negative_prompt: str = "", clean_caption: bool = False
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str = "",
+        clean_caption: bool = False,
+        weights: bool = True,
     ) -> EncodedPrompt:
         """A prompt, or one a picture, with its null text.
 
         prompt            one text or several
         negative_prompt   what guidance leads away from; "" = the empty prompt
-        clean_caption     whether all go through DeepFloyd IF's caption cleaning
+        clean_caption     whether all go through DeepFloyd IF's caption cleaning, which removes brackets
+        weights           whether brackets weigh their words, `(word:1.2)`, where captions are not cleaned
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if weights and not clean_caption:
+            return EncodedPrompt(
+                self.encode_weighted(prompts), self.encode_weighted([negative_prompt])
+            )
         text = self.encode(prompts, clean_caption)
-        null_text = self.encode([negative_prompt], clean_caption)
-        return EncodedPrompt(text, null_text)
+        return EncodedPrompt(text, self.encode([negative_prompt], clean_caption))
 
-    def describe(self, prompt: str, clean_caption: bool = False) -> Reading:
-        """How this encoder reads a prompt; nothing is encoded.
-
-        clean_caption   whether it goes through DeepFloyd IF's caption cleaning
-        """
-        text = normalised(prompt, clean_caption)
-        numbers = self.tokenizer.encode(text)
+    def describe(self, prompt: str, clean_caption: bool = False, weights: bool = True) -> Reading:
+        """How `encode_prompt` reads a prompt with the same settings; nothing is encoded."""
+        parts = [(normalised(prompt, clean_caption), 1.0)]
+        numbers = self.tokenizer.encode(parts[0][0])
+        if weights and not clean_caption:
+            parts = weighted_parts(parts[0][0])
+            numbers = [*self._weighted_tokens(prompt)[0], self.tokenizer.end]
         kept = self.tokenizer.cut(numbers)
         left_out = numbers[len(kept) - 1 :] if len(kept) < len(numbers) else []
-        return Reading(text, self.tokenizer.names(kept), self.tokenizer.decode(left_out))
+        return Reading(
+            "".join(text for text, _ in parts),
+            self.tokenizer.names(kept),
+            self.tokenizer.decode(left_out),
+            [(text.strip(), weight) for text, weight in parts if weight != 1],
+        )
+
+    def _weighted_tokens(self, prompt: str) -> tuple[list[int], list[float]]:
+        """Numbers of all pieces of a prompt, without its end, and their weights."""
+        numbers: list[int] = []
+        weights: list[float] = []
+        for text, weight in weighted_parts(normalised(prompt)):
+            found = self.tokenizer.encode(text)[:-1]
+            numbers += found
+            weights += [weight] * len(found)
+        return numbers, weights
+
+    def _states(self, rows: list[list[int]]) -> TextEmbedding:
+        """States of tokens, each row evaluated once and kept; a row that is too long is cut."""
+        if not rows:
+            raise ValueError("prompts: expected at least one, got none")
+        keys = [tuple(self._cut(row)) for row in rows]
+        wanted = dict.fromkeys(keys)
+        with self._changing:  # another thread may drop what is here now
+            states = {key: self.cache[key] for key in wanted if key in self.cache}
+        missing = [key for key in wanted if key not in states]
+        for first in range(0, len(missing), AT_ONCE):
+            part = missing[first : first + AT_ONCE]
+            states |= zip(part, self._evaluate(part), strict=True)
+        with self._changing:
+            self.cache.update(states)
+            for key in states:
+                self.cache.move_to_end(key)
+            while len(self.cache) > CACHE_SIZE:
+                self.cache.popitem(last=False)
+        embeds, masks = zip(*(states[key] for key in keys), strict=True)
+        return TextEmbedding(torch.stack(embeds), torch.stack(masks))
 
     @torch.no_grad()  # not inference mode: its tensors could not be learned from
-    def _evaluate(self, prompts: list[str]) -> list[tuple[Tensor, Tensor]]:
-        shape = len(prompts), self.max_length
+    def _evaluate(self, rows: list[tuple[int, ...]]) -> list[tuple[Tensor, Tensor]]:
+        shape = len(rows), self.max_length
         numbers = torch.full(shape, self.tokenizer.pad)
         mask = torch.zeros(shape, dtype=torch.bool)
-        for row, prompt in enumerate(prompts):
-            found = self.tokenizer.encode(prompt)
-            self._warn_if_cut(found)
-            kept = self.tokenizer.cut(found)
-            numbers[row, : len(kept)] = torch.tensor(kept)
-            mask[row, : len(kept)] = True
+        for i, row in enumerate(rows):
+            numbers[i, : len(row)] = torch.tensor(row)
+            mask[i, : len(row)] = True
         output = self.model(input_ids=numbers.to(self.device), attention_mask=mask.to(self.device))
         states = output.last_hidden_state.cpu()
         # Copies, so that a prompt that stays in the cache does not keep the others of its batch.
         return [(row.clone(), real.clone()) for row, real in zip(states, mask, strict=True)]
 
-    def _warn_if_cut(self, numbers: list[int]) -> None:
-        if len(numbers) <= self.max_length:
-            return
-        kept = self.tokenizer.decode(numbers[: self.max_length - 1])
-        warnings.warn(
-            f"prompt: has {len(numbers)} tokens, the encoder takes {self.max_length}; "
-            f"everything after {kept[-40:]!r} is cut",
-            stacklevel=4,
-        )
+    def _cut(self, numbers: list[int]) -> list[int]:
+        """The numbers that are encoded; a warning says where a longer row is cut."""
+        if len(numbers) > self.max_length:
+            kept = self.tokenizer.decode(numbers[: self.max_length - 1])
+            warnings.warn(
+                f"prompt: has {len(numbers)} tokens, the encoder takes {self.max_length}; "
+                f"everything after {kept[-40:]!r} is cut",
+                stacklevel=4,
+            )
+        return self.tokenizer.cut(numbers)
 
 
 def normalised(prompt: str, clean_caption: bool = False) -> str:
