@@ -30,8 +30,10 @@ def add_convert_options(sub: argparse.ArgumentParser) -> None:
 
 def convert(options: argparse.Namespace) -> dict[str, Any]:
     """Write a stage's weights in another layout, bit for bit; or with LoRAs merged in."""
+    from ..headless.files import remove_leftovers
     from ..imagen_core.formats.convert import convert as write
 
+    remove_leftovers(options.target.absolute().parent)
     if options.lora:
         return merge(options)
     layout = write(options.source, options.target, options.layout)

@@ -6,7 +6,6 @@ import argparse
 import os
 import random
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,6 +131,7 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
     from ..headless.comfy_nodes.folders import Folders
     from ..headless.engine.execute import execute
     from ..headless.engine.progress import Bar
+    from ..headless.files import remove_leftovers, scratch_folder, sync_folder
     from ..nodes import host
 
     started = time.monotonic()
@@ -145,12 +145,14 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
         return Bar(node)
 
     where = require_writable(paths[0].parent)
-    with tempfile.TemporaryDirectory(prefix=".imagen-", dir=where) as folder:
-        use_folders(Folders(output=Path(folder), temp=Path(folder) / "temp"))
+    remove_leftovers(where)
+    with scratch_folder(where) as folder:
+        use_folders(Folders(output=folder, temp=folder / "temp"))
         execute(graph, default_registry(), workflow_of(graph), bar)
-        for made, path in zip(sorted(Path(folder).glob("*.png")), paths, strict=True):
+        for made, path in zip(sorted(folder.glob("*.png")), paths, strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             os.replace(made, path)
+            sync_folder(path.parent)
             print(path, file=sys.stderr)
     loaded = begun["ImagenBaseSample"]
     sampled = time.monotonic() - loaded

@@ -20,6 +20,7 @@ from .finetune import add_finetune_options, finetune
 from .generate import add_generate_options, generate
 from .info import info
 from .new_cascade import add_new_cascade_options, new_cascade
+from .process import prepare_process
 from .run import add_run_options, run
 from .train import train
 
@@ -40,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     arguments   of the command line; None = this process's
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        arguments = sys.argv[1:]
+        prepare_process()
     as_json = "--json" in arguments
     try:
         with warnings.catch_warnings():

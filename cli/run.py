@@ -63,12 +63,13 @@ def run_here(options: argparse.Namespace) -> list[Path]:
     from ..headless.comfy_nodes.save import saved_files
     from ..headless.engine.execute import execute
     from ..headless.engine.progress import Bar
+    from ..headless.files import remove_leftovers
     from .node_classes import default_registry, use_folders
 
     use_folders(Folders(input_folder(options), options.out, options.out / "temp"))
     registry = default_registry()
     graph, workflow = queued(options, registry)
-    require_writable(options.out)
+    remove_leftovers(require_writable(options.out))
     shown = execute(graph, registry, workflow, Bar)
     return saved_files(options.out, shown)
 

@@ -13,14 +13,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from .comfy_nodes.folders import inside
 from .comfy_nodes.save import next_counter
 from .engine.progress import Bar
-from .files import replacing
+from .files import placed, replacing, sync_file, unfinished
 from .graph import (
     Graph,
     Node,
@@ -132,11 +132,16 @@ class Server:
         folder = out / "temp" if entry.get("type") == "temp" else out
         path = inside(folder, f"{entry.get('subfolder') or '.'}/{entry['filename']}")
         data = self._get("/view?" + urllib.parse.urlencode(entry))
-        if entry.get("type") != "temp":
-            path = free_path(path, data)
-        with replacing(path) as temporary:
-            Path(temporary).write_bytes(data)
-        return path
+        if entry.get("type") == "temp":
+            with replacing(path) as temporary:
+                temporary.write_bytes(data)
+            return path
+        if holds(path, data):
+            return path
+        with unfinished(path) as temporary:
+            temporary.write_bytes(data)
+            sync_file(temporary)
+            return placed(temporary, free_paths(path))
 
     # --- watching --------------------------------------------------------------------------------
 
@@ -284,19 +289,21 @@ def quoted(name: str) -> str:
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
 
-def free_path(path: Path, data: bytes) -> Path:
-    """Where a file may be kept: there if nothing or the same is, else under ComfyUI's next number.
+def holds(path: Path, data: bytes) -> bool:
+    """Whether a file is there with these bytes."""
+    return path.is_file() and path.read_bytes() == data
+
+
+def free_paths(path: Path) -> Iterator[Path]:
+    """The names that a file may get: this one, then with ComfyUI's next numbers; others may be quicker.
 
     path   wanted, such as prefix_00001_.png
     """
-    if not path.exists() or (path.is_file() and path.read_bytes() == data):
-        return path
+    yield path
     match = re.fullmatch(r"(.+)_\d+_(.*)", path.name)
     prefix, ending = match.groups() if match else (path.stem, path.suffix)
-    first = next_counter(path.parent, prefix)
-    names = (f"{prefix}_{number:05}_{ending}" for number in itertools.count(first))
-    # Where upper and lower case are one, the next number may be taken.
-    return next(free for name in names if not (free := path.with_name(name)).exists())
+    for number in itertools.count(next_counter(path.parent, prefix)):
+        yield path.with_name(f"{prefix}_{number:05}_{ending}")
 
 
 def problems_of(answer: dict[str, Any], graph: Graph) -> list[Problem]:

@@ -1,13 +1,14 @@
 """PNG files of a run: metadata inside, written by rename."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from ..files import replacing
+from ..files import placed, sync_file, unfinished
 from ..graph import finite
 
 
@@ -20,10 +21,16 @@ def to_bytes(image: Tensor) -> np.ndarray:
     return np.clip(255.0 * image.cpu().numpy(), 0, 255).astype(np.uint8)
 
 
-def save_png(path: Path, image: Tensor, metadata: dict[str, Any], compress_level: int = 4) -> None:
-    """Write a picture; the file appears whole or not at all.
+def save_png(
+    folder: Path,
+    names: Iterable[str],
+    image: Tensor,
+    metadata: dict[str, Any],
+    compress_level: int = 4,
+) -> str:
+    """Write a picture under the first of some names that is free; that name. It appears whole or not at all.
 
-    path             of the file; its folder is made
+    folder           is made
     image            h w c in 0..1
     metadata         JSON data by key, such as "prompt" and "workflow"
     compress_level   of PNG, 0..9
@@ -34,6 +41,8 @@ def save_png(path: Path, image: Tensor, metadata: dict[str, Any], compress_level
     info = PngInfo()
     for key, value in metadata.items():
         info.add_text(key, json.dumps(finite(value)))
-    with replacing(path) as temporary:
+    with unfinished(folder / "picture") as temporary:
         picture = Image.fromarray(to_bytes(image))
         picture.save(temporary, format="PNG", pnginfo=info, compress_level=compress_level)
+        sync_file(temporary)
+        return placed(temporary, (folder / name for name in names)).name

@@ -1,8 +1,10 @@
 """SaveImage and PreviewImage, and the names of the files that they write."""
 
+import itertools
 import os
 import re
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +62,11 @@ class SaveImage:
         subfolder, stem = place(root, fill_in(prefix, images))
         folder = root / subfolder
         metadata = {**({} if prompt is None else {"prompt": prompt}), **(extra or {})}
-        counter, saved = next_counter(folder, shortened(stem, LONGEST_STEM)), []
+        numbers = itertools.count(next_counter(folder, shortened(stem, LONGEST_STEM)))
+        saved = []
         for i, image in enumerate(images):
             own = shortened(stem.replace("%batch_num%", str(i)), LONGEST_STEM)
-            name = f"{own}_{counter + i:05}_.png"
-            save_png(folder / name, image, metadata, self.COMPRESS)
+            name = save_png(folder, numbered(own, numbers), image, metadata, self.COMPRESS)
             saved.append({"filename": name, "subfolder": subfolder, "type": kind})
         return {"ui": {"images": saved}}
 
@@ -126,6 +128,11 @@ def next_counter(folder: Path, stem: str) -> int:
     files = folder.iterdir() if folder.is_dir() else ()
     found = [int(match[1]) for path in files if (match := pattern.fullmatch(path.name))]
     return max(found, default=0) + 1
+
+
+def numbered(stem: str, numbers: Iterable[int]) -> Iterator[str]:
+    """Names for a picture; another process may take some, so that more than one is tried."""
+    return (f"{stem}_{number:05}_.png" for number in numbers)
 
 
 def saved_files(out: Path, shown: dict[str, dict[str, list[Any]]]) -> list[Path]:

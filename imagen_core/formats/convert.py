@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..unet.adm import ADMConfig
 from ..weights.errors import CheckpointError
-from ..weights.files import open_tensors, replacing, write_tensors
+from ..weights.files import open_tensors, replacing, sync_folder, temporary_path, write_tensors
 from .deepfloyd import from_original, stage_config, to_original
 from .deepfloyd_names import Layout
 from .diffusers_config import from_diffusers, to_diffusers
@@ -73,7 +73,7 @@ def write_folder(stored: StoredStage, target: Path, layout: Layout) -> None:
     require_layout(stored, layout, alone=True)
     config = stored.config.unet
     assert isinstance(config, ADMConfig)
-    folder = target.with_name(f".{target.name}.{os.getpid()}.writing")
+    folder = temporary_path(target)
     folder.mkdir(parents=True)
     try:
         if layout == "diffusers":
@@ -90,6 +90,7 @@ def write_folder(stored: StoredStage, target: Path, layout: Layout) -> None:
             text = json.dumps(to_original(config, dtype, stored.config.resolution), indent=2)
             (folder / "config.yml").write_text(text + "\n", "utf-8")
         os.replace(folder, target)
+        sync_folder(target.parent)
     except OSError as error:
         raise CheckpointError(f"{target}: could not be written: {error}") from error
     finally:
@@ -98,8 +99,9 @@ def write_folder(stored: StoredStage, target: Path, layout: Layout) -> None:
 
 def to_torch_file(source: Path, target: Path) -> None:
     """The tensors of a safetensors file as torch.save stores them, straight from the mapped file."""
-    with open_tensors(source) as file, replacing(target) as temporary:
-        torch.save({name: file.get_tensor(name) for name in file.keys()}, temporary)  # noqa: SIM118
+    with open_tensors(source) as read, replacing(target) as temporary, temporary.open("wb") as file:
+        # Into a file, not to a path: that would put the temporary's name into the bytes.
+        torch.save({name: read.get_tensor(name) for name in read.keys()}, file)  # noqa: SIM118
 
 
 def require_layout(stored: StoredStage, layout: Layout, alone: bool = False) -> None:

@@ -2,9 +2,11 @@
 
 import ctypes
 import hashlib
+import itertools
 import json
 import mmap
 import os
+import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -38,6 +40,7 @@ OTHER_STARTS = {
     b"version https://git-lfs": "is a pointer of Git LFS; fetch the file itself with `git lfs pull`",
     b"<": "is a web page; download the file itself",
 }
+_numbers = itertools.count()
 MOST_JSON = 2**24  # bytes; an index of shards has a tenth of it
 
 
@@ -48,17 +51,40 @@ def replacing(path: Path) -> Iterator[Path]:
     path   of the finished file; its folder is made
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    name, own = path.name, f".{os.getpid()}.writing"
-    if len(os.fsencode(f".{name}{own}")) > LONGEST_NAME:
-        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:20]
-    temporary = path.with_name(f".{name}{own}")
+    temporary = temporary_path(path)
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_path(path: Path) -> Path:
+    """Where a file or folder is written; the name says by which process of which computer.
+
+    path   of the finished one, in the same folder
+    """
+    computer = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+    name, own = path.name, f".{computer}-{os.getpid()}-{next(_numbers)}.writing"
+    if len(os.fsencode(f".{name}{own}")) > LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:20]
+    return path.with_name(f".{name}{own}")
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the disk keep which files a folder holds, where the system lets a folder be opened."""
+    if os.name == "nt":
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError:  # some network drives have nothing to say
+        pass
+    finally:
+        os.close(number)
 
 
 def write_tensors(

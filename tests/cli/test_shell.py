@@ -34,6 +34,25 @@ def failing(error):
     return function
 
 
+ENTRY = "import sys; from imagen_nodes.cli.main import main; sys.exit(main())"
+
+
+@pytest.mark.parametrize("gone", ["stdout", "stderr"])
+def test_a_pipe_that_nobody_reads_stops_nothing(tmp_path, gone):
+    """`imagen … --json | true`: the same exit code, and nothing of Python's on the other stream."""
+    (tmp_path / "w.json").write_text('{"1": {"class_type": "Nope", "inputs": {}}}')
+    command = [sys.executable, "-c", ENTRY, "run", str(tmp_path / "w.json"), "--json"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **pipes)
+    getattr(process, gone).close()
+    kept = process.stderr if gone == "stdout" else process.stdout
+    said = kept.read()
+    assert process.wait() == 2
+    assert "Traceback" not in said
+    assert "Broken" not in said
+    assert "this node type is not known" in said
+
+
 def without(*names):
     """importlib.util.find_spec where some packages are not there."""
     find = importlib.util.find_spec

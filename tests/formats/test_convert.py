@@ -97,6 +97,14 @@ def test_diffusers_and_torch_read_what_is_written(published, tmp_path):
     assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in written.values())
 
 
+def test_the_same_bytes_are_written_each_time(published, tmp_path):
+    """torch.save puts the name of what it writes to into the file: a temporary's was there."""
+    for name in ("one", "two"):
+        convert(published.folder, tmp_path / name)
+    first, second = ((tmp_path / n / "pytorch_model.bin").read_bytes() for n in ("one", "two"))
+    assert first == second
+
+
 def test_the_command_says_what_it_wrote(published, tmp_path, capsys):
     arguments = ["convert", str(published.folder), str(tmp_path / "out"), "--layout", "original"]
     assert main(arguments) == 0
