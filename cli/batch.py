@@ -1,67 +1,177 @@
-"""`imagen batch`: a workflow run once for each line of a file."""
+"""`imagen batch`: a workflow run once for each row of a file."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..headless.jobs.batch import (
-    append,
-    finished,
-    read_lines,
-    run_line,
-)
+from ..headless.inputs import InputError
 from .run import add_input_option, input_folder, require_writable
+
+if TYPE_CHECKING:
+    from ..headless.jobs.batch import Batch
+    from ..headless.jobs.tasks import Job
+    from ..headless.jobs.workers import Pool
+
+AT_ONCE = 16
+KINDS = ("jsonl", "csv", "tsv", "text", "parquet")
+FORMATS = ("files", "imagefolder", "webdataset")
+KEEP = "keep"
 
 
 def add_batch_options(sub: argparse.ArgumentParser) -> None:
     """The options of `imagen batch`."""
-    sub.add_argument(
-        "prompts",
-        type=Path,
-        metavar="PROMPTS.jsonl",
-        help='a JSON object per line, such as {"prompt": "a cat"} or {"NODE.INPUT": value, …}',
+
+    add = sub.add_argument
+    about = (
+        "rows: JSON lines, .csv, .tsv, .txt (a prompt a line), .parquet, a folder of workflows, or - for "
+        "standard input; a column sets the input that it names (prompt, seed, NODE.INPUT), others are carried"
     )
-    about = "the workflow to run for each line"
-    sub.add_argument("--workflow", type=Path, required=True, help=about)
-    sub.add_argument(
-        "-o",
-        "--out",
-        type=Path,
-        required=True,
-        help="folder for the images, and for manifest.jsonl, which records what is done",
-    )
+    add("prompts", type=Path, metavar="PROMPTS", help=about)
+    about = "the workflow to run for each row; not with a folder of workflows"
+    add("--workflow", type=Path, help=about)
+    about = "folder for the images, and for manifest.jsonl, which records what is done"
+    add("-o", "--out", type=Path, required=True, help=about)
     add_input_option(sub)
+    about = "change an input for all rows; as for `imagen run`; repeatable"
+    add("--set", action="append", default=[], metavar="NODE.INPUT=VALUE", help=about)
+    about = "what the rows are; default: by the name's ending"
+    add("--rows", choices=KINDS, help=about)
+    about = "column that names the rows; a row without it is named by what it holds; default: %(default)s"
+    add("--id", default="id", metavar="COLUMN", help=about)
+    about = (
+        "base of the seeds, drawn for each row by its name; keep = the workflow's own for all; a column "
+        "seed goes before it; default: %(default)s"
+    )
+    add("--seed", type=base_seed, default=0, metavar="N|keep", help=about)
+    about = "runs of each row, with seeds of their own; default: %(default)s"
+    add("--repeat", type=int, default=1, metavar="N", help=about)
+    about = "rows that share evaluations of the networks; 1 = one by one; default: %(default)s"
+    add("--at-once", type=int, default=AT_ONCE, metavar="N", help=about)
+    about = "make the I-th of N shares of the rows; several processes may work in one folder so"
+    add("--shard", default="1/1", metavar="I/N", help=about)
+    about = "run again what failed before for good"
+    add("--retry-failed", action="store_true", help=about)
+    add_layout_options(sub)
+    about = "auto (a GPU where there is one), cpu, cuda, cuda:1, mps, …; default: %(default)s"
+    add("--device", default="auto", metavar="NAME", help=about)
+    about = "run on these ComfyUI servers instead, one row at a time on each; repeatable"
+    add("--comfy", action="append", default=[], metavar="URL", help=about)
+
+
+def add_layout_options(sub: argparse.ArgumentParser) -> None:
+    """The options that say how the output folder is laid out."""
+    add = sub.add_argument
+    about = "imagefolder: with the metadata that `datasets` reads; webdataset: archives; default: %(default)s"
+    add("--format", choices=FORMATS, default="files", help=about)
+    about = (
+        "names of the images: {key}, {file} and columns, such as {label}/{key}; {key:.2} = its first two "
+        "characters; default: {key}/{file}, of an imagefolder {key}"
+    )
+    add("--name", default="", metavar="TEMPLATE", help=about)
+    about = "images of a WebDataset archive; default: %(default)s"
+    add("--shard-size", type=int, default=1000, metavar="N", help=about)
+
+
+def base_seed(text: str) -> int | None:
+    """The base of seeds, None for "keep"."""
+    if text == KEEP:
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number or {KEEP}, got {text!r}"
+        ) from error
 
 
 def batch(options: argparse.Namespace) -> dict[str, Any]:
-    """Run a workflow for every line that is not done; exit code 1 if any failed."""
-    from ..headless.comfy_nodes.folders import Folders
-    from ..headless.engine.execute import Session
-    from ..headless.formats.workflow import load_draft
+    """Run a workflow for every row that is not done; exit code 1 if any failed."""
+    from ..headless.files import remove_leftovers, scratch_folder
+    from ..headless.jobs import batch as jobs
+    from ..headless.jobs.manifest import Share, locked, read_history
+    from ..headless.jobs.output import Layout, Output
+    from ..headless.jobs.rows import Rows
     from ..headless.registry import declared_once
+
+    layout = Layout(options.format, options.name, options.shard_size)
+    share = Share.of(options.shard)
+    for name in ("repeat", "at_once"):
+        if getattr(options, name) < 1:
+            raise InputError(
+                f"--{name.replace('_', '-')}: expected at least 1, got {getattr(options, name)}"
+            )
+    rows = Rows(options.prompts, options.rows)
+    job, make_pool = prepared(options, rows.kind == "folder")
+    require_writable(options.out)
+    found = jobs.scan(rows, job)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with locked(options.out, share):
+        remove_leftovers(options.out)
+        history = read_history(options.out)
+        plan = jobs.make_plan(found, share, history, options.retry_failed)
+        output = Output(options.out, layout, share, history)
+        output.find_loose()
+        meter = jobs.Meter(plan.todo)
+        for line in jobs.about(found, plan):
+            meter.say(line)
+        attempts = {digest.hex(): count for digest, count in history.failed.items()}
+        running = jobs.Batch(output, attempts, meter)
+        at_once = options.at_once if job.shares_evaluations() else 1
+        groups = jobs.grouped(jobs.wanted_tasks(rows, job, plan), at_once)
+        if plan.todo:
+            with scratch_folder(options.out) as scratch, declared_once():
+                running.run(make_pool(scratch), groups)
+        output.finish()
+    return summary(running, plan.counts)
+
+
+def prepared(options: argparse.Namespace, of_folder: bool) -> tuple[Job, Callable[[Path], Pool]]:
+    """The job, and what makes its workers, given an empty folder for what is being made.
+
+    of_folder   whether each row is a workflow of its own
+    """
+    from ..headless.jobs.tasks import Choices, Job
+    from ..headless.jobs.workers import Here, Servers, servers_of
+    from ..nodes import host
+    from .generate import chosen_device
     from .node_classes import default_registry, use_folders
 
-    registry = default_registry()
-    use_folders(Folders(input_folder(options), options.out, options.out / "temp"))
-    draft, _ = load_draft(options.workflow, registry)
-    lines = read_lines(options.prompts, draft.graph)
-    require_writable(options.out)
-    manifest = options.out / "manifest.jsonl"
-    done = finished(manifest)
-    todo = [line for line in lines if line.key not in done]
-    options.out.mkdir(parents=True, exist_ok=True)
-    session, failed = Session(registry), 0
-    with declared_once():
-        for line in todo:
-            print(f"line {line.number} of {len(lines)}", file=sys.stderr)
-            record = run_line(session, draft, line, options.out)
-            failed += "error" in record
-            append(manifest, record)
-            if "error" in record:
-                print(f"line {line.number}: {record['error']}", file=sys.stderr)
-    counts = {"done": len(todo) - failed, "failed": failed, "skipped": len(lines) - len(todo)}
-    print("{done} done, {failed} failed, {skipped} done before".format(**counts), file=sys.stderr)
-    return {**counts, "manifest": str(manifest), "exit": 1 if failed else 0}
+    if of_folder == bool(options.workflow):
+        raise InputError(
+            "--workflow: expected none beside a folder of workflows"
+            if of_folder
+            else "--workflow: expected the workflow to run for each row"
+        )
+    choices = Choices(options.seed, options.id, options.repeat, tuple(options.set))
+    inputs = input_folder(options)
+    if options.comfy:
+        servers, registry = servers_of(options.comfy)
+        job = Job(options.workflow, registry, choices)
+        return job, lambda scratch: Servers(job, scratch, inputs, servers)
+    host.chosen_device.set(chosen_device(options.device))
+    job = Job(options.workflow, default_registry(), choices)
+    return job, lambda scratch: Here(job, scratch, inputs, use_folders)
+
+
+def summary(running: Batch, counts: dict[str, int]) -> dict[str, Any]:
+    """What a batch did, told on standard error and returned.
+
+    counts   of the plan
+    """
+    speed = running.meter.close(running.output.pictures)
+    failed = running.failed + counts["failed"]
+    told = {"done": running.done, "failed": failed, "skipped": counts["skipped"]}
+    line = "{done} done, {failed} failed, {skipped} done before".format(**told)
+    if counts["failed"]:
+        line += (
+            f"; {counts['failed']} failed before for good: see the manifest, or use --retry-failed"
+        )
+    if speed["pictures"]:
+        line += "; {pictures} pictures in {seconds} s, {per_second} a second".format(**speed)
+    print(line, file=sys.stderr)
+    manifest = str(running.output.manifest)
+    return {**told, "manifest": manifest, "speed": speed, "exit": 1 if failed else 0}

@@ -99,7 +99,8 @@ def queued(options: argparse.Namespace, registry: Registry) -> tuple[Graph, dict
 
 def input_folder(options: argparse.Namespace) -> Path:
     """The folder that LoadImage reads: the one given, else ./input, else the one beside the workflow."""
-    here, beside = Path("input"), options.workflow.parent / "input"
+    here = Path("input")
+    beside = (options.workflow or options.prompts / "of the folder").parent / "input"
     return options.input or (beside if beside.is_dir() and not here.is_dir() else here)
 
 

@@ -6,6 +6,7 @@ which runs while others do.
 
 import asyncio
 import heapq
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,9 +22,11 @@ from .node_calls import (
     Outputs,
     Returned,
     Shown,
+    blocked_by,
     gather,
     is_pending,
     make_calls,
+    mapped,
     merge,
     merge_ui,
     read_returned,
@@ -66,12 +69,14 @@ class Report:
     ran       ids of the nodes that were called
     cached    ids of the nodes whose results were there
     blocked   messages of the blockers that were met
+    seconds   that the calls took, by node id; of calls for several runs at once each run's part
     """
 
     shown: dict[str, Shown] = field(default_factory=dict)
     ran: list[str] = field(default_factory=list)
     cached: list[str] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 class Session:
@@ -165,6 +170,7 @@ class Run:
         self.expanded: dict[str, list[Returned]] = {}
         self.tasks: dict[str, asyncio.Future[list[Any]]] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.pausing, self.paused = False, None
 
     def until_done(self, outputs: list[str]) -> None:
         """Run the outputs and all that they need."""
@@ -174,7 +180,63 @@ class Run:
             while self.waiting:
                 self._step()
         finally:
-            self._close()
+            self.close()
+
+    # --- beside other runs -----------------------------------------------------------------------
+
+    def begin(self, outputs: list[str]) -> None:
+        """Make ready to run the outputs; `advance` then stops before a node that may be called for many.
+
+        Output nodes run though an equal one did, which saved for another run.
+        """
+        self.pausing = True
+        for node_id in outputs:
+            self._stage(node_id)
+
+    def advance(self) -> Node | None:
+        """Run up to a node that may be called for several runs at once; that node, or None at the end."""
+        while self.waiting and self.paused is None:
+            self._step()
+        if self.paused is None:
+            self.close()
+        return self.paused
+
+    def again(self) -> None:
+        """Look once more at the node that the run stopped before: its results may be there now."""
+        node, self.paused = self.paused, None
+        assert node is not None
+        self._if_ready(node.id)
+
+    def call(self) -> None:
+        """Call the node that the run stopped before, for this run alone."""
+        node, self.paused = self.paused, None
+        assert node is not None
+        self._guarded(node, self._call)
+
+    def receive(self, returned: list[Any], seconds: float) -> None:
+        """Take what the node that the run stopped before returned, called for several runs at once.
+
+        returned   one value for each of its own calls
+        """
+        node, self.paused = self.paused, None
+        assert node is not None
+        self.report.ran.append(node.id)
+        self.report.seconds[node.id] = seconds
+        self._guarded(node, self._receive, returned)
+
+    def calls(self) -> list[dict[str, Any]] | None:
+        """Arguments of the calls of the node that the run stopped before; None where it must run alone."""
+        node = self.paused
+        assert node is not None
+        cls: Any = self.registry[node.class_type]
+        is_list = getattr(cls, "INPUT_IS_LIST", False)
+        found = mapped(self._arguments(node), is_list)
+        return None if any(blocked_by(call, is_list) for call in found) else found
+
+    def signature(self) -> str:
+        """The signature of the node that the run stopped before."""
+        assert self.paused is not None
+        return self._signature(self.paused)
 
     # --- the order -------------------------------------------------------------------------------
 
@@ -256,7 +318,7 @@ class Run:
             self._complete(node, self.expanded.pop(node.id))
             return
         cached = self.session.results.get(self._signature(node))
-        if cached is not None:
+        if cached is not None and not (self.pausing and cached.is_output):
             self.report.cached.append(node.id)
             self._finish(node, cached)
             return
@@ -265,6 +327,9 @@ class Run:
             for source in needed:
                 self._stage(source)
             self._wait_for(node.id, {source for source in needed if source not in self.done})
+            return
+        if self.pausing and hasattr(self.registry[node.class_type], "RUN_MANY"):
+            self.paused = node
             return
         self._call(node)
 
@@ -329,6 +394,7 @@ class Run:
         bar = self.progress(node)
         reporters = getattr(self.registry, "reporters", ())
         tokens = [(reporter, reporter.set(bar.on_step)) for reporter in reporters]
+        started = time.monotonic()
         try:
             is_list = getattr(cls, "INPUT_IS_LIST", False)
             returned = make_calls(function, self._arguments(node), is_list, self._on_block(node))
@@ -339,6 +405,7 @@ class Run:
             for reporter, token in tokens:
                 reporter.reset(token)
             bar.close()
+            self.report.seconds[node.id] = time.monotonic() - started
         self._receive(node, returned)
 
     def _on_block(self, node: Node) -> Callable[[Any], None]:
@@ -407,7 +474,8 @@ class Run:
                 self.graph[node_id], lambda node, t: self._receive(node, t.result()), task
             )
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Stop the coroutines that still run."""
         if self.loop is None:
             return
         for task in self.tasks.values():

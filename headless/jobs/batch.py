@@ -1,181 +1,279 @@
-"""`imagen batch`: one workflow run once for each line of a file, models loaded once, resumable.
+"""`imagen batch`: one workflow run once for each row of a file, models loaded once, resumable.
 
-DIR/manifest.jsonl gains a line for each one done or failed; a line that is done is not run again, as long as
-neither it nor the workflow has changed.
+The rows are read twice: once to find what is wrong with them and what is done already, then to run the rest.
+So memory does not grow with them, but for some bytes a row.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import random
+import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..graph import Graph, Link, Node, WorkflowError, brief, cut, finite, listed, to_api
-from ..inputs import InputError, find_input
+from ..graph import WorkflowError
+from ..inputs import InputError
+from .digests import among, key_digest, pairs, repeated
+from .manifest import MOST_ATTEMPTS, History, Share
+from .rows import Rows
+from .tasks import Job, Task
 
 if TYPE_CHECKING:
-    from ..formats.queueing import Draft
-    from ..registry import Registry
+    from .output import Output
+    from .workers import Outcome, Pool
+
+MOST_PROBLEMS = 100  # that an error spells out
+MEMORY_ATTEMPTS = 3  # of a task that memory did not suffice for, in one run
+MAKE, HAVE = 1, 2
+SILENCE = 30.0  # seconds between two lines of a log
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of a batch.
+@dataclass
+class Scan:
+    """What the rows ask for, a task after the other.
 
-    number   from 1
-    values   of inputs, by "NODE.INPUT" or "prompt"
-    key      what it would make: of the values and the workflow
+    digests   of what the tasks are made of, sixteen bytes each
+    keys      digests of their keys, eight bytes each
+    numbers   of their rows
+    columns   of the first row: those that set inputs, those that are carried along
     """
 
-    number: int
-    values: dict[str, Any]
-    key: str
+    digests: bytearray = field(default_factory=bytearray)
+    keys: bytearray = field(default_factory=bytearray)
+    numbers: array[int] = field(default_factory=lambda: array("L"))
+    columns: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
 
 
-def run_line(session: Any, draft: Draft, line: Line, out: Path) -> dict[str, Any]:
-    """Run one line; its record, which holds an error where it failed.
-
-    session   keeps models and what did not change
-    out       folder of pictures
-    """
-    from ..comfy_nodes.save import saved_files
-    from ..engine.progress import Bar
-    from ..engine.validate import validate
-
-    started = time.monotonic()
-    record: dict[str, Any] = {"line": line.number, "key": line.key, "values": line.values}
-    try:
-        changed = changed_graph(draft, line, session.registry)
-        outputs = validate(changed, session.registry)
-        report = session.run(changed, outputs, progress=Bar)
-        record["files"] = [
-            file.relative_to(out).as_posix() for file in saved_files(out, report.shown)
-        ]
-    except (WorkflowError, OSError, RuntimeError, ValueError) as error:
-        record["error"] = str(error)
-    except Exception as error:  # a line must never end a batch
-        record["error"] = f"{type(error).__name__}: {error}"
-    session.forget_outputs()
-    return {**record, "seconds": round(time.monotonic() - started, 2)}
-
-
-def changed_graph(draft: Draft, line: Line, registry: Registry) -> Graph:
-    """The graph with a line's values, which are typed as into a widget; what it saves is named by the line.
-
-    draft      the workflow; it is not changed
-    line       of the batch; its number draws one of each {a|b} in prompts
-    """
-    from ..formats.queueing import Moment
-
-    changed = draft.copy()
-    given = [find_target(changed.graph, target, line.number) for target in line.values]
-    for (node, name), value in zip(given, line.values.values(), strict=True):
-        changed.set(node, name, value)
-    named = {node.id for node, name in given if name == "filename_prefix"}
-    for node in changed.graph.values():
-        prefix = node.inputs.get("filename_prefix")
-        if isinstance(prefix, str) and node.id not in named:
-            node.inputs["filename_prefix"] = f"{line.number:06}/{prefix}"
-    return changed.queued(registry, Moment(random.Random(line.number)))
-
-
-def find_target(graph: Graph, target: str, number: int) -> tuple[Node, str]:
-    """The node and input that a name in a line means.
-
-    target   "NODE.INPUT", or the name of an input that one node alone has as a constant
-    """
-    if "." in target:
-        return find_input(graph, target, f"line {number}")
-    found = [
-        node
-        for node in graph.values()
-        if (target in node.inputs or target in node.widgets)
-        and not isinstance(node.inputs.get(target), Link)
-    ]
-    if len(found) != 1:
-        names = listed(found) or "none"
-        raise InputError(
-            f"line {number}: expected one node with an input {brief(target)}, got {names}; "
-            f'write "NODE.{cut(target, 80)}"'
-        )
-    return found[0], target
-
-
-def read_lines(path: Path, graph: Graph) -> list[Line]:
-    """The lines of a batch; all that is wrong with them in one error.
-
-    path    of the file; empty lines are left out
-    graph   of the workflow, whenever it is queued
-    """
-    try:
-        texts = path.read_text("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable file: {error}") from error
-    made_by = json.dumps(to_api(graph), sort_keys=True)
-    lines, problems = [], []
-    for number, text in enumerate(texts, start=1):
-        if not text.strip():
-            continue
+def scan(rows: Rows, job: Job) -> Scan:
+    """What the rows ask for; a WorkflowError that lists all that is wrong with them."""
+    found, problems = Scan(), []
+    for row in rows.read():
         try:
-            values = json.loads(text)
-            if not isinstance(values, dict):
-                expected = 'expected {"NODE.INPUT": value}'
-                raise InputError(f"line {number}: {expected}, got {text:.80}")
-            for target in values:
-                find_target(graph, target, number)
-        except InputError as error:
-            problems.append(str(error))
+            tasks = job.tasks(row)
+        except (InputError, WorkflowError) as error:
+            problems.append(f"{rows.path}: {error}")
+            if len(problems) > MOST_PROBLEMS:
+                break
             continue
-        except (ValueError, RecursionError) as error:
-            problems.append(f"line {number}: not JSON: {error}")
-            continue
-        parts = json.dumps([number, values, made_by], sort_keys=True)
-        lines.append(Line(number, values, hashlib.sha256(parts.encode()).hexdigest()[:16]))
+        if not found.numbers:
+            carried = job.carried(row)
+            found.columns = [c for c in row.values if c not in carried], carried
+        for task in tasks:
+            found.digests += bytes.fromhex(task.made_of)
+            found.keys += key_digest(task.key)
+            found.numbers.append(row.number)
     if problems:
-        raise WorkflowError([f"{path}: {problem}" for problem in problems])
-    return lines
+        raise WorkflowError(problems)
+    require_own_keys(found)
+    return found
 
 
-def finished(manifest: Path) -> set[str]:
-    """The keys of the lines that are done and whose files are there.
+@dataclass
+class Plan:
+    """What is to be done.
 
-    manifest   of earlier runs; a line that was cut off by a crash counts for nothing
+    wanted   for each task in order: MAKE, HAVE (done, or failed for good), or 0 = not of this share
+    counts   tasks of this share: done before, failed before for good, repeated rows
     """
-    if not manifest.is_file():
-        return set()
-    keys = set()
-    with manifest.open(encoding="utf-8", errors="replace") as file:
-        for text in file:
-            try:
-                record = json.loads(text)
-            except (ValueError, RecursionError):
-                continue
-            if not isinstance(record, dict) or "error" in record:
-                continue
-            key, files = record.get("key"), record.get("files", [])
-            whole = isinstance(files, list) and all(isinstance(each, str) for each in files)
-            if not isinstance(key, str) or not whole:
-                continue
-            if all((manifest.parent / each).is_file() for each in files):
-                keys.add(key)
-    return keys
+
+    wanted: bytearray
+    counts: dict[str, int]
+
+    @property
+    def todo(self) -> int:
+        """How many tasks this run makes."""
+        return self.wanted.count(MAKE)
 
 
-def append(manifest: Path, record: dict[str, Any]) -> None:
-    """Add a record; what stands before it stays, whatever happens.
+def make_plan(found: Scan, share: Share, history: History, again: bool = False) -> Plan:
+    """Which tasks this run makes.
 
-    record     JSON data
+    history   of the folder
+    again     whether to make what failed for good, too
     """
-    with manifest.open("ab+") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - 1))
-        cut_off = file.read(1) not in (b"", b"\n")
-        line = json.dumps(finite(record)) + "\n"
-        file.write((b"\n" if cut_off else b"") + line.encode())
-        file.flush()
-        os.fsync(file.fileno())
+    import numpy as np
+
+    halves, keys = pairs(found.digests), np.frombuffer(found.keys, "<u8")
+    mine = ~repeated(halves)
+    counts = {"repeated": int((~mine).sum())}
+    mine &= keys % np.uint64(share.parts) == np.uint64(share.part - 1)
+    done = mine & among(halves, history.done)
+    final = b"".join(d for d, n in history.failed.items() if n >= MOST_ATTEMPTS and not again)
+    failed = mine & ~done & among(halves, pairs(final))
+    counts |= {"skipped": int(done.sum()), "failed": int(failed.sum())}
+    wanted = np.where(mine, np.where(done | failed, HAVE, MAKE), 0).astype(np.uint8)
+    return Plan(bytearray(wanted.tobytes()), counts)
+
+
+def require_own_keys(found: Scan) -> None:
+    """Raise InputError where two rows that differ have one id."""
+    import numpy as np
+
+    first = ~repeated(pairs(found.digests))
+    keys, numbers = np.frombuffer(found.keys, "<u8")[first], np.array(found.numbers)[first]
+    order = np.argsort(keys, kind="stable")
+    equal = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+    if len(equal):
+        one, other = sorted(int(numbers[order[equal[0] + i]]) for i in (0, 1))
+        raise InputError(
+            f"lines {one} and {other}: have the same id but differ; expected an id of its own for each row"
+        )
+
+
+def wanted_tasks(rows: Rows, job: Job, plan: Plan) -> Iterator[Task | None]:
+    """The tasks of this share in order, None in place of one that is not to be made."""
+    repeats = job.choices.repeats
+
+    def asked(place: int) -> bool:
+        return MAKE in plan.wanted[place * repeats : (place + 1) * repeats]
+
+    for place, row in enumerate(rows.read(asked)):
+        tasks = job.tasks(row) if asked(place) else []
+        for repeat in range(repeats):
+            wanted = plan.wanted[place * repeats + repeat]
+            if wanted:
+                yield tasks[repeat] if wanted == MAKE else None
+
+
+def grouped(tasks: Iterator[Task | None], size: int) -> Iterator[list[Task]]:
+    """The tasks in groups, which depend on their places alone: a batch that goes on makes the same groups."""
+    group: list[Task] = []
+    for place, task in enumerate(tasks):
+        if task is not None:
+            group.append(task)
+        if (place + 1) % size == 0 and group:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+@dataclass
+class Batch:
+    """A batch as it runs.
+
+    output    takes what is made
+    attempts  of tasks that failed before, by digest
+    meter     tells people how far it is
+    """
+
+    output: Output
+    attempts: dict[str, int]
+    meter: Meter
+    done: int = 0
+    failed: int = 0
+
+    def run(self, pool: Pool, groups: Iterator[list[Task]]) -> None:
+        """Make all groups; what was short of memory is tried again at the end, one task at a time."""
+        for attempt in range(1, MEMORY_ATTEMPTS + 1):
+            later: list[Task] = []
+            for outcomes in pool.outcomes(groups):
+                self._take(outcomes, later if attempt < MEMORY_ATTEMPTS else None)
+            groups = iter([[task] for task in later])
+            if not later:
+                return
+            self.meter.say(f"{len(later)} were short of memory; they are tried again one by one")
+
+    def _take(self, outcomes: list[Outcome], later: list[Task] | None) -> None:
+        """Keep what a group made; raise OSError where the disk takes no more.
+
+        later   gets the tasks that are to be tried again; None = none are
+        """
+        kept: list[Outcome] = []
+        for outcome in outcomes:
+            if outcome.broken is not None:
+                raise full(outcome.broken)
+            if outcome.error and later is not None and outcome.short_of_memory:
+                later.append(outcome.task)
+                continue
+            kept.append(outcome)
+            if outcome.error:
+                digest = outcome.task.made_of
+                self.attempts[digest] = self.attempts.get(digest, 0) + 1
+        try:
+            self.output.commit(kept, self.attempts)
+        except OSError as error:
+            raise full(error) from error
+        for outcome in kept:
+            self.done += not outcome.error
+            self.failed += bool(outcome.error)
+            if outcome.error:
+                self.meter.say(f"line {outcome.task.row.number}: {outcome.error}")
+        self.meter.show(self.done, self.failed, self.output.pictures)
+
+
+def full(error: OSError) -> OSError:
+    """The error that ends a batch whose pictures find no room."""
+    text = f"the pictures cannot be written: {error.strerror}; make room, then start the same batch again"
+    return OSError(error.errno, text)
+
+
+class Meter:
+    """Tells on standard error how far a batch is: in one line of a terminal, elsewhere now and then.
+
+    tasks    to be made
+    stream   to write to
+    """
+
+    def __init__(self, tasks: int, stream: Any = None):
+        self.tasks, self.stream = tasks, stream or sys.stderr
+        self.started = self.told = time.monotonic()
+        self.terminal = self.stream.isatty()
+        self.width = 0
+
+    def say(self, text: str) -> None:
+        """Write a line that stays."""
+        self._clear()
+        print(text, file=self.stream)
+
+    def show(self, done: int, failed: int, pictures: int) -> None:
+        """Say how far it is, unless that was said a moment ago."""
+        now = time.monotonic()
+        if now - self.told < (0.2 if self.terminal else SILENCE):
+            return
+        self.told = now
+        rate = pictures / (now - self.started)
+        left = (self.tasks - done - failed) * (now - self.started) / max(1, done + failed)
+        text = f"{done + failed} of {self.tasks}, {failed} failed, {rate:.3g} pictures/s"
+        text += f", {duration(left)} left"
+        if not self.terminal:
+            print(text, file=self.stream, flush=True)
+            return
+        self._clear()
+        print(text, end="", file=self.stream, flush=True)
+        self.width = len(text)
+
+    def _clear(self) -> None:
+        if self.width:
+            print("\r" + " " * self.width + "\r", end="", file=self.stream)
+            self.width = 0
+
+    def close(self, pictures: int) -> dict[str, float]:
+        """The speed of the whole."""
+        self._clear()
+        seconds = time.monotonic() - self.started
+        return {
+            "pictures": pictures,
+            "seconds": round(seconds, 2),
+            "per_second": round(pictures / max(seconds, 1e-9), 3),
+        }
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 45 s, 12 min, 3.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def about(found: Scan, plan: Plan) -> list[str]:
+    """What people are told before a batch begins."""
+    setting, carried = found.columns
+    said = [f"set inputs: {', '.join(setting)}"] if setting else []
+    said += [f"are carried along: {', '.join(carried)}"] if carried else []
+    lines = ["columns that " + "; columns that ".join(said)] if said else []
+    if plan.counts["repeated"]:
+        lines.append(f"{plan.counts['repeated']} rows repeat earlier ones; each is made once")
+    return [*lines, f"{plan.todo} to make, {plan.counts['skipped']} done before"]

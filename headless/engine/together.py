@@ -1,0 +1,142 @@
+"""Several graphs run side by side, so that a node which can take the calls of many takes them at once.
+
+A class says so by RUN_MANY, the name of a method that gets a list of keyword arguments, one dict for each
+call of FUNCTION, and returns what each of those calls would have returned.
+"""
+
+from __future__ import annotations
+
+import time
+from contextvars import Context
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..graph import Graph, Node
+from ..registry import declared_once
+from .execute import Progress, Report, Run, Session
+from .progress import Bar
+
+
+@dataclass
+class Part:
+    """One of the graphs.
+
+    graph     that validate() has passed
+    outputs   ids of the output nodes to run
+    context   in which its own nodes are called
+    """
+
+    graph: Graph
+    outputs: list[str]
+    context: Context
+
+
+def run_together(
+    session: Session, parts: list[Part], progress: Progress | None = None
+) -> list[Report | Exception]:
+    """Run graphs side by side; of each what it did, or why it failed. One's failure does not stop another.
+
+    session    keeps, of all results, those of the last graph that succeeds
+    progress   makes the bar of a node
+    """
+    show = progress or (lambda node: Bar(node, None))
+    runs = [Run(session, part.graph, None, show) for part in parts]
+    live = dict(enumerate(runs))
+    failed: dict[int, Exception] = {}
+
+    def guarded(i: int, action: Any, *given: Any) -> Any:
+        try:
+            return parts[i].context.run(action, *given)
+        except Exception as error:
+            failed[i] = error
+            live.pop(i, None)
+            runs[i].close()
+
+    try:
+        with torch.inference_mode(), declared_once():
+            for i, part in enumerate(parts):
+                guarded(i, runs[i].begin, part.outputs)
+            while live:
+                for i, run in list(live.items()):
+                    if guarded(i, run.advance) is None:
+                        live.pop(i, None)
+                for members in by_class(live):
+                    call_together(session, members, guarded, show)
+    finally:
+        for run in live.values():
+            run.close()
+        sound = [run for i, run in enumerate(runs) if i not in failed]
+        kept = set(sound[-1].signatures.known.values()) if sound else set()
+        session.results = {key: value for key, value in session.results.items() if key in kept}
+    return [failed.get(i, run.report) for i, run in enumerate(runs)]
+
+
+def by_class(live: dict[int, Run]) -> list[dict[int, Run]]:
+    """The runs that stopped before nodes of one class, for each class."""
+    found: dict[str, dict[int, Run]] = {}
+    for i, run in live.items():
+        if run.paused is not None:
+            found.setdefault(run.paused.class_type, {})[i] = run
+    return list(found.values())
+
+
+def call_together(session: Session, members: dict[int, Run], guarded: Any, show: Progress) -> None:
+    """Call the nodes that several runs of one class stopped before; equal ones once, the others look again.
+
+    guarded   (number of a run, action, arguments): what fails in there fails that run alone
+    """
+    first: dict[str, int] = {}
+    alone: list[int] = []
+    calls: dict[int, list[dict[str, Any]]] = {}
+    for i, run in members.items():
+        signature = guarded(i, run.signature)
+        if signature is None:
+            continue
+        if first.setdefault(signature, i) != i:
+            run.again()
+            continue
+        own = guarded(i, run.calls)
+        if run.paused is not None and own is None:
+            alone.append(i)
+        elif own is not None:
+            calls[i] = own
+    if len(calls) > 1:
+        returned = many(session, [run for i, run in members.items() if i in calls], calls, show)
+        if returned is not None:
+            for i, (values, seconds) in returned.items():
+                guarded(i, members[i].receive, values, seconds)
+            calls = {}
+    for i in [*calls, *alone]:
+        guarded(i, members[i].call)
+
+
+def many(
+    session: Session, runs: list[Run], calls: dict[int, list[dict[str, Any]]], show: Progress
+) -> dict[int, tuple[list[Any], float]] | None:
+    """What the calls of several runs return, made at once, and each run's part of the time.
+
+    None where that failed: then each is to be called by itself, so that the fault finds its run.
+    """
+    node: Node | None = runs[0].paused
+    assert node is not None
+    function = getattr(session.instance_of(node), session.registry[node.class_type].RUN_MANY)
+    bar = show(node)
+    reporters = getattr(session.registry, "reporters", ())
+    tokens = [(reporter, reporter.set(bar.on_step)) for reporter in reporters]
+    started = time.monotonic()
+    try:
+        returned = function([call for own in calls.values() for call in own])
+    except Exception:
+        return None
+    finally:
+        for reporter, token in tokens:
+            reporter.reset(token)
+        bar.close()
+    seconds = (time.monotonic() - started) / len(calls)
+    found, position = {}, 0
+    for i, own in calls.items():
+        found[i] = (returned[position : position + len(own)], seconds)
+        position += len(own)
+    return found

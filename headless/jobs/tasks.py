@@ -1,0 +1,225 @@
+"""What a batch is to make: of each row, or of each repeat of a row, a task with a key, a seed and a graph.
+
+A task's key is the row's id or a digest of what it holds, so that neither its place nor other rows matter.
+What it is made of (row, workflow and seed) has a digest of its own: so a manifest knows that it is done.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..formats.queueing import Moment
+from ..formats.typed_texts import NOT_IN_FILE_NAMES
+from ..formats.workflow import load_draft
+from ..graph import Graph, Link, Node, brief, cut, finite, listed, to_api
+from ..inputs import SWITCH, InputError, find_input
+
+if TYPE_CHECKING:
+    from ..formats.queueing import Draft
+    from ..registry import Registry
+    from .rows import Row
+
+SEEDS = ("seed", "noise_seed")
+MOST_KEY = 100  # characters of an id that stand in a file's name
+SAFE_KEY = re.compile(r"\w[\w.=@+-]*")
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str).encode
+Place = tuple[str, str]  # node id, input
+
+
+class Task(NamedTuple):
+    """One run of a workflow.
+
+    row       of the file; its values may be left out where only the digests count
+    repeat    from 1, of the row
+    key       names it and draws its chances
+    made_of   digest of all that makes its pictures, 32 hexadecimal digits
+    """
+
+    row: Row
+    repeat: int
+    key: str
+    made_of: str
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the command line says of all rows.
+
+    seed      base of the seeds that rows do not give; None = the workflow's own
+    id        column of the keys; a row without it is keyed by what it holds
+    repeats   runs of each row
+    changes   "NODE.INPUT=VALUE" of the workflow, as --set takes them
+    """
+
+    seed: int | None = 0
+    id: str = "id"
+    repeats: int = 1
+    changes: tuple[str, ...] = ()
+
+
+class Job:
+    """A workflow and how rows change it.
+
+    workflow   a file; None where each row names its own
+    registry   the node classes
+    """
+
+    def __init__(self, workflow: Path | None, registry: Registry, choices: Choices = Choices()):
+        self.registry, self.choices = registry, choices
+        self.targets: dict[tuple[str, ...], dict[str, list[Place]]] = {}
+        self.draft = None if workflow is None else self._load(workflow)
+        self.origin = b"" if self.draft is None else digest_of(self.draft)
+
+    def _load(self, workflow: Path) -> Draft:
+        from ..inputs import set_input
+
+        draft, _ = load_draft(workflow, self.registry)
+        for change in self.choices.changes:
+            set_input(draft, change)
+        return draft
+
+    def tasks(self, row: Row) -> list[Task]:
+        """The tasks of a row; an InputError or WorkflowError where it cannot be used."""
+        if row.problem:
+            raise InputError(f"line {row.number}: {row.problem}")
+        origin = self.origin
+        if row.workflow is not None:
+            origin = blake2b(row.workflow.read_bytes(), digest_size=16).digest()
+        elif tuple(row.values) not in self.targets:
+            self._find_targets(row)
+        content = _encode(row.values).encode("utf-8", "surrogatepass")
+        key, repeats = self._key(row, content), self.choices.repeats
+        base = b"%r" % (self.choices.seed,)
+        found = []
+        for repeat in range(1, repeats + 1):
+            own = key if repeats == 1 else f"{key}-{repeat}"
+            parts = b"\0".join((own.encode("utf-8", "replace"), origin, base, content))
+            found.append(Task(row, repeat, own, blake2b(parts, digest_size=16).hexdigest()))
+        return found
+
+    def _key(self, row: Row, content: bytes) -> str:
+        """A row's id as a file may be called, or twenty digits of what the row holds."""
+        given = row.values.get(self.choices.id)
+        if given is None:
+            return blake2b(content, digest_size=10).hexdigest()
+        if not isinstance(given, (str, int)) or isinstance(given, bool) or given == "":
+            raise InputError(
+                f"line {row.number}: {self.choices.id}: expected text or a whole number, got {brief(given)}"
+            )
+        return file_key(str(given))
+
+    # --- what a row changes ----------------------------------------------------------------------
+
+    def _find_targets(self, row: Row) -> None:
+        """Find what each column of a row sets, and remember it for rows with the same columns."""
+        assert self.draft is not None
+        found = {
+            column: find_targets(self.draft.graph, column, f"line {row.number}")
+            for column in row.values
+        }
+        others = [column for column in found if column != self.choices.id]
+        if others and not any(found[column] for column in others):
+            inputs = dict.fromkeys(n for node in self.draft.graph.values() for n in node.widgets)
+            raise InputError(
+                f"line {row.number}: expected one node with an input {listed(brief(c) for c in others)}, "
+                f"got none; the workflow has {listed(inputs)}"
+            )
+        self.targets[tuple(row.values)] = found
+
+    def shares_evaluations(self) -> bool:
+        """Whether a node of the workflow can take the calls of several tasks at once."""
+        if self.draft is None:
+            return True
+        classes = (self.registry.get(node.class_type) for node in self.draft.graph.values())
+        return any(hasattr(cls, "RUN_MANY") for cls in classes)
+
+    def carried(self, row: Row) -> list[str]:
+        """The columns of a row that set nothing: they go into the manifest alone."""
+        return [c for c, places in self.targets.get(tuple(row.values), {}).items() if not places]
+
+    def graph(self, task: Task) -> Graph:
+        """The graph of a task as it is queued, its random choices drawn by its key."""
+        row = task.row
+        draft = self._load(row.workflow) if row.workflow else self.draft
+        assert draft is not None
+        changed = draft.copy()
+        targets = {} if row.workflow else self.targets[tuple(row.values)]
+        given = {place for places in targets.values() for place in places}
+        if self.choices.seed is not None:
+            for node in changed.graph.values():
+                for name in SEEDS:
+                    if (node.id, name) not in given and is_seed(node, name):
+                        changed.set(node, name, seed_of(self.choices.seed, task.key))
+        for column, places in targets.items():
+            for node_id, name in places:
+                value = typed(changed.graph[node_id], name, row.values[column], row)
+                if value is not None or row.has_null:
+                    changed.set(changed.graph[node_id], name, value)
+        return changed.queued(self.registry, Moment(random.Random(task.key)))
+
+
+def is_seed(node: Node, name: str) -> bool:
+    """Whether a node has a seed that a person could type, given or left out."""
+    value = node.inputs.get(name, 0 if name in node.widgets else None)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def digest_of(draft: Draft) -> bytes:
+    """Sixteen bytes for a workflow before it is queued, whatever its file looks like."""
+    return blake2b(
+        _encode(finite(to_api(draft.graph))).encode("utf-8", "replace"), digest_size=16
+    ).digest()
+
+
+def seed_of(base: int, key: str) -> int:
+    """A seed for a key, below 2**48 so that every JSON reader keeps it."""
+    return int.from_bytes(
+        blake2b(f"{base}:{key}".encode("utf-8", "replace"), digest_size=6).digest(), "big"
+    )
+
+
+def file_key(text: str) -> str:
+    """An id as a file's name may hold it; one that is changed for that keeps apart by a digest."""
+    if len(text) <= MOST_KEY and SAFE_KEY.fullmatch(text) and text.isascii():
+        return text
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=5).hexdigest()
+    plain = NOT_IN_FILE_NAMES.sub("_", text.encode("utf-8", "replace").decode())
+    return f"{plain.strip('. ')[: MOST_KEY // 4] or 'row'}-{digest}"
+
+
+def typed(node: Node, name: str, value: Any, row: Row) -> Any:
+    """A cell as an input takes it: texts such as "false" for a switch; None = leave it as it is."""
+    switch = isinstance(node.inputs.get(name), bool) or node.widgets.get(name) == "BOOLEAN"
+    if not switch or not isinstance(value, str):
+        return value
+    if value.lower() not in SWITCH:
+        raise InputError(f"line {row.number}: {name}: expected true or false, got {brief(value)}")
+    return SWITCH[value.lower()]
+
+
+def find_targets(graph: Graph, column: str, where: str) -> list[Place]:
+    """The inputs that a column sets: "NODE.INPUT", each seed, or the only input of that name; [] = none.
+
+    where   what an error begins with
+    """
+    if "." in column:
+        node, name = find_input(graph, column, where)
+        return [(node.id, name)]
+    found = [
+        node
+        for node in graph.values()
+        if (column in node.inputs or column in node.widgets)
+        and not isinstance(node.inputs.get(column), Link)
+    ]
+    if len(found) > 1 and column not in SEEDS:
+        raise InputError(
+            f"{where}: expected one node with an input {brief(column)}, got {listed(found)}; "
+            f'write "NODE.{cut(column, 80)}"'
+        )
+    return [(node.id, column) for node in found]
