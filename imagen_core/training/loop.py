@@ -14,12 +14,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..diffusion.schedules import DiscreteSchedule
 from ..formats import load_stage, load_text_encoder, save_lora, save_stage
 from ..lora import apply_lora
 from ..stage import Stage
 from ..text.embedding import TextEmbedding
 from .checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from .data import Batch, MakePicture, Source, Stream, add_noise, load_pairs
+from .distill import DistillLoss
 from .ema import EMA
 from .folder import Folder, FolderMaker, Mixed, read_folder
 from .loss import Variance, Weighting, diffusion_loss
@@ -110,7 +112,7 @@ class Run:
         if has_checkpoint(kept_in):
             kept = load_checkpoint(kept_in, self.stage.unet, self.ema, optimizer, self.check_same)
         self.clock = Clock(recipe, kept.get("step", 0), kept.get("seconds", 0.0))
-        loss = StageLoss(self.stage, optim.weighting, recipe.tune.variance).train()
+        loss = make_loss(recipe, self.stage).to(device).train()
         self.module, self.optimizer = self.accelerator.prepare(loss, optimizer)
         self.compute_loss = torch.compile(self.module) if recipe.run.compile else self.module
         self.log = Log(self.out, self.accelerator.is_main_process, kept, watch.line)
@@ -255,10 +257,24 @@ class Run:
         self.log.close()
 
 
+def make_loss(recipe: Recipe, stage: Stage) -> nn.Module:
+    """What a step makes smaller: the diffusion loss, or a student's distance from its teacher."""
+    weighting = recipe.optim.weighting
+    if not recipe.distill.steps:
+        return StageLoss(stage, weighting, recipe.tune.variance)
+    if isinstance(stage.schedule, DiscreteSchedule):
+        raise RecipeError(
+            "distill: expected a stage with a continuous schedule, got a discrete one"
+        )
+    teacher = load_stage(recipe.stage.start_from, stage.device, torch.float32)
+    null_text = load_text_encoder(recipe.data.text_encoder, stage.device).encode([""])
+    return DistillLoss(stage, teacher, null_text.to(stage.device), recipe.distill, weighting)
+
+
 def settings_of(recipe: Recipe) -> dict[str, Any]:
     """What must stay the same from one part of a run to the next, by table and key."""
     found = {}
-    for table in ("stage", "data", "optim", "tune"):
+    for table in ("stage", "data", "optim", "tune", "distill"):
         section = asdict(getattr(recipe, table))
         found |= {
             f"{table}.{key}": value for key, value in section.items() if key not in MAY_CHANGE

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 
 from ..diffusion.denoiser import Prediction
+from ..diffusion.guidance import ThresholdName
 from ..diffusion.schedules import Schedule
 from ..formats.stage import read_stage_config
 from ..stage import SamplingDefaults, StageConfig, StageKind, UNets
@@ -118,6 +119,22 @@ class TuneSection:
 
 
 @dataclass(frozen=True)
+class DistillSection:
+    """[distill]: a student of stage.start_from that samples in few evaluations (distill.py).
+
+    steps            of the student, with the sampler ddim and no guidance; 0 = nothing is distilled
+    teacher_steps    of the whole schedule, a multiple of steps
+    guidance_scale   of the teacher, learned along
+    threshold        of the teacher: "static", "dynamic" or "none"
+    """
+
+    steps: int = 0
+    teacher_steps: int = 32
+    guidance_scale: float = 2.0
+    threshold: ThresholdName = "static"
+
+
+@dataclass(frozen=True)
 class OptimSection:
     """[optim]: how fast.
 
@@ -182,6 +199,7 @@ class Recipe:
     optim: OptimSection
     run: RunSection
     tune: TuneSection = TuneSection()
+    distill: DistillSection = DistillSection()
 
     def stage_config(self) -> StageConfig:
         """The configuration of the stage that the recipe trains; of a file nothing but its header is read."""
@@ -293,7 +311,26 @@ def parse_recipe(data: dict[str, Any], folder: Path) -> Recipe:
         )
     if recipe.tune.what != "all" and not stage.start_from:
         raise RecipeError(f"tune.what: {recipe.tune.what!r} needs weights: set stage.start_from")
+    check_distill(recipe)
     return _absolute(recipe, folder)
+
+
+def check_distill(recipe: Recipe) -> None:
+    """Raise RecipeError unless what is to be distilled can be."""
+    distill = recipe.distill
+    if not distill.steps:
+        return
+    if distill.teacher_steps % distill.steps:
+        raise RecipeError(
+            f"distill.teacher_steps: expected a multiple of distill.steps {distill.steps}, got "
+            f"{distill.teacher_steps}"
+        )
+    if not recipe.stage.start_from:
+        raise RecipeError("distill.steps: needs a teacher: set stage.start_from")
+    if recipe.tune.what != "all":
+        raise RecipeError(
+            f"tune.what: a student is trained whole: expected 'all', got {recipe.tune.what!r}"
+        )
 
 
 def check_numbers(recipe: Recipe) -> None:
@@ -305,6 +342,7 @@ def check_numbers(recipe: Recipe) -> None:
                  "held_out": (0, 0.9), "crop": (0, None), "workers": (0, None)},
         "optim": {"lr": (0, None), "decay": (0, 1), "ema_decay": (0, 1), "clip": (0, None)},
         "tune": {"rank": (1, None), "alpha": (0, None)},
+        "distill": {"steps": (0, None), "teacher_steps": (1, None), "guidance_scale": (0, None)},
     }  # fmt: skip
     for section, keys in ranges.items():
         for key, (low, high) in keys.items():
@@ -369,4 +407,5 @@ def _absolute(recipe: Recipe, folder: Path) -> Recipe:
         optim=recipe.optim,
         run=resolve(recipe.run, "out"),
         tune=recipe.tune,
+        distill=recipe.distill,
     )
