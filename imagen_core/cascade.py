@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .diffusion.guidance import Guidance
 from .diffusion.samplers import Sampler
+from .memory import pictures_at_once
 from .sampling import sample_base, super_resolve
 from .settings import OnStep
 from .stage import Stage, StageConfig
@@ -71,7 +72,8 @@ class Cascade:
         sampler          name in SAMPLERS or a function; None = each stage's default
         aug_level        for both SR stages, or one a stage; None = each stage's default
         tile             side of the SR stages' tiles in pixels; 0 = whole pictures
-        on_step          called with (step, num_steps, x0) after each step of each stage
+        on_step          called with (step, num_steps, x0) after each step of each stage, and of each part
+                         where memory does not hold all pictures at once
         """
         stages = self.stages_upto(upto)
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -81,18 +83,25 @@ class Cascade:
                 f"{batch_size}; leave it out"
             )
         text = self.text_encoder.encode_prompt(prompts, negative_prompt)
+        batch = len(prompts) if len(prompts) > 1 else batch_size
         steps = per_stage("steps", steps, len(stages))
         aug_levels = per_stage("aug_level", aug_level, len(stages) - 1)
-        image = sample_base(
-            self.base, text, guidance=guidance, seed=seed,
-            batch_size=len(prompts) if len(prompts) > 1 else batch_size,
-            steps=steps[0], sampler=sampler, on_step=on_step,
-        )  # fmt: skip
+        image = torch.cat([
+            sample_base(
+                self.base, text.take(rows), guidance=guidance, seed=(seed + rows.start) % 2**64,
+                batch_size=rows.stop - rows.start, steps=steps[0], sampler=sampler, on_step=on_step,
+            )
+            for rows in parts_of(self.base, batch, 64, 64)
+        ])  # fmt: skip
         for stage, count, level in zip(stages[1:], steps[1:], aug_levels, strict=True):
-            image = super_resolve(
-                stage, image, text, seed=seed, steps=count, sampler=sampler,
-                aug_level=level, tile=tile, on_step=on_step,
-            )  # fmt: skip
+            side = stage.config.scale * image.shape[1]
+            image = torch.cat([
+                super_resolve(
+                    stage, image[rows], text.take(rows), seed=(seed + rows.start) % 2**64, steps=count,
+                    sampler=sampler, aug_level=level, tile=tile, on_step=on_step,
+                )
+                for rows in parts_of(stage, batch, min(tile or side, side), min(tile or side, side))
+            ])  # fmt: skip
         return image
 
     def stages_upto(self, resolution: int | None) -> list[Stage]:
@@ -101,6 +110,15 @@ class Cascade:
         resolution   one of the stages' nominal resolutions; None = the last one's
         """
         return self.stages[: stages_upto([s.config for s in self.stages], resolution)]
+
+
+def parts_of(stage: Stage, batch: int, height: int, width: int) -> list[slice]:
+    """A batch in parts, each as large as memory allows.
+
+    height, width   pixels, of the output or of a tile of it
+    """
+    size = pictures_at_once(stage, batch, height, width)
+    return [slice(first, min(first + size, batch)) for first in range(0, max(batch, 1), size)]
 
 
 def stages_upto(configs: Sequence[StageConfig], resolution: int | None) -> int:

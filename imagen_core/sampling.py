@@ -8,7 +8,7 @@ Imagen, arXiv:2205.11487, section 2.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,7 +42,7 @@ def sample_base(
     width: int = 64,
     height: int = 64,
     batch_size: int = 1,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     steps: Spacing | None = None,
     sampler: str | Sampler | None = None,
     strength: float = 1.0,
@@ -89,7 +89,7 @@ def super_resolve(
     text: EncodedPrompt,
     *,
     guidance: Guidance | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     steps: Spacing | None = None,
     sampler: str | Sampler | None = None,
     aug_level: float | None = None,

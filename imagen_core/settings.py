@@ -9,8 +9,8 @@ from torch import Tensor
 from .diffusion.editing import Inpainting, partial_grid
 from .diffusion.guidance import Guidance
 from .diffusion.lowres import AUG_NOISES, AugNoise
-from .diffusion.noise import check_seed
-from .diffusion.respacing import Spacing, plain, whole
+from .diffusion.noise import check_seeds
+from .diffusion.respacing import Spacing, plain, whole, wholes
 from .diffusion.samplers import SAMPLERS, Sampler
 from .diffusion.trace import Trace
 from .stage import StageConfig
@@ -24,7 +24,7 @@ class Settings:
     """How a stage is sampled; None = the stage's own.
 
     guidance     scale, interval and threshold
-    seed         picture i draws from seed + i; 0 to 2**64 - 1
+    seed         picture i draws from seed + i, 0 to 2**64 - 1; or a list, one for each picture
     steps        sampler steps for the whole schedule; for a discrete one also a preset or timesteps
     sigmas       the noise levels themselves in place of steps: strictly decreasing, the last is 0
     sampler      name in SAMPLERS, or a function as `diffusion/samplers.py` describes it
@@ -38,7 +38,7 @@ class Settings:
     """
 
     guidance: Guidance | None = None
-    seed: int = 0
+    seed: int | Sequence[int] = 0
     steps: Spacing | None = None
     sigmas: Sigmas | None = None
     sampler: str | Sampler | None = None
@@ -52,7 +52,7 @@ class Settings:
 
     def __post_init__(self):
         numbers = {
-            "seed": whole("seed", self.seed),
+            "seed": wholes("seed", self.seed),
             "steps": None if self.steps is None else plain(self.steps),
             "tile": whole("tile", self.tile),
         }
@@ -61,7 +61,7 @@ class Settings:
 
     def check(self, config: StageConfig) -> None:
         """Raise ValueError where a stage cannot be sampled so; its weights are not needed for that."""
-        check_seed(self.seed)
+        check_seeds(self.seed)
         self.grid(config)
         self.sampler_of(config)
         if config.kind == "base":

@@ -21,6 +21,7 @@ class ImagenT5Encode:
     RETURN_TYPES = ("IMAGEN_TEXT",)
     RETURN_NAMES = ("text",)
     OUTPUT_TOOLTIPS = ("Connect to the sampling nodes; one text can feed several stages.",)
+    RUN_MANY = "encode_many"
     SEARCH_ALIASES = ["prompt", "clip text encode", "t5", "text"]
 
     @classmethod
@@ -75,6 +76,18 @@ class ImagenT5Encode:
             *([f"cut: {reading.cut}"] if reading.cut else []),
         ]
         return {"ui": {"text": ["\n".join(lines)]}, "result": (text,)}
+
+    def encode_many(self, calls: list[dict[str, Any]]) -> list[Any]:
+        """What `encode` returns for each of several calls; prompts go through T5 together."""
+        kinds: dict[Any, list[str]] = {}
+        for call in calls:
+            encoder, clean = call["text_encoder"], call.get("clean_caption", False)
+            kind = (encoder, call["negative_prompt"], clean)
+            kinds.setdefault(kind, []).append(call["prompt"])
+        for (encoder, negative, clean), prompts in kinds.items():
+            with host.on_device(encoder.model, role="text_encoder"):
+                encoder.encode_prompt(prompts, negative, clean)  # which keeps them
+        return [self.encode(**call) for call in calls]
 
 
 class ImagenMixPrompts:

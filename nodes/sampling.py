@@ -4,6 +4,7 @@ from typing import Any
 
 from . import host
 from .checks import named, require_input_size, require_stage
+from .many import call_together, seeds_of
 from .oom import attempts, rows_of, smaller_parts
 from .trace import Watch
 from .widgets import (
@@ -34,6 +35,7 @@ class ImagenBaseSample:
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("image",)
     OUTPUT_TOOLTIPS = ("An image: edit it, or connect it to Imagen SR 256.",)
+    RUN_MANY = "sample_many"
     SEARCH_ALIASES = ["ksampler", "imagen sampler", "text to image", "inpaint", "img2img"]
 
     @classmethod
@@ -137,12 +139,25 @@ class ImagenBaseSample:
                                 width=width,
                                 height=height,
                                 batch_size=rows.stop - rows.start,
-                                seed=(seed + rows.start) % 2**64,
+                                seed=seeds_of(seed, rows),
                                 **chosen,
                                 **watch.part(rows.start),
                             )
                             attempt.made.append(made)
         return watch.result(host.to_results(attempt.pictures()))
+
+    def sample_many(self, calls: list[dict[str, Any]]) -> list[Any]:
+        """What `sample` returns for each of several calls, prompts of a kind evaluated together."""
+
+        def at_once(call: dict[str, Any], pictures: int) -> int:
+            from ..imagen_core.memory import pictures_at_once
+
+            image = call["image"]
+            height, width = (call["height"], call["width"]) if image is None else image.shape[1:3]
+            prompts, device = rows_a_step(call["text"], 1), host.compute_device()
+            return pictures_at_once(call["stage"], pictures, height, width, prompts, device)
+
+        return call_together(self.sample, calls, at_once)
 
 
 def super_resolution_inputs() -> dict[str, Any]:
@@ -212,6 +227,7 @@ class ImagenSR256:
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("image",)
     OUTPUT_TOOLTIPS = ("An image: edit it, or connect it to Imagen SR 1024.",)
+    RUN_MANY = "enlarge_many"
     SEARCH_ALIASES = ["upscale", "super resolution", "restyle"]
     NAME = "Imagen SR 256"
 
@@ -268,12 +284,26 @@ class ImagenSR256:
                                 original=rows_of(original, rows),
                                 mask=rows_of(mask, rows),
                                 tile=attempt.tile,
-                                seed=(seed + rows.start) % 2**64,
+                                seed=seeds_of(seed, rows),
                                 **chosen,
                                 **watch.part(rows.start),
                             )
                             attempt.made.append(made)
         return watch.result(host.to_results(attempt.pictures()))
+
+    def enlarge_many(self, calls: list[dict[str, Any]]) -> list[Any]:
+        """What `enlarge` returns for each of several calls, prompts of a kind evaluated together."""
+
+        def at_once(call: dict[str, Any], pictures: int) -> int:
+            from ..imagen_core.memory import pictures_at_once
+
+            stage, tile = call["stage"], call["tile"]
+            sides = [stage.config.scale * side for side in call["image"].shape[1:3]]
+            height, width = (min(tile or side, side) for side in sides)
+            prompts, device = rows_a_step(call["text"], 1), host.compute_device()
+            return pictures_at_once(stage, pictures, height, width, prompts, device)
+
+        return call_together(self.enlarge, calls, at_once)
 
 
 class ImagenSR1024(ImagenSR256):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from imagen_nodes.imagen_core.cascade import per_stage
+from imagen_nodes.imagen_core import memory
+from imagen_nodes.imagen_core.cascade import Cascade, per_stage
 from imagen_nodes.imagen_core.diffusion.editing import Inpainting
 from imagen_nodes.imagen_core.diffusion.guidance import Guidance
 from imagen_nodes.imagen_core.diffusion.noise import ImageNoise
@@ -492,3 +493,44 @@ def test_nothing_is_loaded_or_computed_for_a_run_that_cannot_be(base, sr):
         with pytest.raises(ValueError, match="got"):
             settings.check(stage.config)
     Settings(tile=16, aug_level=1.0).check(sr.config)
+
+
+def test_each_picture_may_have_a_seed_of_its_own(base, sr, picture):
+    seeds = [5, 2**64 - 1]
+    both = sample_base(
+        base, encoded(), width=16, height=16, batch_size=2, seed=seeds, sampler="ddpm"
+    )
+    for i, seed in enumerate(seeds):
+        alone = sample_base(base, encoded(), width=16, height=16, seed=seed, sampler="ddpm")
+        torch.testing.assert_close(both[i : i + 1], alone, rtol=0, atol=1e-4)
+    large = super_resolve(sr, picture, encoded(), seed=seeds)
+    alone = super_resolve(sr, picture[1:], encoded(), seed=seeds[1])
+    torch.testing.assert_close(large[1:], alone, rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="seed: expected one, or 2, one for each image, got 3"):
+        sample_base(base, encoded(), width=16, height=16, batch_size=2, seed=[1, 2, 3])
+    with pytest.raises(ValueError, match=r"seed must be an integer from 0 to 2\*\*64 - 1, got -1"):
+        sample_base(base, encoded(), width=16, height=16, batch_size=2, seed=[1, -1])
+
+
+class Encoder:
+    """Stands for T5: a prompt is its number."""
+
+    def encode_prompt(self, prompts, negative_prompt=""):
+        texts = [encoded(seed=int(prompt)) for prompt in prompts]
+        return EncodedPrompt(TextEmbedding.cat([each.text for each in texts]), texts[0].null_text)
+
+
+def test_a_cascade_makes_many_prompts_in_parts_that_fit(base, sr, monkeypatch):
+    monkeypatch.setattr(type(base.config), "guidance", lambda self, **_: Guidance(1.0))
+    cascade, seen = Cascade(Encoder(), base, sr), []
+    monkeypatch.setattr(memory, "free_bytes", lambda device: float("inf"))
+    monkeypatch.setattr(memory, "CPU_PIXELS", float("inf"))
+    whole = cascade.generate(list("01234"), seed=9)
+    handle = sr.unet.conv_in.register_forward_pre_hook(lambda m, given: seen.append(len(given[0])))
+    room = 2.5 * sr.running_bytes(2, 256, 256) / memory.PART
+    monkeypatch.setattr(memory, "free_bytes", lambda device: room)
+    parts = cascade.generate(list("01234"), seed=9)
+    handle.remove()
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-4)
+    assert set(seen) == {1, 2}
+    torch.testing.assert_close(cascade.generate("3", seed=12), whole[3:4], rtol=0, atol=1e-4)

@@ -1,5 +1,6 @@
 """Random numbers of a batch: each image has its own generator, so a batch never changes a picture."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,16 @@ def check_seed(seed: Any) -> int:
     return number
 
 
+def check_seeds(seed: Any) -> int | tuple[int, ...]:
+    """A seed, or one for each image, as ints; ValueError unless a generator takes them.
+
+    seed   a whole number, or a sequence of some
+    """
+    if isinstance(seed, (list, tuple)):
+        return tuple(check_seed(each) for each in seed)
+    return check_seed(seed)
+
+
 class ImageNoise:
     """Normal noise for a batch; image i draws from `torch.Generator("cpu").manual_seed(seed + i)`.
 
@@ -23,14 +34,21 @@ class ImageNoise:
     those, seeds that differ by a multiple of 2**32 draw the same: torch keeps the lower 32 bits.
     """
 
-    def __init__(self, seed: int, batch: int, device: torch.device | str = "cpu"):
+    def __init__(self, seed: int | Sequence[int], batch: int, device: torch.device | str = "cpu"):
+        """Make the generators.
+
+        seed   of the first image, or one for each
+        """
         if batch < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch}")
-        seed = check_seed(seed)
+        given = check_seeds(seed)
+        seeds = given if isinstance(given, tuple) else [(given + i) % 2**64 for i in range(batch)]
+        if len(seeds) != batch:
+            raise ValueError(
+                f"seed: expected one, or {batch}, one for each image, got {len(seeds)}"
+            )
         self.device = torch.device(device)
-        self.generators = [
-            torch.Generator("cpu").manual_seed((seed + i) % 2**64) for i in range(batch)
-        ]
+        self.generators = [torch.Generator("cpu").manual_seed(each) for each in seeds]
 
     def randn(self, channels: int, height: int, width: int) -> Tensor:
         """The next draw of every image: b channels height width, float32, on the device.

@@ -32,6 +32,13 @@ def whole(name: str, value: Any) -> int:
         raise ValueError(f"{name}: expected a whole number, got {value!r}") from None
 
 
+def wholes(name: str, value: Any) -> int | tuple[int, ...]:
+    """A whole number, or a list of some, as ints."""
+    if isinstance(value, (list, tuple)):
+        return tuple(whole(name, each) for each in value)
+    return whole(name, value)
+
+
 def plain(steps: Any) -> Spacing:
     """Steps in Python's own numbers; ValueError where they are none.
 

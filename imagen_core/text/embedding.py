@@ -43,6 +43,12 @@ class TextEmbedding:
         """Some rows (views); of a single one, which stands for every picture, that one."""
         return self if len(self) == 1 else TextEmbedding(self.embeds[rows], self.mask[rows])
 
+    def equals(self, other: "TextEmbedding") -> bool:
+        """Whether these are the same states of the same tokens."""
+        if self is other:
+            return True
+        return torch.equal(self.mask, other.mask) and torch.equal(self.embeds, other.embeds)
+
     @staticmethod
     def cat(embeddings: "list[TextEmbedding]") -> "TextEmbedding":
         """All rows in order.
@@ -95,6 +101,27 @@ class EncodedPrompt:
             if (part := getattr(self, name)) is not None
         }
         return replace(self, **parts)
+
+    @staticmethod
+    def cat(prompts: "list[EncodedPrompt]", counts: list[int]) -> "EncodedPrompt":
+        """The prompts of several pictures, a row for each picture; a part that all share stays one row.
+
+        prompts   of one T5, all with a second prompt or none, likewise a style, and of one mixer
+        counts    pictures of each
+        """
+
+        def joined(name: str) -> TextEmbedding | None:
+            parts = [getattr(prompt, name) for prompt in prompts]
+            if parts[0] is None:
+                return None
+            one = parts[0]
+            if len(one) == 1 and all(one.equals(part) for part in parts[1:]):
+                return one
+            rows = zip(parts, counts, strict=True)
+            return TextEmbedding.cat([part.expand(count) for part, count in rows])
+
+        parts = {name: joined(name) for name in ("text", "null_text", "second", "style")}
+        return replace(prompts[0], **parts)
 
     @property
     def positives(self) -> list[tuple[TextEmbedding, TextEmbedding]]:

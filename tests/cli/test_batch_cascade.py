@@ -1,0 +1,75 @@
+"""`imagen batch` with the bundled cascade: rows share evaluations, and the images stay the same."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imagen_nodes.cli.main import main
+from imagen_nodes.nodes.sampling import ImagenBaseSample
+
+GRAPH = {
+    "1": {"class_type": "ImagenLoadCascade", "inputs": {"cascade": "emoji", "dtype": "float32"}},
+    "2": {
+        "class_type": "ImagenT5Encode",
+        "inputs": {"text_encoder": ["1", 0], "prompt": "a red apple", "negative_prompt": ""},
+    },
+    "3": {
+        "class_type": "ImagenBaseSample",
+        "inputs": {
+            **{"stage": ["1", 1], "text": ["2", 0], "width": 64, "height": 64, "batch_size": 1},
+            **{"seed": 0, "steps": 2, "sampler": "auto", "strength": 1.0},
+        },
+    },
+    "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "p"}},
+}
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """The pictures of a batch by key, and how many of them each call of the sampling node made."""
+    (tmp_path / "w.json").write_text(json.dumps(GRAPH))
+    names = ["a rocket", "a cat face", "a house", "{a pizza|a fish}"]
+    (tmp_path / "p.txt").write_text("\n".join(names))
+    calls, sample = [], ImagenBaseSample.sample
+
+    @functools.wraps(sample)
+    def watched(self, **inputs):
+        calls.append(inputs["batch_size"])
+        return sample(self, **inputs)
+
+    monkeypatch.setattr(ImagenBaseSample, "sample", watched)
+
+    def made(at_once):
+        calls.clear()
+        out = tmp_path / f"out{at_once}"
+        arguments = [
+            "--workflow",
+            str(tmp_path / "w.json"),
+            "-o",
+            str(out),
+            "--at-once",
+            str(at_once),
+        ]
+        assert main(["batch", str(tmp_path / "p.txt"), *arguments]) == 0
+        lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+        assert all(set(line["nodes"]) >= {"ImagenT5Encode", "ImagenBaseSample"} for line in lines)
+        pixels = {
+            line["key"]: np.asarray(Image.open(out / line["files"][0]), np.int16) for line in lines
+        }
+        return pixels, list(calls)
+
+    return made
+
+
+def test_rows_share_evaluations_and_images_stay_the_same(made):
+    together, calls = made(3)
+    assert calls == [3, 1]
+    alone, calls = made(1)
+    assert calls == [1] * 4
+    assert together.keys() == alone.keys()
+    for key, pixels in alone.items():
+        assert np.abs(together[key] - pixels).max() <= 1
+        assert pixels.std() > 20
