@@ -15,6 +15,7 @@ KEPT = 2  # input shapes whose weights are kept: guidance evaluates one and two 
 MOST_BYTES = 2**31  # of all packed weights together; convolutions beyond it stay plain
 DTYPES = (torch.float32, torch.bfloat16)
 SMALL = 20480  # values; torch computes a single float32 picture up to here without oneDNN
+MANY = 16  # rows; on one thread torch computes fewer in a 1 x 1 convolution without oneDNN
 
 
 class Packed(NamedTuple):
@@ -64,13 +65,27 @@ class Conv2d(nn.Conv2d):
             and weight.dtype in DTYPES
             and type(weight) in (Tensor, nn.Parameter)
             and input.ndim == 4
-            and (weight.dtype != torch.float32 or len(input) > 1 or input.numel() > SMALL)
+            and (weight.dtype != torch.float32 or self.torch_takes_oneDNN(input))
             and isinstance(self.padding, tuple)
             and self.padding_mode == "zeros"
             and input.is_contiguous(memory_format=torch.channels_last)
             and torch.backends.mkldnn.is_available()
             and torch.backends.mkldnn.enabled
             and not torch.is_autocast_enabled("cpu")
+        )
+
+    def torch_takes_oneDNN(self, input: Tensor) -> bool:
+        """Whether torch itself computes this float32 convolution with oneDNN: else its bits are others.
+
+        input   b c h w
+
+        The rule of `ConvParams::use_mkldnn` in torch's Convolution.cpp.
+        """
+        points = self.kernel_size == (1, 1) and self.stride == self.dilation == (1, 1)
+        if points and len(input) < MANY and torch.get_num_threads() == 1:
+            return False
+        return (
+            self.groups > 1 or min(self.kernel_size) > 3 or len(input) > 1 or input.numel() > SMALL
         )
 
     def packed_for(self, input: Tensor) -> Tensor | None:
