@@ -107,7 +107,7 @@ def batch(options: argparse.Namespace) -> dict[str, Any]:
     rows = Rows(options.prompts, options.rows)
     job, make_pool = prepared(options, rows.kind == "folder")
     require_writable(options.out)
-    found = jobs.scan(rows, job)
+    found = jobs.scan(rows, job, share.parts)
     options.out.mkdir(parents=True, exist_ok=True)
     with locked(options.out, share):
         remove_leftovers(options.out)

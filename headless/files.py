@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, under names that no two processes take."""
 
+import ctypes
 import errno
 import hashlib
 import itertools
@@ -7,17 +8,22 @@ import os
 import platform
 import re
 import shutil
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 LONGEST = 255  # bytes of a file's name
 STALE = 24 * 3600.0  # seconds after which a temporary of another computer is nobody's
 UNFINISHED = re.compile(r"\..+\.(?:([0-9a-f]{6})-)?(\d+)(?:-\d+)?\.writing", re.DOTALL)
+FEW = 4  # files that are synced one by one
 NO_LINKS = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _numbers = itertools.count()
+durable: ContextVar[bool] = ContextVar("durable", default=True)
+"""Whether files are to be on the disk as soon as they are written; where not, `sync_all` sees to it later."""
 
 
 def no_room(error: BaseException | None) -> OSError | None:
@@ -52,7 +58,7 @@ def shortened(name: str, most: int = LONGEST) -> str:
 
 def sync_folder(folder: Path) -> None:
     """Have the disk keep which files a folder holds, where the system lets a folder be opened."""
-    if os.name == "nt":
+    if os.name == "nt" or not durable.get():
         return
     number = os.open(folder, os.O_RDONLY)
     try:
@@ -103,8 +109,26 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def sync_file(path: Path) -> None:
     """Have the disk keep what a file holds."""
+    if not durable.get():
+        return
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def sync_all(paths: Collection[Path]) -> None:
+    """Have the disk keep what files and folders hold.
+
+    paths   on one disk; on Linux it keeps all at once where there are many, which is quicker
+    """
+    if len(paths) > FEW and sys.platform == "linux":
+        number = os.open(next(iter(paths)), os.O_RDONLY)
+        try:
+            if ctypes.CDLL(None).syncfs(number) == 0:
+                return
+        finally:
+            os.close(number)
+    for path in paths:
+        (sync_folder if path.is_dir() else sync_file)(path)
 
 
 def placed(temporary: Path, paths: Iterable[Path]) -> Path:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..graph import WorkflowError
 from ..inputs import InputError
-from .digests import among, key_digest, pairs, repeated
+from .digests import among, number_of, pairs, repeated, share_of
 from .manifest import MOST_ATTEMPTS, History, Share
 from .rows import Rows
 from .tasks import Job, Task
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 MOST_PROBLEMS = 100  # that an error spells out
 MEMORY_ATTEMPTS = 3  # of a task that memory did not suffice for, in one run
 MAKE, HAVE = 1, 2
+COMMIT, MOST_WAITING = (
+    1.0,
+    256,
+)  # seconds and tasks between two commits: to sync a disk takes a while
 SILENCE = 30.0  # seconds between two lines of a log
 
 
@@ -35,19 +39,24 @@ class Scan:
     """What the rows ask for, a task after the other.
 
     digests   of what the tasks are made of, sixteen bytes each
-    keys      digests of their keys, eight bytes each
+    keys      numbers of their keys
+    shares    which share each belongs to, from 0; empty where there is one
     numbers   of their rows
     columns   of the first row: those that set inputs, those that are carried along
     """
 
     digests: bytearray = field(default_factory=bytearray)
-    keys: bytearray = field(default_factory=bytearray)
+    keys: array[int] = field(default_factory=lambda: array("Q"))
+    shares: array[int] = field(default_factory=lambda: array("L"))
     numbers: array[int] = field(default_factory=lambda: array("L"))
     columns: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
 
 
-def scan(rows: Rows, job: Job) -> Scan:
-    """What the rows ask for; a WorkflowError that lists all that is wrong with them."""
+def scan(rows: Rows, job: Job, parts: int = 1) -> Scan:
+    """What the rows ask for; a WorkflowError that lists all that is wrong with them.
+
+    parts   into which they are divided
+    """
     found, problems = Scan(), []
     for row in rows.read():
         try:
@@ -61,9 +70,11 @@ def scan(rows: Rows, job: Job) -> Scan:
             carried = job.carried(row)
             found.columns = [c for c in row.values if c not in carried], carried
         for task in tasks:
-            found.digests += bytes.fromhex(task.made_of)
-            found.keys += key_digest(task.key)
+            found.digests += task.digest
+            found.keys.append(number_of(task.key))
             found.numbers.append(row.number)
+            if parts > 1:
+                found.shares.append(share_of(task.key, parts))
     if problems:
         raise WorkflowError(problems)
     require_own_keys(found)
@@ -95,10 +106,11 @@ def make_plan(found: Scan, share: Share, history: History, again: bool = False) 
     """
     import numpy as np
 
-    halves, keys = pairs(found.digests), np.frombuffer(found.keys, "<u8")
+    halves = pairs(found.digests)
     mine = ~repeated(halves)
     counts = {"repeated": int((~mine).sum())}
-    mine &= keys % np.uint64(share.parts) == np.uint64(share.part - 1)
+    if share.parts > 1:
+        mine &= np.array(found.shares) == share.part - 1
     done = mine & among(halves, history.done)
     final = b"".join(d for d, n in history.failed.items() if n >= MOST_ATTEMPTS and not again)
     failed = mine & ~done & among(halves, pairs(final))
@@ -112,7 +124,7 @@ def require_own_keys(found: Scan) -> None:
     import numpy as np
 
     first = ~repeated(pairs(found.digests))
-    keys, numbers = np.frombuffer(found.keys, "<u8")[first], np.array(found.numbers)[first]
+    keys, numbers = np.array(found.keys)[first], np.array(found.numbers)[first]
     order = np.argsort(keys, kind="stable")
     equal = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
     if len(equal):
@@ -164,13 +176,18 @@ class Batch:
     meter: Meter
     done: int = 0
     failed: int = 0
+    waiting: list[Outcome] = field(default_factory=list)
+    committed: float = field(default_factory=time.monotonic)
 
     def run(self, pool: Pool, groups: Iterator[list[Task]]) -> None:
         """Make all groups; what was short of memory is tried again at the end, one task at a time."""
         for attempt in range(1, MEMORY_ATTEMPTS + 1):
             later: list[Task] = []
-            for outcomes in pool.outcomes(groups):
-                self._take(outcomes, later if attempt < MEMORY_ATTEMPTS else None)
+            try:
+                for outcomes in pool.outcomes(groups):
+                    self._take(outcomes, later if attempt < MEMORY_ATTEMPTS else None)
+            finally:  # of an interrupted batch, what is whole
+                self._commit()
             groups = iter([[task] for task in later])
             if not later:
                 return
@@ -181,10 +198,11 @@ class Batch:
 
         later   gets the tasks that are to be tried again; None = none are
         """
+        broken = [outcome.broken for outcome in outcomes if outcome.broken is not None]
+        if broken:
+            raise full(broken[0])
         kept: list[Outcome] = []
         for outcome in outcomes:
-            if outcome.broken is not None:
-                raise full(outcome.broken)
             if outcome.error and later is not None and outcome.short_of_memory:
                 later.append(outcome.task)
                 continue
@@ -192,10 +210,20 @@ class Batch:
             if outcome.error:
                 digest = outcome.task.made_of
                 self.attempts[digest] = self.attempts.get(digest, 0) + 1
+        self.waiting += kept
+        if time.monotonic() - self.committed >= COMMIT or len(self.waiting) >= MOST_WAITING:
+            self._commit()
+
+    def _commit(self) -> None:
+        """Make what is whole safe, and say so."""
+        kept, self.waiting = self.waiting, []
+        if not kept:
+            return
         try:
             self.output.commit(kept, self.attempts)
         except OSError as error:
             raise full(error) from error
+        self.committed = time.monotonic()
         for outcome in kept:
             self.done += not outcome.error
             self.failed += bool(outcome.error)

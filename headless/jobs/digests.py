@@ -8,26 +8,34 @@ def among(these: Any, others: Any) -> Any:
     """Which rows of one table are rows of another: n x 2 and m x 2 numbers of 64 bits."""
     import numpy as np
 
-    pair = np.dtype([("a", "<u8"), ("b", "<u8")])
-    ours, theirs = (np.ascontiguousarray(t).view(pair).reshape(-1) for t in (these, others))
-    order = np.argsort(theirs, order=("a", "b")) if len(theirs) else np.zeros(0, np.int64)
-    theirs = theirs[order]
-    if not len(theirs):
-        return np.zeros(len(ours), bool)
-    places = np.searchsorted(theirs["a"], ours["a"])
-    found = np.zeros(len(ours), bool)
+    if not len(others):
+        return np.zeros(len(these), bool)
+    order = np.argsort(others[:, 0])
+    first, second = others[order, 0], others[order, 1]
+    ours = np.argsort(these[:, 0])  # looked up in order, which caches like
+    places = np.empty(len(these), np.int64)
+    places[ours] = np.searchsorted(first, these[ours, 0])
+    found = np.zeros(len(these), bool)
     while True:  # as often as first halves are equal where second ones are not
-        near = places < len(theirs)
-        near[near] = theirs["a"][places[near]] == ours["a"][near]
+        near = places < len(first)
+        near[near] = first[places[near]] == these[near, 0]
         if not near.any():
             return found
-        found[near] |= theirs["b"][places[near]] == ours["b"][near]
-        places = np.where(near & ~found, places + 1, len(theirs))
+        found[near] |= second[places[near]] == these[near, 1]
+        places = np.where(near & ~found, places + 1, len(first))
 
 
-def key_digest(key: str) -> bytes:
-    """Eight bytes for a key."""
-    return blake2b(key.encode("utf-8", "replace"), digest_size=8).digest()
+def number_of(key: str) -> int:
+    """A number of 64 bits for a key, the same within this process alone."""
+    return hash(key) & 0xFFFFFFFFFFFFFFFF
+
+
+def share_of(key: str, parts: int) -> int:
+    """Which of some parts a key belongs to, from 0, on every computer."""
+    return (
+        int.from_bytes(blake2b(key.encode("utf-8", "replace"), digest_size=8).digest(), "big")
+        % parts
+    )
 
 
 def pairs(digests: bytes | bytearray) -> Any:
@@ -41,16 +49,16 @@ def repeated(halves: Any) -> Any:
     """Which of n x 2 numbers stand there before."""
     import numpy as np
 
-    order = np.lexsort((np.arange(len(halves)), halves[:, 1], halves[:, 0]))
+    order = np.argsort(halves[:, 0], kind="stable")  # 64 bits tell all apart but what is equal
     same = np.zeros(len(halves), bool)
     same[order[1:]] = (halves[order[1:]] == halves[order[:-1]]).all(axis=1)
     return same
 
 
 def holds(keys: Any, key: str) -> bool:
-    """Whether a key is among sorted digests of keys."""
+    """Whether a key is among the sorted numbers of keys."""
     import numpy as np
 
-    digest = np.frombuffer(key_digest(key), "<u8")[0]
-    place = int(np.searchsorted(keys, digest))
-    return place < len(keys) and keys[place] == digest
+    number = np.uint64(number_of(key))
+    place = int(np.searchsorted(keys, number))
+    return place < len(keys) and keys[place] == number

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, BinaryIO
 from ..files import replacing
 from ..graph import finite
 from ..inputs import InputError
-from .digests import among, key_digest, pairs
+from .digests import among, number_of, pairs
 
 DONE, FAILED = "done", "failed"
 MANIFESTS = "manifest*.jsonl"
@@ -61,7 +62,7 @@ class History:
 
     done      digests of tasks whose files are there, n x 2 numbers; of tasks with one key the newest alone,
               since its pictures took the places of the others'
-    keys      digests of all keys with pictures, sorted
+    keys      numbers of all keys with pictures, sorted
     failed    attempts by digest, of tasks that failed and are not done
     shards    names of the archives that hold files
     """
@@ -83,14 +84,16 @@ def read_history(out: Path) -> History:
 
 
 class _Reader:
-    """Reads lines into tables: digests of keys, what their tasks are made of, whether the files are there."""
+    """Reads lines into tables: numbers of keys, what their tasks are made of, whether the files are there."""
 
     def __init__(self, out: str):
         self.out = out
-        self.keys, self.digests, self.present = bytearray(), bytearray(), bytearray()
+        self.keys, self.digests, self.present = array("Q"), bytearray(), bytearray()
         self.packed = bytearray()
         self.failed: dict[bytes, int] = {}
         self.shards: list[str] = []
+        self.folder: str | None = None
+        self.listed: set[str] | None = None
 
     def take(self, line: bytes) -> None:
         found = QUICK.match(line)
@@ -117,20 +120,41 @@ class _Reader:
             self.failed[digest] = max(attempt, self.failed.get(digest, 0))
             return
         self.failed.pop(digest, None)
-        self.keys += key_digest(key)
+        self.keys.append(number_of(key))
         self.digests += digest
-        self.present.append(all(os.path.isfile(f"{self.out}/{each}") for each in files))
+        self.present.append(all(map(self._is_there, files)))
+
+    def _is_there(self, name: str) -> bool:
+        """Whether a picture is there; where a second one of a folder follows, the folder is listed."""
+        folder, _, file = name.rpartition("/")
+        if folder != self.folder:
+            self.folder, self.listed = folder, None
+        elif self.listed is None:
+            try:
+                self.listed = set(os.listdir(f"{self.out}/{folder}"))
+            except (OSError, ValueError):
+                self.listed = set()
+        return is_there(f"{self.out}/{name}") if self.listed is None else file in self.listed
 
     def history(self) -> History:
         import numpy as np
 
-        keys = np.frombuffer(self.keys, "<u8")
+        keys = np.array(self.keys, np.uint64)
         order = np.argsort(keys, kind="stable")
         newest = np.ones(len(keys), bool)
         newest[order[:-1]] = keys[order[1:]] != keys[order[:-1]]
         digests = pairs(self.digests)
         done = newest & (np.frombuffer(self.present, bool) | among(digests, pairs(self.packed)))
         return History(digests[done], keys[order][newest[order]], self.failed, self.shards)
+
+
+def is_there(path: str) -> bool:
+    """Whether there is a file or folder; quicker than pathlib, as there may be a million."""
+    try:
+        os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def read_record(line: bytes) -> dict[str, Any] | None:

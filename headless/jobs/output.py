@@ -14,14 +14,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..comfy_nodes.folders import inside
-from ..files import replacing, shortened, sync_folder
+from ..files import replacing, shortened, sync_all
 from ..formats.typed_texts import NOT_IN_FILE_NAMES
 from ..graph import finite
 from ..inputs import InputError
 from . import manifest
 from .digests import holds
 from .tasks import Task
-from .workers import Outcome, Staged, fail
+from .workers import Outcome, fail
 
 FORMATS = ("files", "imagefolder", "webdataset")
 FIELD = re.compile(r"\{([^{}:]+)(?::\.(\d{1,3}))?\}")
@@ -106,18 +106,24 @@ class Output:
 
         attempts   of tasks that failed, this time counted, by digest
         """
-        found, folders = [], set()
+        found, moves, folders = [], [], set()
         for outcome in outcomes:
             names = self._names(outcome)
             self.replaces |= bool(names) and holds(self.known, outcome.task.key)
             record = self._record(outcome, attempts.get(outcome.task.made_of, 1))
             for file, name in zip(outcome.files, names, strict=True):
-                record["sha256"].append(self._move(file, name, folders))
+                content = (
+                    file.content if isinstance(file.content, bytes) else file.content.read_bytes()
+                )
+                record["sha256"].append(hashlib.sha256(content).hexdigest())
                 record["files"].append(name)
+                moves.append((file.content, inside(self.out, name)))
             found.append(record)
             self.pictures += len(outcome.files)
-        for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
-            sync_folder(folder)
+        sync_all([content for content, _ in moves if isinstance(content, Path)])
+        for content, path in moves:
+            self._move(content, path, folders)
+        sync_all(sorted(folders, key=lambda folder: -len(folder.parts)))
         manifest.append(self.manifest, found)
         if self.layout.format == "webdataset":
             self.loose += [record for record in found if record["state"] == manifest.DONE]
@@ -152,22 +158,20 @@ class Output:
         }
         return {**record, "error": outcome.error} if failed else record
 
-    def _move(self, file: Staged, name: str, folders: set[Path]) -> str:
-        """Put a file where it belongs; its SHA-256. The folders that change are added to `folders`."""
-        path = inside(self.out, name)
+    @staticmethod
+    def _move(content: Path | bytes, path: Path, folders: set[Path]) -> None:
+        """Put a file where it belongs. The folders that change are added to `folders`."""
         new = path.parent
         while not new.is_dir():
             folders.add(new.parent)
             new = new.parent
         path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(file.content, bytes):
+        if isinstance(content, bytes):
             with replacing(path) as temporary:
-                temporary.write_bytes(file.content)
-            return hashlib.sha256(file.content).hexdigest()
-        digest = hashlib.sha256(file.content.read_bytes()).hexdigest()
-        os.replace(file.content, path)
-        folders.add(path.parent)
-        return digest
+                temporary.write_bytes(content)
+        else:
+            os.replace(content, path)
+            folders.add(path.parent)
 
     # --- archives --------------------------------------------------------------------------------
 

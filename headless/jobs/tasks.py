@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 SEEDS = ("seed", "noise_seed")
 MOST_KEY = 100  # characters of an id that stand in a file's name
-SAFE_KEY = re.compile(r"\w[\w.=@+-]*")
-_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str).encode
+SAFE_KEY = re.compile(rf"\w[\w.=@+-]{{0,{MOST_KEY - 1}}}", re.ASCII)
+_encode = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), default=str, check_circular=False
+).encode
 Place = tuple[str, str]  # node id, input
 
 
@@ -38,13 +40,18 @@ class Task(NamedTuple):
     row       of the file; its values may be left out where only the digests count
     repeat    from 1, of the row
     key       names it and draws its chances
-    made_of   digest of all that makes its pictures, 32 hexadecimal digits
+    digest    sixteen bytes for all that makes its pictures
     """
 
     row: Row
     repeat: int
     key: str
-    made_of: str
+    digest: bytes
+
+    @property
+    def made_of(self) -> str:
+        """The digest as manifests have it."""
+        return self.digest.hex()
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ class Job:
         self.registry, self.choices = registry, choices
         self.targets: dict[tuple[str, ...], dict[str, list[Place]]] = {}
         self.draft = None if workflow is None else self._load(workflow)
-        self.origin = b"" if self.draft is None else digest_of(self.draft)
+        self.origin = b"%d " % choices.seed if choices.seed is not None else b"keep "
+        self.origin += b"" if self.draft is None else digest_of(self.draft)
 
     def _load(self, workflow: Path) -> Draft:
         from ..inputs import set_input
@@ -90,24 +98,33 @@ class Job:
             raise InputError(f"line {row.number}: {row.problem}")
         origin = self.origin
         if row.workflow is not None:
-            origin = blake2b(row.workflow.read_bytes(), digest_size=16).digest()
+            origin += blake2b(row.workflow.read_bytes(), digest_size=16).digest()
         elif tuple(row.values) not in self.targets:
             self._find_targets(row)
-        content = _encode(row.values).encode("utf-8", "surrogatepass")
+        content = _encode(row.values)
         key, repeats = self._key(row, content), self.choices.repeats
-        base = b"%r" % (self.choices.seed,)
-        found = []
-        for repeat in range(1, repeats + 1):
-            own = key if repeats == 1 else f"{key}-{repeat}"
-            parts = b"\0".join((own.encode("utf-8", "replace"), origin, base, content))
-            found.append(Task(row, repeat, own, blake2b(parts, digest_size=16).hexdigest()))
-        return found
+        if repeats == 1:
+            return [Task(row, 1, key, self._digest(key, origin, content))]
+        keys = [f"{key}-{repeat}" for repeat in range(1, repeats + 1)]
+        return [
+            Task(row, repeat, own, self._digest(own, origin, content))
+            for repeat, own in enumerate(keys, start=1)
+        ]
 
-    def _key(self, row: Row, content: bytes) -> str:
+    @staticmethod
+    def _digest(key: str, origin: bytes, content: str) -> bytes:
+        """Sixteen bytes for what a task is made of; the key has no line breaks.
+
+        origin    the workflow and the base of seeds
+        content   of the row, as JSON in ASCII
+        """
+        return blake2b(origin + f"{key}\n{content}".encode(), digest_size=16).digest()
+
+    def _key(self, row: Row, content: str) -> str:
         """A row's id as a file may be called, or twenty digits of what the row holds."""
         given = row.values.get(self.choices.id)
         if given is None:
-            return blake2b(content, digest_size=10).hexdigest()
+            return blake2b(content.encode(), digest_size=10).hexdigest()
         if not isinstance(given, (str, int)) or isinstance(given, bool) or given == "":
             raise InputError(
                 f"line {row.number}: {self.choices.id}: expected text or a whole number, got {brief(given)}"
@@ -186,7 +203,7 @@ def seed_of(base: int, key: str) -> int:
 
 def file_key(text: str) -> str:
     """An id as a file's name may hold it; one that is changed for that keeps apart by a digest."""
-    if len(text) <= MOST_KEY and SAFE_KEY.fullmatch(text) and text.isascii():
+    if SAFE_KEY.fullmatch(text):
         return text
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=5).hexdigest()
     plain = NOT_IN_FILE_NAMES.sub("_", text.encode("utf-8", "replace").decode())

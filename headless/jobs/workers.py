@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import contextvars
 import itertools
+import os
 import queue
 import shutil
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..comfy_nodes.folders import Folders
-from ..files import no_room
+from ..comfy_nodes.folders import Folders, folders
+from ..files import durable, no_room
 from ..graph import Graph, Link, WorkflowError
 from ..inputs import InputError
 from .tasks import SEEDS, Job, Task
@@ -95,6 +97,7 @@ class Here:
 
         self.job, self.scratch, self.inputs, self.use = job, scratch, inputs, use
         self.session = Session(job.registry)
+        self.folders: deque[Path] = deque()  # used, the oldest first
         self.numbers = itertools.count()
 
     def outcomes(self, groups: Groups) -> Iterator[list[Outcome]]:
@@ -103,16 +106,16 @@ class Here:
             yield self.run(group)
 
     def run(self, group: list[Task]) -> list[Outcome]:
-        """The outcomes of a group; its files stay until the next one is run."""
+        """The outcomes of a group; its files are to be taken out of the empty folder."""
         from ..engine.together import Part, run_together
 
-        shutil.rmtree(self.scratch, ignore_errors=True)
         started = time.monotonic()
         outcomes = [Outcome(task) for task in group]
         parts: dict[int, Part] = {}
         for i, outcome in enumerate(outcomes):
-            folder = self.scratch / str(next(self.numbers))
+            folder = self._folder()
             context = contextvars.copy_context()
+            context.run(durable.set, False)
             context.run(self.use, Folders(self.inputs, folder, folder / "temp"))
             graph, outputs = context.run(self._ready, outcome)
             if graph is not None:
@@ -122,8 +125,12 @@ class Here:
         seconds = (time.monotonic() - started) / len(group)
         for (i, part), report in zip(parts.items(), reports, strict=True):
             outcomes[i].seconds = seconds
+            folder = part.context[folders].output
+            self.folders.append(folder)
             if isinstance(report, Exception):
                 fail(outcomes[i], report)
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
                 continue
             nodes = {
                 str(part.graph[n].title): round(s, 4)
@@ -131,10 +138,16 @@ class Here:
                 if n in part.graph
             }
             outcomes[i].nodes = nodes
-            from ..comfy_nodes.folders import folders
-
-            outcomes[i].files = staged(part.context[folders].output, report.shown)
+            outcomes[i].files = staged(folder, report.shown)
         return outcomes
+
+    def _folder(self) -> Path:
+        """An empty folder: one whose files were taken out, else a new one, as removing them takes long."""
+        if self.folders and not any(files for _, _, files in os.walk(self.folders[0])):
+            return self.folders.popleft()
+        folder = self.scratch / str(next(self.numbers))
+        folder.mkdir()
+        return folder
 
     def _ready(self, outcome: Outcome) -> tuple[Graph | None, list[str]]:
         """The graph of a task, checked, and its output nodes; None where it cannot run."""
@@ -179,6 +192,8 @@ def staged(folder: Path, shown: dict[str, dict[str, list[Any]]]) -> list[Staged]
 
     files = saved_files(folder, shown)
     saved = [file for file in files if folder / "temp" not in file.parents]
+    if saved:
+        shutil.rmtree(folder / "temp", ignore_errors=True)
     return [Staged(file.relative_to(folder).as_posix(), file) for file in saved or files]
 
 

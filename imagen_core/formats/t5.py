@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..text.encoder import TextEncoder
 from ..text.t5 import BLOCK, FEED_FORWARD, FINAL_NORM, TABLE, T5Config, t5_encoder
-from ..text.tokenizer import Tokenizer
+from ..text.tokenizer import Tokenizer, no_panic
 from ..weights.block_formats import BlockFormat
 from ..weights.errors import CheckpointError
 from ..weights.files import read_json
@@ -102,7 +102,35 @@ def load_text_encoder(
         places = [*tokenizer_places(path), *map(Path, tokenizers)]
         tokenizer = source.tokenizer or tokenizer_for(places, config.vocab)
         model = build(config, source.weights, device, dtype)
+    guard(model, [path] if path.is_file() and is_gguf(path) else weight_files(path))
     return TextEncoder(tokenizer, model)
+
+
+def guard(model: nn.Module, files: list[Path]) -> None:
+    """Let a model refuse to run once a file that its weights may be mapped from was changed in place.
+
+    What is mapped changes with the file, and reading past the end of a shorter one ends the process. A file
+    that is replaced or removed does no harm: the old one stays as long as it is mapped.
+    """
+
+    def state(path: Path) -> tuple[int, int, int] | None:
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    known = {path: state(path) for path in files}
+
+    def check(*_call: Any) -> None:
+        for path, then in known.items():
+            now = state(path)
+            if now and then and now[0] == then[0] and now != then:
+                raise RuntimeError(
+                    f"{path}: was changed while it was loaded, and its weights with it; load it again"
+                )
+
+    model.register_forward_pre_hook(check)
 
 
 def open_text_encoder(path: Path, stack: ExitStack) -> tuple[Source, T5Config]:
@@ -185,7 +213,8 @@ def embedded_tokenizer(path: Path, data: bytes) -> Tokenizer:
     data   spiece.model
     """
     try:
-        return Tokenizer(read_spiece(data), DEFAULT_LENGTH)
+        with no_panic():
+            return Tokenizer(read_spiece(data), DEFAULT_LENGTH)
     except Exception as error:  # `tokenizers` raises bare Exception
         raise CheckpointError(f"{path}: {EMBEDDED_SPIECE}: not a T5 tokenizer: {error}") from error
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..text.tokenizer import Tokenizer, unigram
+from ..text.tokenizer import Tokenizer, no_panic, unigram
 from ..weights.errors import CheckpointError
 from ..weights.files import read_json, read_text
 
@@ -59,10 +59,12 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         if path.is_file():
             from tokenizers import Tokenizer as Pieces
 
-            pieces = Pieces.from_str(read_text(path))
+            with no_panic():
+                pieces = Pieces.from_str(read_text(path))
         else:
             path = next(folder / name for name in SPIECES if (folder / name).is_file())
-            pieces = read_spiece(path.read_bytes())
+            with no_panic():
+                pieces = read_spiece(path.read_bytes())
         return Tokenizer(pieces, max_length(folder / "tokenizer_config.json"))
     except Exception as error:  # `tokenizers` raises bare Exception
         raise CheckpointError(f"{path}: not a T5 tokenizer: {str(error) or error!r}") from error
@@ -90,7 +92,8 @@ def from_gguf(metadata: dict[str, Any]) -> Tokenizer | None:
             zip(metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.scores"], strict=True)
         )
         charsmap = bytes(v & 255 for v in metadata.get("tokenizer.ggml.precompiled_charsmap", ()))
-        return Tokenizer(unigram(pieces, charsmap), DEFAULT_LENGTH)
+        with no_panic():
+            return Tokenizer(unigram(pieces, charsmap), DEFAULT_LENGTH)
     except Exception as error:  # `tokenizers` raises bare Exception
         raise CheckpointError(f"text_encoder: a damaged tokenizer in GGUF: {error!r}") from error
 

@@ -1,10 +1,22 @@
 """T5's tokenizer: text to numbers of pieces, closed by </s>, and back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 BLANK = "\u2581"  # how pieces write a space
+
+
+@contextmanager
+def no_panic() -> Iterator[None]:
+    """What the library's own code gives up on is a ValueError: its panics are no Exceptions of Python."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"the tokenizer cannot read this text: {error}") from None
 
 
 class Tokenizer:
@@ -36,7 +48,8 @@ class Tokenizer:
 
         text   as it is to be read; nothing is lower-cased or stripped
         """
-        return [*self.pieces.encode(text, add_special_tokens=False).ids, self.end]
+        with no_panic():
+            return [*self.pieces.encode(text, add_special_tokens=False).ids, self.end]
 
     def cut(self, numbers: Sequence[int]) -> list[int]:
         """The first max_length numbers, the last of them </s>."""
@@ -46,7 +59,9 @@ class Tokenizer:
 
     def decode(self, numbers: Sequence[int]) -> str:
         """The text of some pieces, without </s> and padding."""
-        return self.pieces.decode(list(numbers), skip_special_tokens=False).replace(END, "").strip()
+        with no_panic():
+            text = self.pieces.decode(list(numbers), skip_special_tokens=False)
+        return text.replace(END, "").strip()
 
     def names(self, numbers: Sequence[int]) -> list[str]:
         """Each piece as the vocabulary writes it, a space as ▁."""

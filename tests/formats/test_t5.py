@@ -623,3 +623,24 @@ def test_float8_that_is_said_to_have_a_scale_needs_it(t5_folder, place, marker):
 def test_a_dtype_without_arithmetic_is_refused(t5_folder, dtype):
     with pytest.raises(ValueError, match="dtype: expected what is computed in"):
         load_text_encoder(t5_folder, dtype=dtype)
+
+
+def test_a_file_that_is_changed_while_it_is_mapped_is_an_error_a_replaced_one_is_not(
+    t5_folder, tmp_path
+):
+    """A shorter file ended the process (SIGBUS), an overwritten one changed results in silence."""
+    shutil.copytree(t5_folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "model.safetensors"
+    whole = path.read_bytes()
+    encoder = load_text_encoder(tmp_path)
+    before = encoder.encode(["a red apple"]).embeds
+    (tmp_path / "new").write_bytes(whole[:100])
+    os.replace(tmp_path / "new", path)
+    encoder.cache.clear()
+    assert torch.equal(encoder.encode(["a red apple"]).embeds, before)
+    path.write_bytes(whole)
+    encoder = load_text_encoder(tmp_path)
+    with path.open("r+b") as file:
+        file.truncate(len(whole) - 4)
+    with pytest.raises(RuntimeError, match="model.safetensors: was changed while it was loaded"):
+        encoder.encode(["a red apple"])

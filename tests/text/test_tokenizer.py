@@ -102,3 +102,15 @@ def test_both_files_of_a_tokenizer_agree_on_every_character(spiece_folder):
     numbers += [0x107A5, 0x1F16C, 0x1FBF0, 0x1F600, 0xE0001, 0x10FFFD]
     texts = [f"a{chr(number)}red {chr(number)}" for number in numbers]
     assert [text for text in texts if fast.encode(text) != slow.encode(text)] == []
+
+
+def test_a_pattern_that_the_library_gives_up_on_is_an_error_like_others(tmp_path):
+    """Its panic is no Exception of Python: it went past every handler and ended the process."""
+    from tokenizers import Regex, Tokenizer, normalizers
+
+    pieces = Tokenizer.from_file(str(EMOJI / "tokenizer.json"))
+    pieces.normalizer = normalizers.Replace(Regex("(x+x+)+y"), "b")
+    pieces.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = read_tokenizer(tmp_path)
+    with pytest.raises(ValueError, match="the tokenizer cannot read this text: .*retry-limit"):
+        tokenizer.encode("x" * 40)

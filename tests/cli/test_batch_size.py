@@ -1,0 +1,147 @@
+"""Batches of many rows: what a row costs in memory and time, before it is made and while others are."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+import tracemalloc
+
+import pytest
+
+from imagen_nodes.headless.comfy_nodes import CORE_NODES
+from imagen_nodes.headless.jobs import batch as jobs
+from imagen_nodes.headless.jobs.manifest import Share, read_history
+from imagen_nodes.headless.jobs.rows import Rows
+from imagen_nodes.headless.jobs.tasks import Job
+from imagen_nodes.headless.registry import Registry
+
+GRAPH = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 16, "height": 16, "color": 0}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "p"}},
+}
+
+
+class EmptyImage:
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "make"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        whole = ("INT", {"default": 16, "min": 1})
+        return {"required": dict.fromkeys(("width", "height"), whole) | {"color": ("INT", {})}}
+
+    def make(self, width, height, color):
+        import torch
+
+        return (torch.full((1, height, width, 3), (color % 256) / 255),)
+
+
+NODES = Registry({**CORE_NODES, "EmptyImage": EmptyImage})
+
+
+def prepared(folder, count, missing=()):
+    """A job of many rows, all done but some."""
+    (folder / "w.json").write_text(json.dumps(GRAPH))
+    with (folder / "p.jsonl").open("w") as file:
+        for n in range(count):
+            file.write(json.dumps({"id": f"k{n:07}", "color": n, "label": n % 100}) + "\n")
+    job, rows = Job(folder / "w.json", NODES), Rows(folder / "p.jsonl")
+    out = folder / "out"
+    with open_manifest(out) as file:
+        for n, row in enumerate(rows.read()):
+            (task,) = job.tasks(row)
+            name = f"{task.key[:5]}/{task.key}.png"
+            if n % 1000 == 0:
+                (out / task.key[:5]).mkdir(exist_ok=True)
+            if n in missing:
+                continue
+            os.close(os.open(out / name, os.O_CREAT | os.O_WRONLY))
+            start = {"made_of": task.made_of, "key": task.key, "state": "done", "files": [name]}
+            more = {"attempt": 1, "line": n + 1, "values": row.values, "sha256": ["0" * 64]}
+            file.write(json.dumps({**start, **more}) + "\n")
+    return job, rows, out
+
+
+def open_manifest(out):
+    out.mkdir()
+    return (out / "manifest.jsonl").open("w")
+
+
+def test_a_row_that_is_done_costs_some_bytes(tmp_path):
+    count = 20_000
+    job, rows, out = prepared(tmp_path, count, missing=(7, count - 1))
+    tracemalloc.start()
+    found = jobs.scan(rows, job)
+    plan = jobs.make_plan(found, Share(), read_history(out))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert plan.todo == 2
+    assert plan.counts["skipped"] == count - 2
+    made = [
+        task.key for group in jobs.grouped(jobs.wanted_tasks(rows, job, plan), 16) for task in group
+    ]
+    assert made == ["k0000007", f"k{count - 1:07}"]
+    assert peak < 200 * count, f"{peak / count:.0f} bytes a row"
+
+
+MILLION = """
+import resource, sys, time
+started = time.process_time()
+from imagen_nodes.cli import node_classes
+sys.path.insert(0, sys.argv[1])
+import test_batch_size as here
+from imagen_nodes.headless.jobs import batch as jobs
+node_classes.default_registry = lambda: here.NODES
+def run(self, pool, groups):
+    assert len(next(groups)) == 1
+    print(time.process_time() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    raise SystemExit
+jobs.Batch.run = run
+from imagen_nodes.cli.main import main
+main(["batch", *sys.argv[2:]])
+"""
+
+
+@pytest.mark.slow
+def test_a_resumed_batch_of_a_million_rows_starts_in_seconds(tmp_path):
+    """Two minutes, most of them to make a million files."""
+    prepared(tmp_path, 1_000_000, missing=(500_000,))
+    arguments = [str(tmp_path / "p.jsonl"), "--workflow", str(tmp_path / "w.json")]
+    command = [sys.executable, "-c", MILLION, os.path.dirname(__file__), *arguments]
+    done = subprocess.run(
+        [*command, "-o", str(tmp_path / "out")], capture_output=True, text=True, check=False
+    )
+    assert done.stdout, done.stderr
+    seconds, megabytes = map(float, done.stdout.split())
+    print(f"{seconds:.1f} s of CPU time, {megabytes:.0f} MB")
+    assert seconds < 15  # 9 on the computer that it was written on
+    assert megabytes < 500
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_ten_thousand_rows(tmp_path, monkeypatch):
+    from imagen_nodes.cli import node_classes
+    from imagen_nodes.cli.main import main
+
+    monkeypatch.setattr(node_classes, "default_registry", lambda: NODES)
+    (tmp_path / "w.json").write_text(json.dumps(GRAPH))
+    (tmp_path / "p.jsonl").write_text(
+        "".join(json.dumps({"color": n}) + "\n" for n in range(10_000))
+    )
+    sizes, take = [], jobs.Batch._take
+
+    def watched(self, outcomes, later):
+        take(self, outcomes, later)
+        if self.done % 1000 == 0:
+            with open("/proc/self/statm") as file:
+                sizes.append(int(file.read().split()[1]) * resource.getpagesize() / 2**20)
+
+    monkeypatch.setattr(jobs.Batch, "_take", watched)
+    started = time.monotonic()
+    arguments = [str(tmp_path / "p.jsonl"), "--workflow", str(tmp_path / "w.json")]
+    assert main(["batch", *arguments, "-o", str(tmp_path / "out")]) == 0
+    print(f"{10_000 / (time.monotonic() - started):.0f} rows a second, MB after each 1000: {sizes}")
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 10_000
+    assert sizes[-1] - sizes[1] < 10
