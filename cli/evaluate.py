@@ -54,7 +54,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """Measure a cascade's base, or a folder of pictures; write the report."""
     from ..imagen_core.evaluation import report as pages
     from ..imagen_core.evaluation.evaluate import evaluate as measure
-    from ..imagen_core.evaluation.judge import load_expert
+    from ..imagen_core.evaluation.judge import bundled_judges, load_expert
     from ..imagen_core.evaluation.prompts import write_folder
     from ..imagen_core.weights.files import replacing
 
@@ -96,7 +96,8 @@ def made_or_read(options: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]
     """Prompts, their pictures, and what the report says of where they come from."""
     from .. import imagen_core as core
     from ..imagen_core.evaluation.evaluate import sample_prompts
-    from ..imagen_core.evaluation.prompts import read_folder, read_prompts
+    from ..imagen_core.evaluation.judge import bundled
+    from ..imagen_core.evaluation.prompts import limited, read_folder, read_prompts
 
     if options.images is not None:
         prompts, pictures = read_folder(options.images)
@@ -136,22 +137,6 @@ def made_or_read(options: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]
     return prompts, pictures, settings
 
 
-def limited(prompts: list[Any], limit: int | None) -> list[Any]:
-    """The first prompts of each set.
-
-    limit     of each set; None = all
-    """
-    if limit is None:
-        return prompts
-    counts: dict[str, int] = {}
-    kept = []
-    for prompt in prompts:
-        counts[prompt.set] = counts.get(prompt.set, 0) + 1
-        if counts[prompt.set] <= limit:
-            kept.append(prompt)
-    return kept
-
-
 def with_reference(
     options: argparse.Namespace, judges: dict[str, Any]
 ) -> tuple[dict[str, Any], Any]:
@@ -176,6 +161,8 @@ def beside(options: argparse.Namespace) -> dict[str, Path]:
 
     options   of the command line; with the bundled prompts and judges the real pictures' figures are there
     """
+    from ..imagen_core.evaluation.judge import bundled
+
     own = options.cascade is not None and options.prompts is None
     files = (
         {"real": bundled("real.json")} if own and not (options.judge or options.reference) else {}
@@ -195,15 +182,3 @@ def read_report(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         pass
     raise InputError(f"--beside: expected a report.json of imagen evaluate, got {path}")
-
-
-def bundled(name: str) -> Path:
-    """A file that ships beside the emoji cascade's judges."""
-    from ..imagen_core.formats.cascade import BUNDLED
-
-    return BUNDLED / "emoji_judge" / name
-
-
-def bundled_judges() -> list[Path]:
-    """The judges that ship, the first of them first."""
-    return [bundled(f"{name}.safetensors") for name in ("judge", "second_judge")]

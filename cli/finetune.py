@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..headless.inputs import InputError
 from .loras import STAGES
-from .train import require_packages
 
 if TYPE_CHECKING:
-    from ..imagen_core import Cascade, Stage
+    from ..imagen_core import Cascade
     from ..imagen_core.training.recipe import Recipe
 
 RATES = {"lora": 1e-3, "attention": 1e-4, "all": 1e-4}
@@ -70,7 +70,6 @@ def add_finetune_options(sub: argparse.ArgumentParser) -> None:
 
 def finetune(options: argparse.Namespace) -> dict[str, Any]:
     """Tune a stage on a folder of pictures; the same command goes on where it was stopped."""
-    require_packages("finetune")
     from .. import imagen_core as core
     from ..nodes import host
 
@@ -114,80 +113,53 @@ def recipe_of(options: argparse.Namespace, folder: Path, work: Path) -> tuple[Re
     """The recipe that the options are, and the file of the stage."""
     from ..imagen_core.formats import read_cascade
     from ..imagen_core.formats.stage import read_stage_config
-    from ..imagen_core.training.recipe import parse_recipe
+    from ..imagen_core.training.finetune import Wishes, recipe_for
+    from ..imagen_core.training.recipe import DataSection
 
     files = read_cascade(folder)
     index = STAGES.index(options.stage)
     if index >= len(files.stages):
         raise InputError(f"--stage: {options.cascade} has {', '.join(STAGES[: len(files.stages)])}")
     config = read_stage_config(files.stages[index])
-    steps = options.steps or (0 if options.minutes else 400)
-    crop = options.crop if options.crop is not None else config.resolution // 4
-    crop = crop if config.kind == "sr" or options.crop else 0
     mix = options.mix or (work / "prior" if options.prior and config.kind == "base" else "")
-    every = options.sample_every or max(1, (steps or 1000) // 10)
-    data = {
-        "stage": {"start_from": str(files.stages[index].resolve()), "scale": config.scale},
-        "data": {
-            "text_encoder": str(files.text_encoder.resolve()), "folder": str(options.images.resolve()),
-            "crop": crop, "trigger": options.trigger, "ground": options.ground,
-            "buckets": options.buckets, "mix": str(Path(mix).resolve()) if mix else "",
-            "mix_part": options.mix_part, "held_out": options.held_out, "workers": options.workers,
-        },
-        "optim": {
-            "lr": RATES[options.what] if options.lr is None else options.lr,
-            "warmup_steps": max(1, (steps or 200) // 20), "weight_decay": 0.0, "ema_decay": 0.99,
-        },
-        "tune": {
-            "what": options.what, "rank": options.rank, "alpha": options.alpha,
-            "targets": options.targets, "dora": options.dora, "checkpointing": options.checkpointing,
-        },
-        "run": {
-            "out": str(work.resolve()), "steps": steps, "minutes": options.minutes,
-            "batch": options.batch, "accumulation": options.accumulation, "seed": options.seed,
-            "log_every": max(1, every // 2), "save_every": every, "sample_every": every,
-            "precision": options.precision, "samples": list(options.sample),
-        },
-    }  # fmt: skip
-    return parse_recipe(data, Path()), files.stages[index]
+    data = DataSection(
+        text_encoder=str(files.text_encoder.resolve()), folder=str(options.images.resolve()),
+        trigger=options.trigger, ground=options.ground, buckets=options.buckets,
+        mix=str(Path(mix).resolve()) if mix else "", mix_part=options.mix_part,
+        held_out=options.held_out, workers=options.workers,
+    )  # fmt: skip
+    wishes = Wishes.of(options)
+    if options.lr is None:
+        wishes = replace(wishes, lr=RATES[options.what])
+    start = str(files.stages[index].resolve())
+    return recipe_for(wishes, config, data, work.resolve(), start), files.stages[index]
 
 
 def describe(recipe: Recipe, options: argparse.Namespace, cascade: Cascade) -> list[str]:
     """Say what will be done, and what memory it takes; prompts to make pictures of."""
+    from ..imagen_core.training.finetune import least_side, sample_prompts, sizes
     from ..imagen_core.training.folder import read_folder
-    from ..imagen_core.training.tuning import prepare
 
     stage = cascade.stages[STAGES.index(options.stage)]
-    config = stage.config
-    found = read_folder(
-        recipe.data.folder, recipe.data.crop or config.resolution // 2, recipe.data.trigger
-    )
-    tuned = prepare(stage, recipe.tune)
-    parameters = list(tuned.unet.parameters())
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
-    total = sum(p.numel() for p in parameters)
-    stage.unet.requires_grad_(False)
-    side = recipe.data.crop or config.resolution
-    rows = recipe.run.batch // recipe.run.accumulation
-    # Gradient, two moments and the average, each float32; activations are kept for the backward pass.
-    needed = 4 * total + 16 * trained + 6 * stage.running_bytes(rows, side, side)
-    run = recipe.run
+    config, data, run = stage.config, recipe.data, recipe.run
+    found = read_folder(data.folder, least_side(config, data.crop), data.trigger)
+    total, trained, needed = sizes(stage, recipe)
+    side = data.crop or config.resolution
     length = f"{run.steps} steps" if run.steps else f"{run.minutes:g} minutes"
     what = {"lora": f"a LoRA of rank {recipe.tune.rank}", "attention": "its attention layers"}
     for line in (
         f"stage     {options.stage} of {options.cascade}: {config.kind}, {config.resolution} pixels, "
         f"{total / 1e6:.1f} M parameters",
-        f"pictures  {len(found.pictures)} of {options.images}, at {side} x {side}",
+        f"images    {len(found.pictures)} of {options.images}, at {side} x {side}",
         f"trained   {what.get(recipe.tune.what, 'everything')}: {trained / 1e6:.2f} M parameters",
-        f"length    {length} of {run.batch} pictures, learning rate {recipe.optim.lr:g}",
+        f"length    {length} of {run.batch} images, learning rate {recipe.optim.lr:g}",
         f"memory    about {needed / 2**30:.1f} GiB",
         f"run       {run.out}: checkpoints, log.jsonl, samples/, events/ for TensorBoard",
     ):
         print(line)
     if config.unet.out_channels > 3:
         print("variance  learned: trained on by the hybrid loss")
-    captions = list(dict.fromkeys(p.captions[0] for p in found.pictures))
-    return list(recipe.run.samples) or captions[:: max(1, len(captions) // 4)][:4]
+    return sample_prompts(recipe, found)
 
 
 def make_prior(prompts: Path, folder: Path, cascade: Cascade) -> None:
@@ -209,7 +181,7 @@ def make_prior(prompts: Path, folder: Path, cascade: Cascade) -> None:
 
 def follow(recipe: Recipe, cascade: Cascade, index: int, prompts: list[str]) -> Path:
     """Train; the file that the run makes."""
-    from ..imagen_core import Cascade
+    from ..imagen_core.training.finetune import sampler_of
     from ..imagen_core.training.loop import Watch, train
     from ..imagen_core.training.progress import tell
 
@@ -222,11 +194,8 @@ def follow(recipe: Recipe, cascade: Cascade, index: int, prompts: list[str]) -> 
             left = (recipe.run.steps - values["step"]) * recipe.run.batch
             print(f"about {left / values['pictures_per_second'] / 60:.1f} minutes to go")
 
-    def sample(stage: Stage) -> Any:
-        stages = [stage if i == index else each for i, each in enumerate(cascade.stages)]
-        whole = Cascade(cascade.text_encoder, *stages[: index + 1])
-        return whole.generate(prompts, seed=recipe.run.seed)
-
+    stages = cascade.stages[: index + 1]
+    sample = sampler_of(stages, index, cascade.text_encoder, prompts, recipe.run.seed)
     return train(recipe, watch=Watch(line=line, sample=sample))
 
 

@@ -23,3 +23,4 @@ def use_folders(places: Folders) -> None:
 
     folders.set(places)
     host.temporary.set(places.temp)
+    host.inputs.set(places.input)

@@ -14,6 +14,7 @@ from .loras import ImagenLoadLoRA, ImagenSaveLoRA
 from .preview import ImagenCascadeView
 from .prompt_files import ImagenLoadText, ImagenSaveText
 from .sampling import ImagenBaseSample, ImagenSR256, ImagenSR1024
+from .training import ImagenDatasetFromFolder, ImagenEvaluateCascade, ImagenFineTuneStage
 
 NODE_CLASS_MAPPINGS = {
     "ImagenLoadCascade": ImagenLoadCascade,
@@ -35,6 +36,9 @@ NODE_CLASS_MAPPINGS = {
     "ImagenConditioningToText": ImagenConditioningToText,
     "ImagenStageToModel": ImagenStageToModel,
     "ImagenSRConditioning": ImagenSRConditioning,
+    "ImagenDatasetFromFolder": ImagenDatasetFromFolder,
+    "ImagenFineTuneStage": ImagenFineTuneStage,
+    "ImagenEvaluateCascade": ImagenEvaluateCascade,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -57,6 +61,9 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "ImagenConditioningToText": "Conditioning to Imagen Text",
     "ImagenStageToModel": "Imagen Stage to Model",
     "ImagenSRConditioning": "Imagen SR Conditioning",
+    "ImagenDatasetFromFolder": "Imagen Dataset from Folder",
+    "ImagenFineTuneStage": "Fine-Tune Imagen Stage",
+    "ImagenEvaluateCascade": "Evaluate Cascade",
 }
 
 host.register_folders()

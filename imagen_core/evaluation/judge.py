@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..formats.cascade import BUNDLED
 from ..weights.errors import CheckpointError
 from ..weights.files import open_tensors, write_tensors
 
@@ -211,3 +212,13 @@ def compared_to(expert: Expert, captions: Sequence[str], pictures: Tensor) -> Ex
     """
     unique = tuple(dict.fromkeys(captions))
     return replace(expert, captions=unique, features=expert.judge.look(pictures).features)
+
+
+def bundled(name: str) -> Path:
+    """A file that ships beside the emoji cascade's judges."""
+    return BUNDLED / "emoji_judge" / name
+
+
+def bundled_judges() -> list[Path]:
+    """The judges that ship, the first of them first."""
+    return [bundled(f"{name}.safetensors") for name in ("judge", "second_judge")]

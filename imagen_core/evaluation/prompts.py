@@ -1,7 +1,7 @@
 """What is asked for: prompts with what their pictures must show, and folders of pictures with captions."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -80,6 +80,20 @@ def read_prompts(path: Path) -> list[Prompt]:
                 f"{line[:80]!r}: {error}"
             ) from error
     return prompts
+
+
+def limited(prompts: Sequence[Prompt], limit: int | None) -> list[Prompt]:
+    """The first prompts of each set.
+
+    limit     of each set; None = all
+    """
+    counts: dict[str, int] = {}
+    kept = []
+    for prompt in prompts:
+        counts[prompt.set] = counts.get(prompt.set, 0) + 1
+        if limit is None or counts[prompt.set] <= limit:
+            kept.append(prompt)
+    return kept
 
 
 def write_prompts(prompts: Iterable[Prompt], path: Path) -> None:

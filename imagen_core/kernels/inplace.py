@@ -1,7 +1,8 @@
-"""Elementwise steps that write over their input where no gradient wants it.
+"""Elementwise steps that write over their input where no gradient is recorded.
 
 A large picture's features are hundreds of megabytes: a fresh result for each of three elementwise steps
-costs more time in page faults than in arithmetic. Values are the same to the bit.
+costs more time in page faults than in arithmetic. Values are the same to the bit. While gradients are
+recorded any tensor may be kept for them, one that asks for none too: a LoRA behind fixed layers keeps theirs.
 """
 
 import torch
@@ -10,12 +11,12 @@ from torch import Tensor, nn
 
 
 def activate_(x: Tensor, act: nn.Module) -> Tensor:
-    """act(x), in x itself where no gradient is asked for.
+    """act(x), in x itself where no gradient is recorded.
 
     x     any shape, not used afterwards
     act   nn.SiLU, nn.GELU (exact), nn.Identity; any other module makes a new tensor
     """
-    if x.requires_grad:
+    if torch.is_grad_enabled():
         return act(x)
     if isinstance(act, nn.SiLU):
         return F.silu(x, inplace=True)
@@ -25,28 +26,28 @@ def activate_(x: Tensor, act: nn.Module) -> Tensor:
 
 
 def scale_shift_(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """x * (1 + scale) + shift, in x itself where no gradient is asked for.
+    """x * (1 + scale) + shift, in x itself where no gradient is recorded.
 
     x              b c h w, not used afterwards
     scale, shift   b c 1 1
     """
-    if x.requires_grad or scale.requires_grad or shift.requires_grad:
+    if torch.is_grad_enabled():
         return torch.addcmul(shift, x, 1 + scale)
     return torch.addcmul(shift, x, 1 + scale, out=x)
 
 
 def add_(x: Tensor, other: Tensor) -> Tensor:
-    """x + other, in x itself where no gradient is asked for.
+    """x + other, in x itself where no gradient is recorded.
 
     x       not used afterwards
     other   the same shape
     """
-    return x + other if x.requires_grad or other.requires_grad else x.add_(other)
+    return x + other if torch.is_grad_enabled() else x.add_(other)
 
 
 def scale_(x: Tensor, factor: float) -> Tensor:
-    """x * factor, in x itself where no gradient is asked for.
+    """x * factor, in x itself where no gradient is recorded.
 
     x   any shape, not used afterwards
     """
-    return x * factor if x.requires_grad else x.mul_(factor)
+    return x * factor if torch.is_grad_enabled() else x.mul_(factor)

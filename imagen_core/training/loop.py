@@ -4,6 +4,7 @@ Runs through `accelerate`, so several GPUs work unchanged. Nothing in the loop w
 losses stay there until a log line or a checkpoint is due.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -19,6 +20,7 @@ from ..formats import load_stage, load_text_encoder, save_lora, save_stage
 from ..lora import apply_lora
 from ..stage import Stage
 from ..text.embedding import TextEmbedding
+from ..text.encoder import TextEncoder
 from .checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from .data import Batch, MakePicture, Source, Stream, add_noise, load_pairs
 from .distill import DistillLoss
@@ -26,8 +28,9 @@ from .ema import EMA
 from .folder import Folder, FolderMaker, Mixed, read_folder
 from .loss import Variance, Weighting, diffusion_loss
 from .optim import lr_factor, make_optimizer
+from .processes import processes
 from .progress import Clock, DivergedError, Log, stop_signals, tell
-from .recipe import Precision, Recipe, RecipeError, check_data, check_parts
+from .recipe import Recipe, RecipeError, check_data, check_parts
 from .tuning import lora_of, prepare
 
 MAY_MOVE = {"text_encoder", "images", "manifest", "folder", "mix", "prompts", "start_from"}
@@ -43,12 +46,28 @@ class Watch:
     stop     whether the run is to save and stop
     sample   pictures of the stage as it is, b h w 3 in 0..1, for a grid; None = none are made
     note     called with one line of text now and then
+    step     called after each step with its number and the part of the run that is done, 0..1
     """
 
     line: Callable[[dict[str, Any]], None] = tell
     stop: Callable[[], bool] = lambda: False
     sample: Callable[[Stage], Tensor] | None = None
     note: Callable[[str], None] = print
+    step: Callable[[int, float], None] = lambda number, part: None
+
+
+@dataclass(frozen=True)
+class Given:
+    """Parts of a run that are loaded already, in place of the files that its recipe names.
+
+    stage     to start from; it is copied
+    encoder   the frozen text encoder
+    device    to train on
+    """
+
+    stage: Stage
+    encoder: TextEncoder
+    device: torch.device
 
 
 class StageLoss(nn.Module):
@@ -68,19 +87,25 @@ class StageLoss(nn.Module):
         return losses.mean()
 
 
-def train(recipe: Recipe, make: MakePicture | None = None, watch: Watch | None = None) -> Path:
+def train(
+    recipe: Recipe,
+    make: MakePicture | None = None,
+    watch: Watch | None = None,
+    given: Given | None = None,
+) -> Path:
     """Follow a recipe, from its last checkpoint where there is one; the finished stage's or LoRA's file.
 
     recipe   what, on what, how fast, how long
     make     makes each picture (h w 3, uint8) with its caption; None = those of [data]
     watch    is told of the run; None = lines are printed
+    given    parts that are loaded already; None = those that the recipe names
 
     Ctrl-C and SIGTERM save first. A loss that is no number, or explodes, raises DivergedError and leaves
     the last checkpoint as it was.
     """
     watch = watch or Watch()
     with stop_signals() as signalled:
-        run = Run(recipe, make, watch)
+        run = Run(recipe, make, watch, given)
         try:
             run.go(lambda: signalled() or watch.stop())
         finally:
@@ -91,19 +116,26 @@ def train(recipe: Recipe, make: MakePicture | None = None, watch: Watch | None =
 class Run:
     """A run in progress: network, data, optimiser, averages, clock and log."""
 
-    def __init__(self, recipe: Recipe, make: MakePicture | None, watch: Watch):
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
-
-        AcceleratorState._reset_state()  # a run before this one may have had another precision
+    def __init__(
+        self, recipe: Recipe, make: MakePicture | None, watch: Watch, given: Given | None = None
+    ):
         self.recipe, self.watch, self.out = recipe, watch, Path(recipe.run.out)
-        self.accelerator = Accelerator(mixed_precision=mixed_precision(recipe.run.precision))
+        on_cpu = given is not None and given.device.type == "cpu"
+        self.accelerator = processes(recipe.run.precision, on_cpu)
         check_parts(recipe, self.accelerator.num_processes)
+        if make is None and not recipe.data.folder:
+            check_data(recipe)
         torch.manual_seed(recipe.run.seed)
         device = self.accelerator.device
-        self.plain = make_stage(recipe).to(device)
+        start = make_stage(recipe) if given is None else trainable_copy(given.stage)
+        self.plain = start.to(device)
+        self.settings = settings_of(recipe)
+        if recipe.stage.start_from:
+            self.settings["stage.start_from"] = f"weights {fingerprint(start)}"
         self.stage = prepare(self.plain, recipe.tune)
-        self.source, self.held_out = open_source(recipe, make, device, self.stage, watch)
+        encoder = None if given is None else given.encoder
+        encoder = encoder or load_text_encoder(recipe.data.text_encoder, device)
+        self.source, self.held_out = open_source(recipe, make, encoder, self.stage, watch)
         optim = recipe.optim
         optimizer = make_optimizer(self.stage.unet, optim.optimizer, optim.lr, optim.weight_decay)
         self.ema = EMA(self.stage.unet, optim.ema_decay)
@@ -126,12 +158,12 @@ class Run:
 
     def check_same(self, kept: dict[str, Any]) -> None:
         """Raise RecipeError where a checkpoint is of a recipe that differs in more than its length."""
-        now, before = settings_of(self.recipe), kept.get("recipe", {})
+        now, before = self.settings, kept.get("recipe", {})
         for key in sorted(before.keys() & now.keys()):
             if before[key] != now[key]:
                 raise RecipeError(
                     f"{key}: the run in {self.out} was begun with {before[key]!r}, got {now[key]!r}; set it "
-                    f"back, or begin another run by another run.out"
+                    f"back, or begin another run under another name (run.out)"
                 )
 
     def go(self, stopped: Callable[[], bool]) -> None:
@@ -150,6 +182,7 @@ class Run:
         while not clock.done:
             lr = self.step(next(batches))
             clock.look(self.accelerator, stopped())
+            self.watch.step(clock.step, clock.progress)
             with self.log.untimed():
                 sampled = self.sample_if_due()
             if clock.step % run.log_every == 0 or clock.done:
@@ -233,10 +266,9 @@ class Run:
         """Write a checkpoint, and what the run has made so far."""
         if not self.accelerator.is_main_process:
             return
-        progress = {**self.clock.state(), **self.log.state(), "recipe": settings_of(self.recipe)}
-        save_checkpoint(
-            self.out / "checkpoint", self.stage.unet, self.ema, self.optimizer.optimizer, progress
-        )
+        progress = {**self.clock.state(), **self.log.state(), "recipe": self.settings}
+        plain = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
+        save_checkpoint(self.out / "checkpoint", self.stage.unet, self.ema, plain, progress)
         self.export()
 
     def export(self) -> None:
@@ -284,16 +316,13 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def open_source(
-    recipe: Recipe, make: MakePicture | None, device: torch.device, stage: Stage, watch: Watch
+    recipe: Recipe, make: MakePicture | None, encoder: TextEncoder, stage: Stage, watch: Watch
 ) -> tuple[Source, list[Batch]]:
     """Where a run's pictures come from, its text encoder bound to them; and batches that are held out.
 
     make   makes each picture with its caption; None = those of [data]
     """
-    data = recipe.data
-    if make is None and not data.folder:
-        check_data(recipe)
-    encoder = load_text_encoder(data.text_encoder, device)
+    data, device = recipe.data, stage.device
     stage.check_text(encoder.encode([""]).embeds)
     if make is None and not data.folder:
         return load_pairs(data, encoder, device), []
@@ -368,14 +397,6 @@ def save_grid(grid: Tensor, path: Path) -> None:
     temporary.replace(path)
 
 
-def mixed_precision(precision: Precision) -> str:
-    """accelerate's word for a recipe's precision; "auto" is bfloat16 on GPUs that have it."""
-    if precision == "auto":
-        fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        return "bf16" if fast else "no"
-    return "bf16" if precision == "bfloat16" else "no"
-
-
 def make_stage(recipe: Recipe) -> Stage:
     """A new stage, or the one that the recipe starts from with the recipe's own settings."""
     config = recipe.stage_config()
@@ -388,6 +409,27 @@ def make_stage(recipe: Recipe) -> Stage:
             f"got {start.config.unet}"
         )
     return Stage(config, start.unet.requires_grad_(True))
+
+
+def trainable_copy(stage: Stage) -> Stage:
+    """A float32 copy of a stage, whose weights ask for gradients."""
+    if stage.loras:
+        raise ValueError(
+            "stage: expected one without a LoRA, as training makes one; connect or name the plain stage, or "
+            "merge the LoRA into it first"
+        )
+    copy = Stage(stage.config).to(dtype=torch.float32)
+    copy.unet.load_state_dict(stage.unet.state_dict())
+    return Stage(stage.config, copy.unet.requires_grad_(True))
+
+
+def fingerprint(stage: Stage) -> str:
+    """What tells a stage's weights from others: a digest of some of each tensor's values."""
+    digest = hashlib.sha256()
+    for weight in stage.unet.state_dict().values():
+        values = weight.flatten()[:: max(1, weight.numel() // 8)]
+        digest.update(values.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def export(stage: Stage, ema: EMA, path: Path) -> None:

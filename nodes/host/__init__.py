@@ -12,6 +12,9 @@ from .files import (
     cascade_names,
     folders,
     home,
+    image_folder,
+    image_folders,
+    inputs,
     lora_by_path,
     lora_file,
     lora_names,
@@ -24,6 +27,7 @@ from .files import (
     text_names,
     text_path,
     tokenizer_folders,
+    training_folder,
 )
 from .images import save_temporary, temporary, watched
 from .memory import (
@@ -37,7 +41,16 @@ from .memory import (
     to_results,
 )
 from .model import AUG, LOWRES, STYLE, native_model, pixel_vae, text_mask
-from .progress import OnStep, note, preview, progress, reporter
+from .progress import (
+    OnStep,
+    interrupted,
+    long_progress,
+    note,
+    preview,
+    progress,
+    reporter,
+    stop_if_interrupted,
+)
 
 __all__ = [
     "AUG",
@@ -55,6 +68,11 @@ __all__ = [
     "folders",
     "forget_unused",
     "home",
+    "image_folder",
+    "image_folders",
+    "inputs",
+    "interrupted",
+    "long_progress",
     "lora_by_path",
     "lora_file",
     "lora_names",
@@ -72,6 +90,7 @@ __all__ = [
     "resolve",
     "save_temporary",
     "stage_names",
+    "stop_if_interrupted",
     "temporary",
     "text_encoder_names",
     "text_mask",
@@ -79,5 +98,6 @@ __all__ = [
     "text_path",
     "to_results",
     "tokenizer_folders",
+    "training_folder",
     "watched",
 ]

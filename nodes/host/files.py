@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 
 from .adapter import comfy
 from .listing import files_below
 
-TEXTS = "texts"
+TEXTS, TRAINING = "texts", "training"
 MOST_NAMES = 8  # in a message
 # In the folder of a published U-Net, or of shards.
 MODEL_SIGNS = (
@@ -16,6 +17,8 @@ MODEL_SIGNS = (
     "config.yml",
 )
 INDEX = "*.index*.json"
+inputs: ContextVar[Path] = ContextVar("inputs", default=Path("input"))
+"""Outside ComfyUI: where images come from; a runner sets it."""
 BUNDLED = Path(__file__).parents[2] / "imagen_core" / "pretrained"
 
 
@@ -94,7 +97,9 @@ def stage_names() -> list[str]:
         lone += _names(kind, "**/*.bin", lambda path: path)
         names += models + [name for name in lone if not name.startswith(inside)]
     return _unique(
-        name for name in names if "text_encoder" not in name and not name.startswith(f"{TEXTS}/")
+        name
+        for name in names
+        if "text_encoder" not in name and not name.startswith((f"{TEXTS}/", f"{TRAINING}/"))
     )
 
 
@@ -162,6 +167,36 @@ def lora_path(name: str, input_name: str) -> Path:
     name         without ending; may have folders
     """
     return _below(home("loras"), name.removesuffix(".safetensors"), input_name)
+
+
+def training_folder(name: str, input_name: str) -> Path:
+    """The folder of a training of that name: in models/imagen/training, which it never leaves.
+
+    name   may have folders
+    """
+    return _below(folders("imagen")[0] / TRAINING, name, input_name).with_suffix("")
+
+
+def image_folders() -> list[str]:
+    """Folders of images to choose from: those below the input folder that hold any."""
+    found = {os.path.dirname(path) for path in files_below(_input(), "**/*")}
+    return sorted(name for name in found if name)
+
+
+def image_folder(name: str) -> Path:
+    """A folder below the input folder, or one that its whole path names in a shell."""
+    if _path_in_shell(name) and Path(name).is_dir():
+        return Path(name)
+    root = Path(os.path.abspath(_input()))
+    path = Path(os.path.normpath(root / name))
+    if not path.is_relative_to(root) or path == root or not path.is_dir():
+        raise ValueError(f"folder: expected a folder inside {root}, got {name!r}")
+    return path
+
+
+def _input() -> Path:
+    folder_paths = comfy("folder_paths")
+    return inputs.get() if folder_paths is None else Path(folder_paths.get_input_directory())
 
 
 def _below(root: Path, name: str, input_name: str) -> Path:

@@ -62,3 +62,42 @@ def preview(x0: Tensor) -> Any:
     image = Image.fromarray(pixels)
     factor = max(1, PREVIEW_SIDE // max(image.size))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def interrupted() -> bool:
+    """Whether a person has asked ComfyUI to stop; what runs may finish what it is at first."""
+    management = comfy("comfy.model_management")
+    return management is not None and management.processing_interrupted()
+
+
+def stop_if_interrupted() -> None:
+    """End the node as ComfyUI does where a person has asked for it."""
+    management = comfy("comfy.model_management")
+    if management is not None:
+        management.throw_exception_if_processing_interrupted()
+
+
+def long_progress() -> Callable[[int, int, Tensor | None], None]:
+    """Shows how far a training is: done, of how many, an image (h w 3 in 0..1) or None; never interrupts."""
+    utils = comfy("comfy.utils")
+    told = reporter.get()
+    if utils is None and told is None:
+        return lambda done, total, image: None
+    bar = None
+
+    def on_step(done: int, total: int, image: Tensor | None) -> None:
+        nonlocal bar
+        if utils is None:
+            if told is not None:
+                told(done, total, blank)
+            return
+        bar = bar or utils.ProgressBar(total)
+        picture = (
+            None if image is None else ("JPEG", preview(image.movedim(2, 0)[None] * 2 - 1), 512)
+        )
+        bar.update_absolute(done, total, picture)
+
+    import torch
+
+    blank = torch.zeros(1, 3, 1, 1)
+    return on_step

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from imagen_nodes.cli.evaluate import bundled, bundled_judges, read_report
-from imagen_nodes.imagen_core.evaluation.judge import load_expert
+from imagen_nodes.cli.evaluate import read_report
+from imagen_nodes.imagen_core.evaluation.judge import bundled, bundled_judges, load_expert
 from imagen_nodes.imagen_core.evaluation.prompts import read_prompts
 from imagen_nodes.imagen_core.evaluation.scenes import COLOURS, GROUNDS
 

@@ -26,7 +26,8 @@ def test_in_place_the_values_are_the_same_to_the_bit(name, dtype):
     s = torch.randn(2, 4, 1, 1, dtype=dtype)
     expected = reference(x, s)
     storage = x.data_ptr()
-    result = fast(x, s)
+    with torch.no_grad():
+        result = fast(x, s)
     assert torch.equal(result, expected)
     assert result.data_ptr() == storage
 
@@ -41,6 +42,17 @@ def test_gradients_are_those_of_the_plain_step(name):
         step(x * 1.0, s).square().sum().backward()
         grads.append(x.grad)
     assert torch.equal(*grads)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_what_a_layer_kept_for_its_gradient_stays_though_it_asks_for_none(name):
+    """The input of a LoRA behind fixed layers."""
+    x, s = torch.randn(2, 4, 5, 6), torch.randn(2, 4, 1, 1)
+    before, weight = x.clone(), torch.ones(4, 1, 1, requires_grad=True)
+    y = x * weight
+    STEPS[name][0](x, s)
+    y.sum().backward()
+    assert torch.equal(weight.grad.flatten(), before.sum(dim=(0, 2, 3)))
 
 
 def test_an_activation_of_another_kind_makes_a_new_tensor():

@@ -120,6 +120,19 @@ def test_a_new_branch_changes_nothing_and_dora_begins_at_the_weights_norms(folde
         assert not any(p.requires_grad for p in stage.unet.parameters())
 
 
+def test_a_lora_of_a_super_resolution_stage_lowers_its_loss(folder):
+    sr = StageConfig("sr", 64, 4, PRESETS["tiny-sr"])
+    save_stage(random_stage(sr), folder / "sr.safetensors")
+    stage = {"start_from": "sr.safetensors", "scale": 4}
+    data = recipe(
+        stage=stage, steps=15, sample_every=1, log_every=1, optim={"lr": 1e-2},
+        data={"crop": 16, "held_out": 0.4},
+    )  # fmt: skip
+    follow(data, folder)
+    lines = [json.loads(line) for line in (folder / "run/log.jsonl").read_text().splitlines()]
+    assert lines[-1]["held_out"] < 0.95 * lines[0]["held_out"]
+
+
 def test_attention_alone_leaves_the_rest_as_it_was(folder):
     path = follow(recipe(tune={"what": "attention"}, steps=3), folder)
     before = load_stage(folder / "base.safetensors").unet.state_dict()
