@@ -7,10 +7,11 @@ from ..headless.registry import Registry
 def default_registry() -> Registry:
     """The pack's own nodes and the core nodes that its workflows use."""
     from ..headless.comfy_nodes import CORE_NODES
-    from ..nodes import NODE_CLASS_MAPPINGS, host
+    from ..nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, host
 
     registry = Registry({**CORE_NODES, **NODE_CLASS_MAPPINGS})
     registry.reporters = (host.reporter,)
+    registry.titles = {**NODE_DISPLAY_NAME_MAPPINGS, "SaveImage": "Save Image"}
     return registry
 
 

@@ -1,8 +1,9 @@
 """The node classes that a workflow may use, and what they declare."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 Spec = tuple[Any, dict[str, Any]]  # type, a combo's being a list; options
@@ -12,9 +13,16 @@ class Registry(dict[str, type]):
     """Node classes by type.
 
     reporters   set, while a node runs, to what the node is to call after each step: (step, num_steps, x0)
+    titles      what a node of a type is called where its file gives it no title of its own, as frontends do
     """
 
     reporters: tuple[ContextVar[Callable[..., None] | None], ...] = ()
+    titles: Mapping[str, str] = MappingProxyType({})
+
+
+def title_of(registry: Mapping[str, type], kind: str) -> str:
+    """What a node of a type is called; its type where that is not known."""
+    return getattr(registry, "titles", {}).get(kind, kind)
 
 
 Declared = dict[str, tuple[Any, dict[str, Any], bool]]

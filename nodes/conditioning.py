@@ -3,7 +3,7 @@
 from typing import Any
 
 from . import host
-from .widgets import choice, number, wire
+from .widgets import advanced, choice, number, wire
 
 NO_BOUND = 100.0
 
@@ -22,6 +22,7 @@ class ImagenT5Encode:
     RETURN_NAMES = ("text",)
     OUTPUT_TOOLTIPS = ("Connect to the sampling nodes; one text can feed several stages.",)
     RUN_MANY = "encode_many"
+    HAS_INTERMEDIATE_OUTPUT = True  # how the prompt was read
     SEARCH_ALIASES = ["prompt", "clip text encode", "t5", "text"]
 
     @classmethod
@@ -56,6 +57,7 @@ class ImagenT5Encode:
                         "default": False,
                         "tooltip": "DeepFloyd IF's caption cleaning: removes links, brackets, sizes etc., "
                         "so that no word has a weight.",
+                        "advanced": True,
                     },
                 ),
             },
@@ -172,34 +174,42 @@ class ImagenDynamicThreshold:
                     "static: clip to [-1, 1]; dynamic: clip at the percentile and rescale, for "
                     "strong guidance; none: do not clip.",
                 ),
-                "percentile": number(
-                    0.995,
-                    0.5,
-                    1.0,
-                    0.005,
-                    "Dynamic threshold: percentile of abs(x0) in each image; 0.995 leaves 99.5 % "
-                    "of the values unclipped.",
+                "percentile": advanced(
+                    number(
+                        0.995,
+                        0.5,
+                        1.0,
+                        0.005,
+                        "Dynamic threshold: percentile of abs(x0) in each image; 0.995 leaves 99.5 % "
+                        "of the values unclipped.",
+                    )
                 ),
-                "max_value": number(
-                    NO_BOUND,
-                    1.0,
-                    NO_BOUND,
-                    0.1,
-                    "Upper limit of the dynamic threshold; 100 = no limit.",
+                "max_value": advanced(
+                    number(
+                        NO_BOUND,
+                        1.0,
+                        NO_BOUND,
+                        0.1,
+                        "Upper limit of the dynamic threshold; 100 = no limit.",
+                    )
                 ),
-                "start": number(
-                    0.0,
-                    0.0,
-                    1.0,
-                    0.01,
-                    "Guidance starts at this fraction of the schedule; 0 = with the first step.",
+                "start": advanced(
+                    number(
+                        0.0,
+                        0.0,
+                        1.0,
+                        0.01,
+                        "Guidance starts at this fraction of the schedule; 0 = with the first step.",
+                    )
                 ),
-                "end": number(
-                    1.0,
-                    0.0,
-                    1.0,
-                    0.01,
-                    "Guidance ends at this fraction of the schedule; 1 = with the last step.",
+                "end": advanced(
+                    number(
+                        1.0,
+                        0.0,
+                        1.0,
+                        0.01,
+                        "Guidance ends at this fraction of the schedule; 1 = with the last step.",
+                    )
                 ),
             }
         }

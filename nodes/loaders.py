@@ -3,7 +3,7 @@
 from typing import Any
 
 from . import host
-from .widgets import choice
+from .widgets import advanced, choice
 
 DTYPE_TIP = (
     "Precision of the networks. auto = bfloat16 on GPUs and on CPUs that compute in it, "
@@ -28,6 +28,7 @@ class ImagenLoadCascade:
         "Enlarges 64 to 256: connect to Imagen SR 256.",
         "Enlarges 256 to 1024: connect to Imagen SR 1024.",
     )
+    ESSENTIALS_CATEGORY = "Image Generation"
     SEARCH_ALIASES = ["imagen", "cascade", "load imagen", "pixel diffusion"]
 
     @classmethod
@@ -40,7 +41,7 @@ class ImagenLoadCascade:
                     "emoji",
                     "“emoji” is bundled; others are folders in models/imagen.",
                 ),
-                "dtype": choice(list(host.DTYPES), "auto", DTYPE_TIP),
+                "dtype": advanced(choice(list(host.DTYPES), "auto", DTYPE_TIP)),
             }
         }
 
@@ -89,7 +90,7 @@ class ImagenLoadTextEncoder:
                     "",
                     "The T5 that the stages were trained with; another one gives noise.",
                 ),
-                "dtype": choice(list(host.DTYPES), "auto", DTYPE_TIP),
+                "dtype": advanced(choice(list(host.DTYPES), "auto", DTYPE_TIP)),
             }
         }
 
@@ -135,7 +136,7 @@ class ImagenLoadStage:
                     "emoji/base.safetensors",
                     "A stage file written by `imagen train`, or a folder or file of DeepFloyd IF.",
                 ),
-                "dtype": choice(list(host.DTYPES), "auto", DTYPE_TIP),
+                "dtype": advanced(choice(list(host.DTYPES), "auto", DTYPE_TIP)),
             }
         }
 

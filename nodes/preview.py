@@ -50,14 +50,13 @@ class ImagenCascadeView:
                     "expected at least one of image_64, image_256 and image_1024, got none; connect the "
                     "result of a stage"
                 )
-        stages = [
-            {
-                "stage": name,
-                "width": image.shape[2],
-                "height": image.shape[1],
-                "images": [host.save_temporary(picture) for picture in rgb(image)],
-            }
-            for name, image in given.items()
-        ]
+        stages: list[dict[str, Any]] = []
+        for image in given.values():
+            height, width = image.shape[1:3]
+            files = [host.save_temporary(picture) for picture in rgb(image)]
+            # A bypassed stage hands on what it was given, which is shown already.
+            if all(files != stage["images"] for stage in stages):
+                name = str(max(width, height))
+                stages.append({"stage": name, "width": width, "height": height, "images": files})
         files = [file for stage in stages for file in stage["images"]]
         return {"ui": {"images": files, "imagen_view": stages}}

@@ -12,6 +12,7 @@ from .widgets import (
     SAMPLER,
     SEED,
     TIMESTEPS,
+    advanced,
     choice,
     integer,
     level_input,
@@ -36,6 +37,8 @@ class ImagenBaseSample:
     RETURN_NAMES = ("image",)
     OUTPUT_TOOLTIPS = ("An image: edit it, or connect it to Imagen SR 256.",)
     RUN_MANY = "sample_many"
+    HAS_INTERMEDIATE_OUTPUT = True  # so that a cached run shows the chart again
+    ESSENTIALS_CATEGORY = "Image Generation"
     SEARCH_ALIASES = ["ksampler", "imagen sampler", "text to image", "inpaint", "img2img"]
 
     @classmethod
@@ -81,15 +84,17 @@ class ImagenBaseSample:
                 "mask": wire("MASK", "White is repainted, black is kept pixel-exact."),
                 "timesteps": TIMESTEPS,
                 "inpaint": INPAINT,
-                "resample": integer(
-                    1,
-                    1,
-                    20,
-                    1,
-                    "With a mask: RePaint passes per segment. More passes hide the seam better "
-                    "and cost that much more time.",
+                "resample": advanced(
+                    integer(
+                        1,
+                        1,
+                        20,
+                        1,
+                        "With a mask: RePaint passes per segment. More passes hide the seam better "
+                        "and cost that much more time.",
+                    )
                 ),
-                "jump": integer(10, 1, 1000, 1, "With resample: steps per segment."),
+                "jump": advanced(integer(10, 1, 1000, 1, "With resample: steps per segment.")),
             },
         }
 
@@ -175,13 +180,15 @@ def super_resolution_inputs() -> dict[str, Any]:
             "aug_level": level_input(
                 "Noise added to `image` first: 0 keeps it as it is, 0.1 to 0.3 lets the stage invent detail."
             ),
-            "tile": integer(
-                0,
-                0,
-                4096,
-                64,
-                "Side in pixels of overlapping tiles of the result, which save memory; 0 = "
-                "the whole image at once.",
+            "tile": advanced(
+                integer(
+                    0,
+                    0,
+                    4096,
+                    64,
+                    "Side in pixels of overlapping tiles of the result, which save memory; 0 = "
+                    "the whole image at once.",
+                )
             ),
         },
         "optional": {
@@ -189,11 +196,13 @@ def super_resolution_inputs() -> dict[str, Any]:
                 "IMAGEN_GUIDANCE", "From Dynamic-Threshold Guidance; else the stage's own settings."
             ),
             "timesteps": TIMESTEPS,
-            "aug_noise": choice(
-                ["once", "each step"],
-                "once",
-                "When the noise of aug_level is drawn: once, or anew at each step as in "
-                "DeepFloyd IF's own code.",
+            "aug_noise": advanced(
+                choice(
+                    ["once", "each step"],
+                    "once",
+                    "When the noise of aug_level is drawn: once, or anew at each step as in "
+                    "DeepFloyd IF's own code.",
+                )
             ),
             "original": wire(
                 "IMAGE",
@@ -203,13 +212,15 @@ def super_resolution_inputs() -> dict[str, Any]:
             "mask": wire(
                 "MASK", "With an original: white is repainted, black is kept pixel-exact."
             ),
-            "strength": number(
-                1.0,
-                0.01,
-                1.0,
-                0.01,
-                "With an original: how much of it to change, as the fraction of the steps "
-                "that is run; 1 = all steps.",
+            "strength": advanced(
+                number(
+                    1.0,
+                    0.01,
+                    1.0,
+                    0.01,
+                    "With an original: how much of it to change, as the fraction of the steps "
+                    "that is run; 1 = all steps.",
+                )
             ),
             "inpaint": INPAINT,
         },
@@ -228,6 +239,8 @@ class ImagenSR256:
     RETURN_NAMES = ("image",)
     OUTPUT_TOOLTIPS = ("An image: edit it, or connect it to Imagen SR 1024.",)
     RUN_MANY = "enlarge_many"
+    HAS_INTERMEDIATE_OUTPUT = True
+    ESSENTIALS_CATEGORY = "Image Generation"
     SEARCH_ALIASES = ["upscale", "super resolution", "restyle"]
     NAME = "Imagen SR 256"
 

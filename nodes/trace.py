@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ class Watch:
     def __init__(self) -> None:
         self.traces: dict[int, Trace] = {}  # by first row
         self.frames: list[Tensor] = []
+        self.began = time.monotonic()
 
     def part(self, first: int) -> dict[str, Any]:
         """Keyword arguments for the core: what to call after each step and where to keep the threshold.
@@ -47,7 +49,10 @@ class Watch:
         """
         if not host.watched():
             return (image,)
-        return {"ui": {"imagen_trace": [self._summary()]}, "result": (image,)}
+        height, width = image.shape[1:3]
+        told = {**self._summary(), "width": width, "height": height}
+        told["seconds"] = round(time.monotonic() - self.began, 1)
+        return {"ui": {"imagen_trace": [told]}, "result": (image,)}
 
     def _filming(self, told: Callable[[int, int, Tensor], None]) -> Callable[..., None]:
         """The callback, which also keeps a small first picture of some of the steps."""

@@ -35,6 +35,7 @@ TIMESTEPS = (
         "smart185, fast27, super27, super40, super100), leading50 for diffusers' "
         "grid, 10,10,0 for steps per section, or a list such as [999, 500, 0]. Leave "
         "empty to use steps.",
+        "advanced": True,
     },
 )
 
@@ -87,6 +88,12 @@ def number(
     return "FLOAT", {**options, "tooltip": tooltip}
 
 
+def advanced(declared: tuple[Any, dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
+    """The same input, which ComfyUI of today shows behind a button and older ones as any other."""
+    kind, options = declared
+    return kind, {**options, "advanced": True}
+
+
 def wire(kind: str, tooltip: str) -> tuple[str, dict[str, Any]]:
     """An input that only a link can feed."""
     return kind, {"tooltip": tooltip}
@@ -102,9 +109,11 @@ def choice(names: list[str], default: str, tooltip: str) -> tuple[list[str], dic
     return names, {"default": default, "tooltip": tooltip}
 
 
-INPAINT = choice(
-    ["repaint", "clean"],
-    "repaint",
-    "With a mask. repaint: kept pixels get the noise of each step; clean: the network sees them "
-    "without noise, as in DeepFloyd IF.",
+INPAINT = advanced(
+    choice(
+        ["repaint", "clean"],
+        "repaint",
+        "With a mask. repaint: kept pixels get the noise of each step; clean: the network sees them "
+        "without noise, as in DeepFloyd IF.",
+    )
 )

@@ -25,20 +25,9 @@ from imagen_nodes.headless.graph import (
     Node,
     to_api,
 )
-from imagen_nodes.headless.registry import declared_inputs
+from imagen_nodes.headless.registry import declared_inputs, title_of
 
 OUT = Path(__file__).parent.parent / "example_workflows"
-TITLES = {
-    "ImagenLoadCascade": "Load Imagen Cascade",
-    "ImagenT5Encode": "T5 Encode",
-    "ImagenDynamicThreshold": "Dynamic-Threshold Guidance",
-    "ImagenBaseSample": "Imagen Base Sample",
-    "ImagenSR256": "Imagen SR 256",
-    "ImagenSR1024": "Imagen SR 1024",
-    "ImagenCascadeView": "Cascade View",
-    "ImagenLoadTextEncoder": "Load T5 Encoder",
-    "ImagenLoadStage": "Load Imagen Stage",
-}
 # What the bundled stages' own settings are, written out: a template shows numbers to begin from.
 SHOWN: dict[str, dict[str, Any]] = {
     "ImagenBaseSample": {"steps": 32, "sampler": "dpmpp_2m"},
@@ -60,7 +49,7 @@ class Builder:
         for name, (_, options, _) in declared_inputs(self.registry[class_type]).items():
             if name not in inputs and "default" in options:
                 inputs[name] = SHOWN.get(class_type, {}).get(name, options["default"])
-        title = title or TITLES.get(class_type, class_type)
+        title = title or title_of(self.registry, class_type)
         self.graph[node_id] = Node(node_id, class_type, title, inputs)
         return node_id
 
@@ -127,17 +116,16 @@ def edit_at_64() -> Graph:
     b = Builder()
     loader, text, guidance = b.start("a rocket, noto style")
     small = Link(b.base(loader, text, guidance), 0)
-    middle = b.add("ImageCrop", "Crop the middle", image=small, width=48, height=48, x=8, y=8)
-    scaled = b.add(
+    portrait = b.add(
         "ImageScale",
-        "Back to 64",
-        image=Link(middle, 0),
+        "Cut to 48 x 64",
+        image=small,
         upscale_method="bicubic",
-        width=64,
+        width=48,
         height=64,
-        crop="disabled",
+        crop="center",
     )
-    return b.save(b.enlarge(loader, Link(scaled, 0), text))
+    return b.save(b.enlarge(loader, Link(portrait, 0), text))
 
 
 def restyle_in_sr() -> Graph:
@@ -329,7 +317,14 @@ NOTES = {
     if_into_bundled_sr: "## DeepFloyd IF into the bundled stages\nA cascade of two families."
     + IF_NOTE,
 }
-LOOPED = {synthetic_data}  # whose seeds change after each run
+# What app mode asks for, by node type: the first of each, but for prompts and pictures, of which all.
+ASKED = {
+    "ImagenT5Encode": "prompt",
+    "LoadImage": "image",
+    "ImagenDynamicThreshold": "guidance_scale",
+    "ImagenBaseSample": "seed",
+}
+EVERY = ("ImagenT5Encode", "LoadImage")
 
 
 def main() -> None:
@@ -341,8 +336,8 @@ def main() -> None:
     for make, note in NOTES.items():
         graph = make()
         workflow = to_ui(graph, registry, note)
-        if make in LOOPED:
-            move_on(workflow)
+        move_on(workflow)
+        workflow["extra"]["linearData"] = app_of(workflow)
         if make is guidance_sweep:
             as_grid(workflow)
         write(OUT / f"{make.__name__}.json", workflow)
@@ -361,6 +356,18 @@ def move_on(workflow: dict[str, Any]) -> None:
         if node["type"].startswith("Imagen"):
             values = node["widgets_values"]
             node["widgets_values"] = ["randomize" if v == "fixed" else v for v in values]
+
+
+def app_of(workflow: dict[str, Any]) -> dict[str, Any]:
+    """What app mode asks for and shows: widgets as [node id, name], and the ids of the savers."""
+    of = {kind: [n["id"] for n in workflow["nodes"] if n["type"] == kind] for kind in ASKED}
+    inputs = [
+        [node_id, name]
+        for kind, name in ASKED.items()
+        for node_id in (of[kind] if kind in EVERY else of[kind][:1])
+    ]
+    outputs = [node["id"] for node in workflow["nodes"] if node["type"] == "SaveImage"]
+    return {"inputs": inputs, "outputs": outputs}
 
 
 def as_grid(workflow: dict[str, Any]) -> None:

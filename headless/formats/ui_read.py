@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from ..graph import Link, Node, Problem, WorkflowError, cut
-from ..registry import Registry, declared_once
+from ..registry import Registry, declared_once, title_of
 from .queueing import Draft, Shown
 from .ui_links import BYPASSED, MUTED, VIRTUAL, resolve_input
 from .ui_scopes import BadLink, Constant, Scope, Source, nodes_within, read_scopes
@@ -73,7 +73,9 @@ def emit(scope: Scope, registry: Registry, draft: Draft, problems: list[Problem]
             continue
         own, brought = joined(scope, node, values, kind in registry, problems)
         draft.typed |= dict.fromkeys((full_id, name) for name in own if name not in brought)
-        draft.graph[full_id] = Node(full_id, kind, node["title"] or kind, {**own, **brought})
+        draft.graph[full_id] = Node(
+            full_id, kind, node["title"] or title_of(registry, kind), {**own, **brought}
+        )
 
 
 def joined(
@@ -122,8 +124,8 @@ def shown(scope: Scope, node: dict[str, Any], registry: Registry) -> Shown:
         values = widget_values(node, registry.get(node["type"]))
     except UnknownOrder:
         values = {}
-    kind = str(node["properties"].get("Node name for S&R", ""))
-    title = node["title"] or node["type"]
+    kind = str(node["properties"].get("Node name for S&R", node["type"]))
+    title = node["title"] or title_of(registry, node["type"])
     return Shown(scope.prefix + str(node["id"]), (kind, title), values)
 
 

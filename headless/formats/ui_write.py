@@ -5,7 +5,7 @@ import uuid
 from typing import Any
 
 from ..graph import Graph, Link, Node, to_api
-from ..registry import Registry, declared_inputs
+from ..registry import Registry, declared_inputs, title_of
 from .typed_texts import kept
 from .ui_layout import COLUMN, lay_out
 from .widget_values import is_widget, saved_positions
@@ -74,6 +74,10 @@ def ui_node(node: Node, registry: Registry) -> dict[str, Any]:
         {"name": name, "type": kind, "links": []}
         for name, kind in zip(names, cls.RETURN_TYPES, strict=True)
     ]
+    changed = any(
+        options.get("advanced") and name in constants and constants[name] != options.get("default")
+        for name, (_, options, _) in declared_inputs(cls).items()
+    )
     height = HEAD + SLOT * max(len(inputs) - widgets, len(outputs)) + WIDGET * len(values)
     tall = sum(bool(o.get("multiline")) for _, o, _ in declared_inputs(cls).values())
     return {
@@ -86,7 +90,9 @@ def ui_node(node: Node, registry: Registry) -> dict[str, Any]:
         "mode": 0,
         "inputs": inputs,
         "outputs": outputs,
-        "title": node.title,
+        # A title of a node's type is not written, so that a translation of it shows.
+        **({"title": node.title} if node.title != title_of(registry, node.class_type) else {}),
+        **({"showAdvanced": True} if changed else {}),
         "properties": {"Node name for S&R": node.class_type},
         "widgets_values": values,
     }

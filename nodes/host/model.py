@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .adapter import comfy
 from .memory import keep_patcher
 from .model_text import Text, TextCond
+from .progress import note
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +76,7 @@ def pixel_vae() -> Any:
 def _config_class() -> type:
     class Pixels(comfy("comfy.latent_formats").LatentFormat):
         latent_channels = 3
+        spacial_downscale_ratio = 1  # an empty latent of 64 x 64 is an image of 64 x 64
         latent_rgb_factors = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
 
     class StageModelConfig(comfy("comfy.supported_models_base").BASE):
@@ -193,6 +195,13 @@ def stage_conds(stage: Any, given: dict[str, Any]) -> dict[str, Any]:
         lowres = given[LOWRES].to(given["device"], stage.dtype)
         out["lowres"] = conds.CONDNoiseShape(lowres)
         out["aug"] = conds.CONDRegular(given[AUG].to(given["device"]))
+    elif max(given["noise"].shape[-2:]) < stage.config.resolution / 4:
+        height, width = given["noise"].shape[-2:]
+        note(
+            f"Imagen Stage to Model: the latent is {width} x {height}, and this stage's latents are pixels, "
+            f"about {stage.config.resolution} x {stage.config.resolution}. This ComfyUI's Empty Latent Image "
+            f"divides its sides by 8: give it sides 8 times as large, or scale the latent up"
+        )
     return out
 
 

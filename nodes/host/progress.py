@@ -41,26 +41,30 @@ def progress() -> OnStep:
         management.throw_exception_if_processing_interrupted()
         bar = bar or utils.ProgressBar(num_steps)
         picture = None
-        if time.monotonic() - shown > PREVIEW_SECONDS or step == num_steps:
+        if step == num_steps:  # it stays, with its size written below it: that must be the true one
+            side = max(PREVIEW_SIDE, *x0.shape[2:])
+            picture = ("JPEG", preview(x0, side), side)
+        elif time.monotonic() - shown > PREVIEW_SECONDS:
             picture, shown = ("JPEG", preview(x0), PREVIEW_SIDE), time.monotonic()
         bar.update_absolute(step, num_steps, picture)
 
     return on_step
 
 
-def preview(x0: Tensor) -> Any:
-    """The first picture of a batch as a PIL image near PREVIEW_SIDE, small ones enlarged without smoothing.
+def preview(x0: Tensor, wanted: int = PREVIEW_SIDE) -> Any:
+    """The first picture of a batch as a PIL image near a side, small ones enlarged without smoothing.
 
-    x0   b 3 h w in [-1, 1]
+    x0       b 3 h w in [-1, 1]
+    wanted   pixels of the longer side
     """
     from PIL import Image
     from torch.nn.functional import avg_pool2d
 
-    shrink = max(1, max(x0.shape[2:]) // PREVIEW_SIDE)
+    shrink = max(1, max(x0.shape[2:]) // wanted)
     first = avg_pool2d(x0[0], shrink, ceil_mode=True)  # before it leaves the device
     pixels = ((first.permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).byte().cpu().numpy()
     image = Image.fromarray(pixels)
-    factor = max(1, PREVIEW_SIDE // max(image.size))
+    factor = max(1, wanted // max(image.size))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 

@@ -301,3 +301,25 @@ told(
     assert got["stack"] < 1e-3, got
     assert min(got["lora"], got["rescaled"], got["both"]) > 0.01, got
     assert got["again"]
+
+
+def test_a_plain_empty_latent_gives_a_picture_of_its_own_size(inside_comfy):
+    """Where the host tells how far a latent is scaled down; older ones divide by 8, and a note says so."""
+    got = inside_comfy(
+        STAGE
+        + """
+import logging
+said = []
+logging.getLogger("imagen_nodes").addFilter(lambda record: said.append(record.getMessage()) or True)
+model, vae = node("ImagenStageToModel", stage=cascade.base)
+(latent,) = nodes.EmptyLatentImage().generate(64, 64)
+(made,) = nodes.common_ksampler(
+    model, 0, 2, 1.0, "euler", "normal", positive, negative, latent
+)
+told(sides=list(made["samples"].shape[2:]), known="downscale_ratio_spacial" in latent, said=said)
+"""
+    )
+    if got["known"]:
+        assert (got["sides"], got["said"]) == ([64, 64], [])
+    else:
+        assert any("8 times as large" in text for text in got["said"])

@@ -27,7 +27,7 @@ def test_no_node_of_an_example_covers_another_and_wires_run_to_the_right(path):
     data = json.loads(path.read_text("utf-8"))
     nodes = {node["id"]: node for node in data["nodes"]}
     for a, b in itertools.combinations(nodes.values(), 2):
-        assert not overlap(box(a), box(b)), (a["title"], b["title"])
+        assert not overlap(box(a), box(b)), (a["type"], b["type"])
     for _, source, _, target, _, _ in data["links"]:
         right = nodes[source]["pos"][0] + nodes[source]["size"][0]
         lower = nodes[target]["type"] == "ImageBatch"  # a chain of these runs downwards
@@ -73,3 +73,27 @@ def test_loaders_fill_the_column_before_when_theirs_is_full_and_outputs_stand_si
     assert columns == [1, 1, 1, 0, 0, 0]
     assert places["one"] == (3 * 340, 0)
     assert places["two"] == (4 * 340, 0)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs_anew_shows_what_it_changed_and_knows_what_an_app_asks(path):
+    data = json.loads(path.read_text("utf-8"))
+    nodes = {node["id"]: node for node in data["nodes"]}
+    kinds = {node["type"] for node in nodes.values()}
+    assert not kinds & {"ImageCrop"}, "ComfyUI has deprecated it"
+    for node in nodes.values():
+        assert "fixed" not in node.get("widgets_values", []), "a second run would do nothing"
+        if "smart100" in node.get("widgets_values", []):
+            assert node["showAdvanced"]
+    asked = data["extra"]["linearData"]
+    for node_id, name in asked["inputs"]:
+        assert name in {slot["name"] for slot in nodes[node_id]["inputs"]}
+    assert any(name in ("prompt", "image") for _, name in asked["inputs"])
+    assert [nodes[node_id]["type"] for node_id in asked["outputs"]] == ["SaveImage"]
+
+
+def test_a_title_that_is_the_type_s_own_is_left_to_the_translation():
+    nodes = json.loads(EXAMPLES[-1].read_text("utf-8"))["nodes"]
+    assert [n.get("title") for n in nodes if n["type"] in ("ImagenSR256", "LoadImage")] == [
+        "Picture", None,
+    ]  # fmt: skip

@@ -312,10 +312,17 @@ def test_comfy_shows_previews_and_may_interrupt(comfy):
 def test_a_large_preview_is_made_small_by_averaging(comfy):
     x0 = torch.full((1, 3, 1024, 512), -1.0)
     x0[..., ::2] = 1.0  # columns that alternate; any smaller picture that averages is grey
-    host.progress()(1, 1, x0)
+    host.progress()(1, 2, x0)
     picture = comfy.updates[-1][2][1]
     assert picture.size == (128, 256)
     assert picture.getextrema() == ((127, 127),) * 3
+
+
+def test_the_last_preview_stays_and_has_the_picture_s_own_size(comfy):
+    """ComfyUI writes the size of what it shows below it."""
+    host.progress()(2, 2, torch.zeros(1, 3, 512, 384))
+    kind, picture, most = comfy.updates[-1][2]
+    assert (kind, picture.size, most) == ("JPEG", (384, 512), 512)
 
 
 def test_comfy_folders_are_used(comfy, tmp_path):

@@ -42,7 +42,7 @@ def test_each_stage_is_shown_with_its_size_and_every_picture_of_its_batch(temp):
     small, large = torch.rand(2, 8, 8, 3), torch.rand(2, 32, 16, 4)
     ui = SHOW(image_64=small, image_1024=large)["ui"]
     stages = [(s["stage"], s["width"], s["height"], len(s["images"])) for s in ui["imagen_view"]]
-    assert stages == [("64", 8, 8, 2), ("1024", 16, 32, 2)]
+    assert stages == [("8", 8, 8, 2), ("32", 16, 32, 2)]
     assert ui["images"] == ui["imagen_view"][0]["images"] + ui["imagen_view"][1]["images"]
     assert len({file["filename"] for file in ui["images"]}) == 4
     opened = Image.open(temp / ui["images"][2]["filename"])
@@ -51,6 +51,13 @@ def test_each_stage_is_shown_with_its_size_and_every_picture_of_its_batch(temp):
     assert sorted(path.name for path in temp.iterdir()) == sorted(
         file["filename"] for file in ui["images"]
     ), "nothing unfinished is left"
+
+
+def test_a_bypassed_stage_s_picture_is_shown_once_and_by_its_own_size(temp):
+    """A bypassed SR 1024 hands the 256 on: nothing is called 1024 that is not."""
+    small, middle = torch.rand(1, 8, 8, 3), torch.rand(1, 32, 32, 3)
+    ui = SHOW(image_64=small, image_256=middle, image_1024=middle)["ui"]
+    assert [stage["stage"] for stage in ui["imagen_view"]] == ["8", "32"]
 
 
 def test_the_same_picture_keeps_its_name(temp):
@@ -96,6 +103,8 @@ def test_parts_are_joined_and_a_retry_begins_anew(comfy, monkeypatch):
     assert shown["clipped"] == [[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]
     strip = Image.open(comfy / shown["strip"]["filename"])
     assert shown["frames"] == 3
+    assert (shown["width"], shown["height"]) == (32, 16)
+    assert 0 <= shown["seconds"] < 60
     assert strip.size == (3 * 64, 32)
     assert np.asarray(strip)[5, [5, 70, 190], 0].tolist() == [127, 191, 255]
 

@@ -98,6 +98,28 @@ def test_a_search_finds_the_node_by_other_words(node_id):
     assert all(alias == alias.lower() for alias in aliases)
 
 
+RARE = {
+    "ImagenBaseSample": {"timesteps", "inpaint", "resample", "jump"},
+    "ImagenSR256": {"tile", "timesteps", "aug_noise", "strength", "inpaint"},
+    "ImagenDynamicThreshold": {"percentile", "max_value", "start", "end"},
+    "ImagenLoadCascade": {"dtype"},
+    "ImagenLoadStage": {"dtype"},
+    "ImagenLoadTextEncoder": {"dtype"},
+    "ImagenT5Encode": {"clean_caption"},
+}
+RARE["ImagenSR1024"] = RARE["ImagenSR256"]
+
+
+@pytest.mark.parametrize("node_id", RARE)
+def test_what_is_rarely_changed_is_behind_the_host_s_button(node_id):
+    """The field that ComfyUI reads; older ones ignore it."""
+    groups = NODE_CLASS_MAPPINGS[node_id].INPUT_TYPES().values()
+    marked = {
+        name for group in groups for name, (_, options) in group.items() if options.get("advanced")
+    }
+    assert marked == RARE[node_id]
+
+
 def test_widgets_offer_the_samplers_of_the_core():
     from imagen_nodes.imagen_core import SAMPLERS
     from imagen_nodes.nodes import widgets

@@ -31,8 +31,12 @@ function setUp() {
     extensionManager: { command: { execute: (id) => done.push(id) } },
     rootGraph: { getNodeById: (id) => graph.nodes.find((node) => node.id === id) },
   };
+  const frames = [];
   const page = { document: fakeDocument(), LiteGraph, LGraphCanvas: { link_type_colors: {} } };
-  return { app, page, graph, done, extension: makeExtension(app, { apiURL: (path) => path }, page) };
+  page.requestAnimationFrame = (call) => frames.push(call);
+  const heard = {};
+  const api = { apiURL: (path) => path, addEventListener: (name, call) => (heard[name] = call) };
+  return { app, api, page, graph, done, frames, heard, extension: makeExtension(app, api, page) };
 }
 
 function nodeOf(comfyClass) {
@@ -118,9 +122,11 @@ test("every wire of the pack has its own colour, everywhere that colours are rea
 });
 
 test("the command drops the whole cascade, wired, and shows it", () => {
-  const { extension, graph, done } = setUp();
+  const { extension, graph, done, frames } = setUp();
   extension.commands[0].function();
   assert.equal(graph.nodes.length, Object.keys(NODES).length);
+  assert.deepEqual(done, [], "nodes have no sizes before they were drawn");
+  for (let i = 0; i < 2; i++) frames.shift()();
   assert.deepEqual(done, ["Comfy.Canvas.FitView"]);
   const view = graph.nodes.find((node) => node.type === "ImagenCascadeView");
   assert.deepEqual(view.wires.map(([from]) => from.type), ["ImagenBaseSample", "ImagenSR256", "ImagenSR1024"]);

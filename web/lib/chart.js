@@ -1,9 +1,10 @@
 // The threshold s and the clipped fraction of each step, and x0 through the steps.
 import { element, svg } from "./elements.js";
+import { textsOf } from "./texts.js";
 
 const EMPTY_HEIGHT = 44; // with ComfyUI's margin of 10 around the element
-const HEIGHT = 160;
-const HINT = "run: threshold and x0 appear here";
+const WARNED_HEIGHT = 60;
+const HEIGHT = 184;
 
 // values by step and picture -> mean, least and greatest by step; null where none is a number (NaN is sent as null)
 export function spread(rows) {
@@ -42,16 +43,15 @@ export function paths(points, low, high) {
 const round = (value) => Math.round(value * 100) / 100;
 
 // What is written above the chart for one step, counted from 0.
-export function readout(threshold, clipped, i) {
-  if (!threshold.length) return { step: "", s: "no threshold", clipped: "" };
-  if (threshold[i].mean === null) {
-    return { step: `step ${i + 1}/${threshold.length}`, s: "s not a number", clipped: "" };
-  }
+export function readout(threshold, clipped, i, say = textsOf("en")) {
+  if (!threshold.length) return { step: "", s: say.noThreshold, clipped: "" };
+  const step = say.step(i + 1, threshold.length);
+  if (threshold[i].mean === null) return { step, s: say.notANumber, clipped: "" };
   const percent = 100 * clipped[i].mean;
   return {
-    step: `step ${i + 1}/${threshold.length}`,
+    step,
     s: `s ${threshold[i].mean.toFixed(2)}`,
-    clipped: `clipped ${percent.toFixed(percent < 10 ? 2 : 1)} %`,
+    clipped: say.clipped(percent.toFixed(percent < 10 ? 2 : 1)),
   };
 }
 
@@ -60,21 +60,23 @@ export function indexAt(fraction, count) {
   return Math.max(0, Math.min(count - 1, Math.floor(fraction * count)));
 }
 
-export function makeChart(document, urlOf) {
+export function makeChart(document, urlOf, say = textsOf("en")) {
   const root = element(document, "div", "imagen-panel imagen-chart");
+  const hint = element(document, "div", "imagen-hint", root);
   const head = element(document, "div", "imagen-head", root);
   const labels = {
     s: element(document, "span", "imagen-s", head),
     clipped: element(document, "span", "imagen-clipped", head),
     step: element(document, "span", "imagen-step", head),
   };
-  labels.step.textContent = HINT;
   const plot = element(document, "div", "imagen-plot", root);
   const strip = element(document, "div", "imagen-strip", root);
+  const done = element(document, "div", "imagen-done", root);
   let shown = null;
+  let warning = "";
 
   function point(i) {
-    const text = readout(shown.threshold, shown.clipped, i);
+    const text = readout(shown.threshold, shown.clipped, i, say);
     for (const key of Object.keys(labels)) labels[key].textContent = text[key];
     const cursor = plot.querySelector(".imagen-cursor");
     const x = shown.threshold.length > 1 ? (100 * i) / (shown.threshold.length - 1) : 50;
@@ -93,19 +95,44 @@ export function makeChart(document, urlOf) {
     part.addEventListener("pointerleave", leave);
   }
 
+  // The line that stands alone before a run, and above the chart where there is something to warn of.
+  function speak() {
+    hint.textContent = warning || (shown ? "" : say.chartHint);
+    hint.className = warning ? "imagen-hint imagen-warning" : "imagen-hint";
+  }
+
+  const height = () =>
+    shown ? HEIGHT + (warning ? 20 : 0) : warning ? WARNED_HEIGHT : EMPTY_HEIGHT;
+  speak();
   return {
     element: root,
-    height: () => (shown ? HEIGHT : EMPTY_HEIGHT),
-    maxHeight: () => (shown ? HEIGHT : EMPTY_HEIGHT),
+    height,
+    maxHeight: height,
+    // text   to warn of before the run, or ""; whether that is new
+    warn(text) {
+      if (text === warning) return false;
+      warning = text;
+      speak();
+      return true;
+    },
+    // Forget what was shown: the node runs again, or never came to its turn.
+    clear() {
+      shown = null;
+      root.classList.remove("imagen-filled");
+      speak();
+    },
     // output   of the node; whether there was something to show
     show(output) {
       const trace = output?.imagen_trace?.at(-1);
       if (!trace) return false;
       shown = { threshold: spread(trace.threshold), clipped: spread(trace.clipped) };
       root.classList.add("imagen-filled");
+      speak();
       plot.replaceChildren(...drawing(document, shown));
       strip.style.backgroundImage = trace.strip ? `url("${urlOf(trace.strip)}")` : "";
       strip.style.setProperty("--frames", trace.frames || 1);
+      const { width, height: rows, seconds } = trace;
+      done.textContent = width ? say.size(width, rows, seconds) : "";
       point(shown.threshold.length - 1);
       return true;
     },

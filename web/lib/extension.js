@@ -1,14 +1,18 @@
 // What ComfyUI's frontend is told: widgets under the nodes, colours of the wires, one command.
 import { buildCascade } from "./cascade.js";
 import { makeChart } from "./chart.js";
-import { findNode } from "./nodes.js";
+import { findNode, outputsOf, remount } from "./nodes.js";
+import { warningOf } from "./sizes.js";
 import { CSS } from "./style.js";
+import { textsOf } from "./texts.js";
 import { makeView } from "./view.js";
 import { paintWires } from "./wires.js";
 
 const CHARTED = ["ImagenBaseSample", "ImagenSR256", "ImagenSR1024"];
 const VIEW = "ImagenCascadeView";
 const COMMAND = "Imagen.NewCascade";
+const VIEW_WIDTH = 340;
+const LOOK_AGAIN = 1000; // milliseconds
 
 // app, api   of ComfyUI's frontend
 // page       the window: its document, LiteGraph and LGraphCanvas
@@ -16,10 +20,37 @@ export function makeExtension(app, api, page) {
   const urlOf = (file) => api.apiURL(`/view?${new URLSearchParams(file)}`);
   const colour = () => paintWires(app.canvas, page.LGraphCanvas, page.document);
 
+  const root = () => app.rootGraph ?? app.graph;
+  const panels = () => nodesOf(app.canvas?.graph ?? root()).filter((node) => node.imagenPanel);
+  const say = () => textsOf(app.extensionManager?.setting?.get?.("Comfy.Locale"));
+  let fresh = true;
+
   function restore(outputs) {
-    for (const [key, output] of Object.entries(outputs ?? {}))
-      show(findNode(app.rootGraph ?? app.graph, key), output);
+    for (const [key, output] of Object.entries(outputs ?? {})) show(findNode(root(), key), output);
   }
+
+  // After F5 and in a new tab the frontend has forgotten what the server still knows.
+  async function recall() {
+    const asked = root();
+    const answer = await api.fetchApi?.("/history?max_items=32");
+    const outputs = answer?.ok ? outputsOf(await answer.json(), asked?.id) : null;
+    if (outputs && asked === root()) restore(outputs);
+  }
+
+  function lookAgain() {
+    if (colour()) app.canvas?.setDirty?.(true, true);
+    for (const node of panels()) {
+      remount(page.document, node);
+      if (node.imagenPanel.warn?.(warningOf(node, say()))) fitIn(node);
+    }
+  }
+
+  const clearOne = (id) => id && findNode(root(), id)?.imagenPanel?.clear();
+  const clearRest = ({ detail }) => {
+    const done = new Set((detail?.executed ?? []).map(String));
+    for (const node of nodesOf(root()).filter((each) => each.imagenPanel))
+      if (!done.has(String(node.id))) node.imagenPanel.clear();
+  };
 
   return {
     name: "imagen.nodes",
@@ -28,7 +59,7 @@ export function makeExtension(app, api, page) {
         id: COMMAND,
         label: "Imagen: new cascade",
         icon: "pi pi-sitemap",
-        function: () => newCascade(app, page.LiteGraph),
+        function: () => newCascade(app, page),
       },
     ],
     menuCommands: [{ path: ["Imagen"], commands: [COMMAND] }],
@@ -37,22 +68,30 @@ export function makeExtension(app, api, page) {
       style.textContent = CSS;
       page.document.head.append(style);
       colour();
-      // The palette paints over every wire that it does not know, a moment after the event.
-      app.ui?.settings?.addEventListener?.("Comfy.ColorPalette.change", () =>
-        page.setTimeout(colour, 500),
-      );
+      api.addEventListener?.("executing", ({ detail }) => clearOne(detail?.node ?? detail));
+      api.addEventListener?.("execution_interrupted", clearRest);
+      api.addEventListener?.("execution_error", clearRest);
+      page.setInterval?.(lookAgain, LOOK_AGAIN);
     },
     nodeCreated(node) {
       const kind = node.comfyClass ?? node.constructor?.comfyClass;
-      if (CHARTED.includes(kind)) attach(node, "imagen_chart", makeChart(page.document, urlOf));
+      if (CHARTED.includes(kind)) {
+        attach(node, "imagen_chart", makeChart(page.document, urlOf, say()));
+      }
       if (kind === VIEW) {
         hideNativePreview(node);
-        attach(node, "imagen_view", makeView(page.document, urlOf));
+        attach(node, "imagen_view", makeView(page.document, urlOf, say()));
+        if (node.size[0] < VIEW_WIDTH) node.setSize([VIEW_WIDTH, node.size[1]]);
       }
     },
     afterConfigureGraph() {
       colour();
       restore(app.nodeOutputs);
+      page.setTimeout?.(lookAgain, 100);
+      if (fresh && panels().length) {
+        fresh = false;
+        recall().catch(() => {}); // an older server, or none: the panels stay empty
+      }
     },
     onNodeOutputsUpdated: restore,
   };
@@ -76,7 +115,10 @@ function attach(node, name, panel) {
 }
 
 function show(node, output) {
-  if (!node?.imagenPanel || !node.imagenPanel.show(output)) return;
+  if (node?.imagenPanel?.show(output)) fitIn(node);
+}
+
+function fitIn(node) {
   const least = node.computeSize?.();
   if (least && node.size[1] < least[1]) node.setSize([node.size[0], least[1]]);
   node.graph?.setDirtyCanvas?.(true, true);
@@ -88,10 +130,14 @@ function hideNativePreview(node) {
   node.onDrawBackground = () => {}; // older ones draw the preview here
 }
 
-function newCascade(app, LiteGraph) {
+function newCascade(app, page) {
   const graph = app.canvas.graph;
   graph.beforeChange?.();
-  buildCascade(LiteGraph, graph);
+  buildCascade(page.LiteGraph, graph);
   graph.afterChange?.();
-  app.extensionManager?.command?.execute?.("Comfy.Canvas.FitView");
+  // Nodes have their sizes when they have been drawn once, and the view is moved once more after that.
+  const fit = () => app.extensionManager?.command?.execute?.("Comfy.Canvas.FitView");
+  page.requestAnimationFrame(() => page.requestAnimationFrame(fit));
 }
+
+const nodesOf = (graph) => graph?.nodes ?? graph?._nodes ?? [];

@@ -13,3 +13,23 @@ export function findNode(root, key) {
 function nodeOf(graph, id) {
   return graph?.getNodeById?.(id) ?? graph?.getNodeById?.(Number(id)) ?? undefined;
 }
+
+// Put a node's panel where an older one of it hangs. Undo makes a node anew, but "Nodes 2.0" goes on showing
+// the element of the node that is gone.
+export function remount(document, node) {
+  const mine = node.imagenPanel?.element;
+  if (!mine || mine.isConnected) return;
+  for (const box of document.querySelectorAll(`[data-node-id="${node.id}"]`)) {
+    const old = box.querySelector(".imagen-panel");
+    if (old) return old.replaceWith(mine);
+  }
+}
+
+// The outputs of the last run of a graph that the server still knows; null = none
+// history   as /history answers
+// id        of the graph
+export function outputsOf(history, id) {
+  const runs = Object.values(history ?? {}).reverse();
+  const known = runs.find((run) => id && run.prompt?.[3]?.extra_pnginfo?.workflow?.id === id);
+  return known?.outputs ?? null;
+}

@@ -1,48 +1,64 @@
 // How the panels look; every name starts with "imagen-".
 
+// Colours come from the theme alone: text on a widget's ground. Lines are mixed with the text's colour, so that
+// they are darker on light ground and lighter on dark.
+
 export const CSS = `
 .imagen-panel {
-  --s: #f2c14e; --c: #6db3f2;
+  --text: var(--input-text, #ddd);
+  --ground: var(--comfy-input-bg, #222);
+  --s: color-mix(in srgb, #e0910a 72%, var(--text));
+  --c: color-mix(in srgb, #2f8fe8 72%, var(--text));
+  --faint: color-mix(in srgb, var(--text) 20%, transparent);
+  --pressed: color-mix(in srgb, var(--text) 78%, var(--ground));
   box-sizing: border-box; width: 100%; display: flex; flex-direction: column; gap: 4px;
-  overflow: hidden; border-radius: 6px; padding: 4px 6px; background: #0006; color: #ddd;
+  overflow: hidden; border-radius: 6px; padding: 4px 6px; background: var(--ground); color: var(--text);
   font: 11px/16px system-ui, sans-serif; user-select: none;
 }
+.imagen-panel:not(.imagen-filled) { background: none; justify-content: center; }
+.imagen-panel:not(.imagen-filled) > :not(.imagen-hint):not(.imagen-bar) { display: none; }
 .imagen-chart { height: 100%; min-height: 24px; }
-.imagen-chart.imagen-filled { min-height: 140px; }
+.imagen-chart.imagen-filled { min-height: 164px; }
+.imagen-hint { text-align: center; opacity: .75; flex: none; }
+.imagen-hint:empty { display: none; }
+.imagen-warning { opacity: 1; color: color-mix(in srgb, var(--error-text, #f44) 70%, var(--text)); }
 .imagen-head { display: flex; gap: 10px; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .imagen-head .imagen-s { color: var(--s); }
 .imagen-head .imagen-clipped { color: var(--c); }
-.imagen-head .imagen-step { margin-left: auto; opacity: .7; }
-.imagen-chart:not(.imagen-filled) .imagen-step { margin: 0 auto; }
-.imagen-chart:not(.imagen-filled) > :not(.imagen-head) { display: none; }
-.imagen-plot { position: relative; flex: 1; min-height: 0; }
+.imagen-head .imagen-step { margin-left: auto; opacity: .75; }
+.imagen-plot { position: relative; flex: 1; min-height: 0; margin: 4px 34px; }
 .imagen-plot svg { position: absolute; inset: 0; width: 100%; height: 100%; }
 .imagen-plot path { fill: none; vector-effect: non-scaling-stroke; }
-.imagen-grid { stroke: #fff2; }
+.imagen-grid { stroke: var(--faint); }
 .imagen-line { stroke-width: 2; stroke-linejoin: round; }
 .imagen-line.imagen-s { stroke: var(--s); }
 .imagen-line.imagen-clipped { stroke: var(--c); }
 .imagen-plot .imagen-band { opacity: .22; }
 .imagen-plot .imagen-band.imagen-s { fill: var(--s); }
 .imagen-plot .imagen-band.imagen-clipped { fill: var(--c); }
-.imagen-cursor { stroke: #fff9; stroke-dasharray: 2 2; }
-.imagen-end { position: absolute; font-size: 9px; line-height: 10px; text-shadow: 0 0 3px #000, 0 0 3px #000; }
-.imagen-end.imagen-s { left: 2px; color: var(--s); }
-.imagen-end.imagen-clipped { right: 2px; color: var(--c); }
-.imagen-top { top: 1px; }
-.imagen-low { bottom: 1px; }
+.imagen-cursor { stroke: var(--text); stroke-dasharray: 2 2; opacity: .6; }
+.imagen-end { position: absolute; font-size: 9px; line-height: 10px; white-space: nowrap; }
+.imagen-end.imagen-s { right: calc(100% + 4px); color: var(--s); }
+.imagen-end.imagen-clipped { left: calc(100% + 4px); color: var(--c); }
+.imagen-top { top: -3px; }
+.imagen-low { bottom: -3px; }
 .imagen-strip {
   width: 100%; aspect-ratio: var(--frames, 8); flex: none; max-height: 40px; border-radius: 3px;
   background: no-repeat center / contain; image-rendering: pixelated;
 }
-.imagen-view { height: 100%; min-height: 340px; }
-.imagen-bar { display: flex; flex-wrap: wrap; gap: 4px; justify-content: center; flex: none; opacity: .95; }
+.imagen-done { text-align: center; opacity: .75; flex: none; font-variant-numeric: tabular-nums; }
+.imagen-done:empty { display: none; }
+.imagen-view { height: 100%; min-height: 24px; }
+.imagen-view.imagen-filled { min-height: 340px; }
+.imagen-bar { display: flex; flex-wrap: wrap; gap: 4px; justify-content: center; flex: none; }
+.imagen-view:not(.imagen-filled) .imagen-bar { opacity: .75; text-align: center; }
 .imagen-bar button {
-  border: 1px solid #fff3; border-radius: 4px; padding: 0 8px; background: #0004; color: inherit;
+  border: 1px solid var(--faint); border-radius: 4px; padding: 0 8px; background: none; color: inherit;
   font: inherit; cursor: pointer;
 }
-.imagen-bar button:hover { background: #fff2; }
-.imagen-bar button.imagen-pressed { background: #b48be4; border-color: #b48be4; color: #111; }
+.imagen-bar button:hover { background: var(--faint); }
+.imagen-bar button:focus-visible, .imagen-picture:focus-visible { outline: 2px solid var(--c); outline-offset: 1px; }
+.imagen-bar button.imagen-pressed { background: var(--pressed); border-color: var(--pressed); color: var(--ground); }
 .imagen-room { flex: 1; min-height: 120px; container-type: size; display: grid; place-items: center; }
 .imagen-picture {
   position: relative; width: min(100cqw, 100cqh * var(--aspect, 1)); aspect-ratio: var(--aspect, 1);
@@ -53,10 +69,10 @@ export const CSS = `
 .imagen-on-top { visibility: visible; }
 .imagen-mark { position: absolute; box-sizing: border-box; border: 1px solid #fff; outline: 1px solid #000a; pointer-events: none; }
 .imagen-loupes { flex: none; display: flex; gap: 4px; justify-content: center; }
-.imagen-frame { position: relative; flex: 1; max-width: 180px; aspect-ratio: 1; }
+.imagen-frame { position: relative; flex: 1; max-width: 110px; aspect-ratio: 1; }
 .imagen-loupe { width: 100%; height: 100%; border-radius: 4px; background-repeat: no-repeat; }
 .imagen-label {
-  position: absolute; left: 3px; bottom: 3px; padding: 0 4px; border-radius: 3px; background: #000a;
-  font-size: 9px; line-height: 13px; white-space: nowrap;
+  position: absolute; left: 3px; bottom: 3px; padding: 0 4px; border-radius: 3px; opacity: .9;
+  background: var(--ground); color: var(--text); font-size: 9px; line-height: 13px; white-space: nowrap;
 }
 `;

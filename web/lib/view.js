@@ -1,6 +1,8 @@
 // The stages over each other, and a loupe that shows the same place in each of them.
 import { element } from "./elements.js";
+import { textsOf } from "./texts.js";
 
+const EMPTY_HEIGHT = 44; // with ComfyUI's margin of 10 around the element
 const HEIGHT = 360;
 const ZOOMS = [2, 4, 8];
 const CRISP = 256; // pixels; wider pictures are shown smaller than they are, and would alias
@@ -35,13 +37,20 @@ export function placeOf(event, box) {
   return [part(event.clientX, box.left, box.width), part(event.clientY, box.top, box.height)];
 }
 
-export function makeView(document, urlOf) {
+// Where a key moves the loupe: steps of the place, from its left and upper edge.
+const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const STEP = 0.05;
+
+export function makeView(document, urlOf, say = textsOf("en")) {
   const root = element(document, "div", "imagen-panel imagen-view");
   const bar = element(document, "div", "imagen-bar", root);
   const room = element(document, "div", "imagen-room", root);
   const picture = element(document, "div", "imagen-picture", room);
   const loupes = element(document, "div", "imagen-loupes", root);
-  bar.textContent = "run: the stages appear here, over each other";
+  bar.textContent = say.viewHint;
+  picture.tabIndex = 0;
+  picture.setAttribute("role", "img");
+  picture.setAttribute("aria-label", say.picture);
   const state = { stages: [], top: 0, index: 0, zoom: 4, place: [0.5, 0.5] };
 
   function look() {
@@ -64,7 +73,9 @@ export function makeView(document, urlOf) {
       element(document, "div", "imagen-mark"),
     );
     loupes.replaceChildren(...state.stages.map((each) => loupe(document, each, urlOf(fileOf(each)))));
+    const focused = Array.from(bar.children).indexOf(document.activeElement);
     bar.replaceChildren(...buttons());
+    if (focused >= 0) bar.children[focused]?.focus();
     look();
   }
 
@@ -74,15 +85,15 @@ export function makeView(document, urlOf) {
   function buttons() {
     const count = Math.max(...state.stages.map((stage) => stage.images.length));
     const made = state.stages.map((stage, i) =>
-      button(document, stage.stage, i === state.top, change({ top: i }), `on top: ${stage.stage}`),
+      button(document, stage.stage, i === state.top, change({ top: i }), say.onTop(stage.stage)),
     );
     const next = ZOOMS[(ZOOMS.indexOf(state.zoom) + 1) % ZOOMS.length];
-    made.push(button(document, `× ${state.zoom}`, false, change({ zoom: next }), "loupe"));
+    made.push(button(document, `× ${state.zoom}`, false, change({ zoom: next }), say.loupe));
     if (count > 1) {
       const step = (by) => change({ index: (state.index + by + count) % count });
-      made.push(button(document, "‹", false, step(-1), "picture before"));
-      made.push(button(document, `${state.index + 1}/${count}`, false, step(1), "next picture"));
-      made.push(button(document, "›", false, step(1), "next picture"));
+      made.push(button(document, "‹", false, step(-1), say.before));
+      made.push(button(document, `${state.index + 1}/${count}`, false, step(1), say.next));
+      made.push(button(document, "›", false, step(1), say.next));
     }
     return made;
   }
@@ -93,20 +104,41 @@ export function makeView(document, urlOf) {
     look();
   });
 
+  picture.addEventListener("keydown", (event) => {
+    const count = state.stages.length;
+    if (!count || event.ctrlKey || event.metaKey || event.altKey) return;
+    const zoom = (by) => ({ zoom: ZOOMS[within(ZOOMS.indexOf(state.zoom) + by, ZOOMS.length)] });
+    const keys = { "+": zoom(1), "-": zoom(-1) };
+    keys.PageUp = { top: within(state.top + 1, count) };
+    keys.PageDown = { top: within(state.top - 1, count) };
+    const move = MOVES[event.key];
+    if (move) state.place = state.place.map((f, i) => Math.max(0, Math.min(1, f + STEP * move[i])));
+    else if (keys[event.key]) Object.assign(state, keys[event.key]);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+    if (move) look();
+    else draw();
+  });
+
   return {
     element: root,
-    height: () => HEIGHT,
+    height: () => (state.stages.length ? HEIGHT : EMPTY_HEIGHT),
     maxHeight: undefined,
+    clear() {},
     // output   of the node; whether there was something to show
     show(output) {
       const stages = output?.imagen_view;
       if (!stages?.length) return false;
       Object.assign(state, { stages, top: stages.length - 1, index: 0 });
+      root.classList.add("imagen-filled");
       draw();
       return true;
     },
   };
 }
+
+const within = (index, count) => Math.max(0, Math.min(count - 1, index));
 
 const crisp = (stage) => (stage.width <= CRISP ? " imagen-crisp" : "");
 

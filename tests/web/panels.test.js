@@ -1,0 +1,209 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { makeChart } from "../../web/lib/chart.js";
+import { makeExtension } from "../../web/lib/extension.js";
+import { outputsOf, remount } from "../../web/lib/nodes.js";
+import { sizeOf, warningOf } from "../../web/lib/sizes.js";
+import { CSS } from "../../web/lib/style.js";
+import { textsOf } from "../../web/lib/texts.js";
+import { makeView } from "../../web/lib/view.js";
+import { fakeDocument, find } from "./fakes.js";
+
+const TRACE = { threshold: [[1], [2]], clipped: [[0], [0.1]], frames: 0, width: 64, height: 48, seconds: 1.5 };
+const file = (name) => ({ filename: `${name}.png`, subfolder: "", type: "temp" });
+const STAGES = [
+  { stage: "64", width: 64, height: 64, images: [file("a")] },
+  { stage: "256", width: 256, height: 256, images: [file("c")] },
+];
+const say = textsOf("en");
+
+function node(comfyClass, values = {}, sources = {}, more = {}) {
+  const names = Object.keys(sources);
+  return {
+    comfyClass,
+    widgets: Object.entries(values).map(([name, value]) => ({ name, value })),
+    inputs: names.map((name) => ({ name })),
+    getInputNode: (i) => sources[names[i]],
+    ...more,
+  };
+}
+
+const base = (width, height) => node("ImagenBaseSample", { width, height });
+const larger = (kind, image, more) => node(kind, { tile: 0 }, { image }, more);
+
+test("a picture's size is known through the stages before a run, past a bypassed one too", () => {
+  const sr256 = larger("ImagenSR256", base(64, 48));
+  assert.deepEqual(sizeOf(larger("ImagenSR1024", sr256)), [1024, 768]);
+  assert.deepEqual(sizeOf(larger("ImagenSR1024", larger("ImagenSR256", base(64, 48), { mode: 4 }))), [256, 192]);
+  const loaded = node("LoadImage", {}, {}, { imgs: [{ naturalWidth: 900, naturalHeight: 600 }] });
+  assert.deepEqual(sizeOf(larger("ImagenSR256", loaded)), [3600, 2400]);
+  assert.equal(sizeOf(larger("ImagenSR256", node("Unknown"))), null);
+  assert.equal(sizeOf(larger("ImagenSR256", undefined)), null);
+});
+
+test("sizes far from 64 and huge results are warned of, usual ones are not", () => {
+  assert.match(warningOf(base(512, 512), say), /Far from 64.*512 x 512/);
+  assert.match(warningOf(base(16, 16), say), /16 x 16/);
+  for (const usual of [base(64, 64), base(96, 64), larger("ImagenSR256", base(64, 64))])
+    assert.equal(warningOf(usual, say), "");
+  const huge = larger("ImagenSR1024", larger("ImagenSR256", base(256, 256)));
+  assert.match(warningOf(huge, say), /4096 x 4096/);
+  huge.widgets[0].value = 512;
+  assert.equal(warningOf(huge, say), "", "tiles were chosen");
+});
+
+test("a warning takes the hint's place, and stays above a chart", () => {
+  const chart = makeChart(fakeDocument(), String);
+  const hint = () => find(chart.element, "imagen-hint")[0].textContent;
+  assert.equal(hint(), say.chartHint);
+  assert.equal(chart.warn("careful"), true);
+  assert.equal(chart.warn("careful"), false);
+  assert.equal(hint(), "careful");
+  chart.show({ imagen_trace: [TRACE] });
+  assert.equal(hint(), "careful");
+  chart.warn("");
+  assert.equal(hint(), "");
+});
+
+test("size and seconds stand under the chart; cleared, the hint is back", () => {
+  const chart = makeChart(fakeDocument(), String);
+  const low = chart.height();
+  chart.show({ imagen_trace: [TRACE] });
+  assert.equal(find(chart.element, "imagen-done")[0].textContent, "64 × 48 · 1.5 s");
+  chart.clear();
+  assert.equal(chart.height(), low);
+  assert.equal(find(chart.element, "imagen-hint")[0].textContent, say.chartHint);
+});
+
+test("a recreated node's panel takes the place of the one that still hangs there", () => {
+  const swapped = [];
+  const old = { replaceWith: (mine) => swapped.push(mine) };
+  const asked = [];
+  const document = {
+    querySelectorAll: (selector) => (asked.push(selector), [{ querySelector: () => old }]),
+  };
+  const mine = { isConnected: false };
+  remount(document, { id: 7, imagenPanel: { element: mine } });
+  assert.deepEqual([swapped, asked], [[mine], ['[data-node-id="7"]']]);
+  mine.isConnected = true;
+  remount(document, { id: 7, imagenPanel: { element: mine } });
+  assert.equal(swapped.length, 1);
+});
+
+test("the last run of the same graph is found in the server's history", () => {
+  const run = (id, outputs) => ({ prompt: [0, "x", {}, { extra_pnginfo: { workflow: { id } } }, []], outputs });
+  const history = { a: run("g", 1), b: run("other", 2), c: run("g", 3), d: { prompt: [], outputs: 4 } };
+  assert.equal(outputsOf(history, "g"), 3);
+  assert.equal(outputsOf(history, "none"), null);
+  assert.equal(outputsOf({ d: { prompt: [], outputs: 4 } }, undefined), null);
+});
+
+function page() {
+  const heard = {};
+  const graph = { id: "g", _nodes: [], getNodeById: (id) => graph._nodes.find((each) => each.id === id) };
+  const app = { rootGraph: graph, canvas: { graph } };
+  const api = {
+    apiURL: (path) => path,
+    addEventListener: (name, call) => (heard[name] = call),
+    fetchApi: async (path) => ({ ok: path.startsWith("/history"), json: async () => api.history }),
+  };
+  const window = { document: fakeDocument(), setTimeout() {}, LGraphCanvas: { link_type_colors: {} } };
+  window.setInterval = (call) => (window.tick = call);
+  const extension = makeExtension(app, api, window);
+  extension.setup();
+  const add = (id, comfyClass) => {
+    const made = { id, comfyClass, widgets: [], size: [140, 60], computeSize: () => [140, 60] };
+    made.setSize = (size) => (made.size = size);
+    made.addDOMWidget = (name, type, element, options) => ({ name, element, options });
+    graph._nodes.push(made);
+    extension.nodeCreated(made);
+    return made;
+  };
+  return { extension, api, add, heard, window };
+}
+
+test("a run that begins or is broken off leaves no chart of the run before", () => {
+  const { add, heard } = page();
+  const [first, second, third] = [1, 2, 3].map((id) => add(id, "ImagenSR256"));
+  for (const each of [first, second, third]) each.onExecuted({ imagen_trace: [TRACE] });
+  const filled = () => [first, second, third].map((each) => each.imagenPanel.height() > 100);
+  heard.executing({ detail: "2" });
+  assert.deepEqual(filled(), [true, false, true]);
+  heard.execution_interrupted({ detail: { executed: ["1"] } });
+  assert.deepEqual(filled(), [true, false, false]);
+});
+
+test("after F5 the panels show what the server still knows, once", async () => {
+  const { extension, api, add } = page();
+  const made = add(5, "ImagenBaseSample");
+  api.history = { a: { prompt: [0, "x", {}, { extra_pnginfo: { workflow: { id: "g" } } }], outputs: { 5: { imagen_trace: [TRACE] } } } };
+  extension.afterConfigureGraph();
+  for (let i = 0; i < 9; i++) await null;
+  assert.ok(made.imagenPanel.height() > 100);
+  made.imagenPanel.clear();
+  extension.afterConfigureGraph();
+  for (let i = 0; i < 9; i++) await null;
+  assert.ok(made.imagenPanel.height() < 100);
+});
+
+test("a view that is dropped from the search is as wide as a view", () => {
+  assert.ok(page().add(1, "ImagenCascadeView").size[0] >= 300);
+});
+
+test("keys move the loupe, zoom, and change the stage; others pass", () => {
+  const view = makeView(fakeDocument(), (each) => each.filename);
+  view.show({ imagen_view: STAGES });
+  const picture = find(view.element, "imagen-picture")[0];
+  const press = (key) => {
+    const kept = [];
+    picture.listeners.keydown({ key, preventDefault: () => kept.push(1), stopPropagation: () => kept.push(2) });
+    return kept.length === 2;
+  };
+  const pane = () => find(view.element, "imagen-loupe")[0].style;
+  assert.equal(picture.tabIndex, 0);
+  assert.ok(press("ArrowRight") && press("ArrowUp"));
+  const [x, y] = pane().backgroundPosition.split(" ").map(parseFloat);
+  assert.ok(x > 50 && y < 50);
+  assert.ok(press("+"));
+  assert.equal(pane().backgroundSize, "800% 800%");
+  assert.ok(press("PageDown"));
+  assert.equal(find(view.element, "imagen-on-top")[0].src, "a.png");
+  assert.equal(press("Enter"), false);
+});
+
+test("a button that was pressed by key keeps the focus", () => {
+  const document = fakeDocument();
+  const view = makeView(document, (each) => each.filename);
+  view.show({ imagen_view: STAGES });
+  const bar = () => find(view.element, "imagen-bar")[0].children;
+  document.activeElement = bar()[0];
+  bar()[0].listeners.click();
+  assert.equal(document.activeElement, bar()[0]);
+  assert.notEqual(document.activeElement, undefined);
+});
+
+test("every text has its Chinese, punctuated as Chinese is", () => {
+  const [english, chinese] = [textsOf("en"), textsOf("zh-TW")];
+  assert.deepEqual(Object.keys(chinese), Object.keys(english));
+  for (const [name, text] of Object.entries(chinese)) {
+    const made = typeof text === "function" ? text(1, 2, 3) : text;
+    assert.match(made, name === "size" ? /秒/ : /[\u4e00-\u9fff]/, name);
+    assert.doesNotMatch(made, /[\u4e00-\u9fff][,:;.]/, name);
+  }
+});
+
+test("colours are the theme's: none is written out but for mixing, and over pictures", () => {
+  const loose = CSS.split("\n").filter((line) => /#[0-9a-f]{3,8}\b/i.test(line) && !/var\(|imagen-mark/.test(line));
+  assert.deepEqual(loose, []);
+});
+
+test("wires that another palette painted over get their colours back", () => {
+  const { window } = page();
+  const colours = window.LGraphCanvas.link_type_colors;
+  const own = colours.IMAGEN_TEXT;
+  assert.ok(own);
+  window.LGraphCanvas.link_type_colors = {};
+  window.tick();
+  assert.equal(window.LGraphCanvas.link_type_colors.IMAGEN_TEXT, own);
+});

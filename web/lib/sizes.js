@@ -1,0 +1,42 @@
+// How large a node's picture will be, as far as the graph tells before a run; and whether that is a bad idea.
+
+const NEAR = [40, 112]; // pixels of the longer side that a base stage still draws well
+const HUGE = 2048 * 2048; // pixels
+const DEEP = 50; // nodes
+
+const value = (node, name) => node.widgets?.find((widget) => widget.name === name)?.value;
+
+function before(node, name) {
+  const slot = node.inputs?.findIndex((input) => input.name === name) ?? -1;
+  return slot < 0 ? null : (node.getInputNode?.(slot) ?? null);
+}
+
+// [width, height] of what a node puts out; null where only a run will tell
+export function sizeOf(node, depth = DEEP) {
+  if (!node || !depth) return null;
+  const kind = node.comfyClass ?? node.type;
+  if (node.mode === 4) return sizeOf(before(node, "image"), depth - 1); // bypassed
+  if (kind === "ImagenBaseSample") {
+    const given = before(node, "image");
+    return given ? sizeOf(given, depth - 1) : [value(node, "width"), value(node, "height")];
+  }
+  if (kind === "ImagenSR256" || kind === "ImagenSR1024")
+    return sizeOf(before(node, "image"), depth - 1)?.map((side) => 4 * side) ?? null;
+  if (kind === "ImageScale" && value(node, "width") && value(node, "height"))
+    return [value(node, "width"), value(node, "height")];
+  const loaded = kind === "LoadImage" ? node.imgs?.[0] : null;
+  return loaded?.naturalWidth ? [loaded.naturalWidth, loaded.naturalHeight] : null;
+}
+
+// What to warn of before a run; "" = nothing
+// say   from texts.js
+export function warningOf(node, say) {
+  const size = sizeOf(node);
+  if (!size?.every((side) => side > 0)) return "";
+  const shown = `${size[0]} x ${size[1]}`;
+  if ((node.comfyClass ?? node.type) === "ImagenBaseSample") {
+    const longer = Math.max(...size);
+    return longer < NEAR[0] || longer > NEAR[1] ? say.farFrom64(shown) : "";
+  }
+  return size[0] * size[1] > HUGE && !value(node, "tile") ? say.huge(shown) : "";
+}

@@ -1,0 +1,40 @@
+// What the panels say, by language.
+
+const ENGLISH = {
+  chartHint: "Run: threshold and x0 appear here.",
+  viewHint: "Run: the stages appear here, over each other.",
+  noThreshold: "no threshold",
+  notANumber: "s not a number",
+  step: (i, count) => `step ${i}/${count}`,
+  clipped: (percent) => `clipped ${percent} %`,
+  onTop: (stage) => `on top: ${stage}`,
+  loupe: "zoom of the loupe",
+  before: "picture before",
+  next: "next picture",
+  picture: "The stages over each other. Arrow keys move the loupe, + and - zoom, Page Up and Page Down change the stage.",
+  farFrom64: (size) => `Far from 64: the base was trained near 64 x 64, ${size} repeats or stretches things.`,
+  huge: (size) => `Makes ${size}: that takes long; tile saves memory.`,
+  size: (width, height, seconds) => `${width} × ${height} · ${seconds} s`,
+};
+
+const CHINESE = {
+  chartHint: "运行后，这里显示阈值与 x0。",
+  viewHint: "运行后，各阶段的图像叠放在这里。",
+  noThreshold: "无阈值",
+  notANumber: "s 不是数",
+  step: (i, count) => `第 ${i}/${count} 步`,
+  clipped: (percent) => `截断 ${percent} %`,
+  onTop: (stage) => `置于最上：${stage}`,
+  loupe: "放大镜倍数",
+  before: "上一张",
+  next: "下一张",
+  picture: "各阶段的图像叠放。方向键移动放大镜，+ 和 - 缩放，Page Up 和 Page Down 切换阶段。",
+  farFrom64: (size) => `远离 64：基础阶段按约 64 x 64 训练，${size} 会使内容重复或变形。`,
+  huge: (size) => `将生成 ${size}：耗时很长；分块可节省内存。`,
+  size: (width, height, seconds) => `${width} × ${height} · ${seconds} 秒`,
+};
+
+// locale   of ComfyUI's settings, such as "en" or "zh"
+export function textsOf(locale) {
+  return String(locale ?? "").startsWith("zh") ? CHINESE : ENGLISH;
+}
