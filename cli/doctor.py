@@ -36,8 +36,7 @@ def examine() -> dict[str, Any]:
 
     Each check says whether it is well: true, false, or null where something optional is not there.
     """
-    checks = [_version("torch", "2.4"), _version("transformers", "4.50")]
-    checks.append(_version("tokenizers", "0.20"))
+    checks = [_version("torch", "2.4"), _version("tokenizers", "0.20")]
     checks += [_version(name, "0") for name in ("einops", "safetensors", "numpy", "pillow", "tqdm")]
     checks += [_optional(package, use) for package, use in OPTIONAL.items()]
     checks.append(_line("python", platform.python_version(), sys.version_info >= (3, 10)))

@@ -243,3 +243,18 @@ assert not torch.cuda.is_initialized()
 
 def test_importing_costs_nothing_and_changes_nothing():
     subprocess.run([sys.executable, "-c", CHECK], check=True, cwd=ROOT.parent)
+
+
+FIRST_STEP = """
+import sys
+from imagen_nodes import imagen_core as core
+cascade = core.load_cascade("emoji")
+cascade.generate("a red apple", upto=64, steps=1)
+heavy = {"transformers", "torch._dynamo", "sympy", "torch.distributed.fsdp", "scipy"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_the_way_to_the_first_step_imports_nothing_that_is_not_needed():
+    """Each of these takes a second or more; a network of shapes alone must not draw normal numbers."""
+    subprocess.run([sys.executable, "-c", FIRST_STEP], check=True, cwd=ROOT.parent)

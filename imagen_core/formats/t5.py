@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..text.encoder import TextEncoder
-from ..text.t5 import BLOCK, FEED_FORWARD, FINAL_NORM, TABLE, T5Config, t5_encoder
+from ..text.t5 import BLOCK, FEED_FORWARD, FINAL_NORM, TABLE, T5Config, T5Encoder, t5_encoder
 from ..text.tokenizer import Tokenizer, no_panic
 from ..weights.block_formats import BlockFormat
 from ..weights.errors import CheckpointError
@@ -301,7 +301,7 @@ def build(
     weights: Mapping[str, Weight],
     device: torch.device | str,
     dtype: torch.dtype,
-) -> nn.Module:
+) -> T5Encoder:
     """The encoder of some weights, each where and as it is to be used."""
     compute = torch.float32 if dtype == torch.float16 else dtype
 

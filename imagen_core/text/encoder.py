@@ -7,13 +7,14 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .caption import clean_caption as cleaned
 from .embedding import EncodedPrompt, TextEmbedding
+from .t5 import T5Encoder
 from .tokenizer import Tokenizer
 from .weighting import apply_weights, weighted_parts
 
@@ -39,11 +40,11 @@ class Reading(NamedTuple):
 class TextEncoder:
     """A tokenizer and a T5 encoder; the states of the last prompts are kept."""
 
-    def __init__(self, tokenizer: Tokenizer, model: Any):
+    def __init__(self, tokenizer: Tokenizer, model: T5Encoder):
         """Put the two together.
 
         tokenizer   T5's
-        model       transformers.T5EncoderModel, from `t5_encoder`
+        model       from `t5_encoder`
         """
         self.tokenizer = tokenizer
         self.model = model
@@ -174,8 +175,9 @@ class TextEncoder:
         for i, row in enumerate(rows):
             numbers[i, : len(row)] = torch.tensor(row)
             mask[i, : len(row)] = True
-        output = self.model(input_ids=numbers.to(self.device), attention_mask=mask.to(self.device))
-        states = output.last_hidden_state.cpu()
+        states = self.model(
+            input_ids=numbers.to(self.device), attention_mask=mask.to(self.device)
+        ).cpu()
         # Copies, so that a prompt that stays in the cache does not keep the others of its batch.
         return [(row.clone(), real.clone()) for row, real in zip(states, mask, strict=True)]
 

@@ -146,7 +146,9 @@ class AttentionPool(nn.Module):
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.head_dim = dim // heads
-        self.positional_embedding = nn.Parameter(torch.randn(1, dim) * dim**-0.5)
+        self.positional_embedding = nn.Parameter(torch.empty(1, dim))
+        if not self.positional_embedding.is_meta:  # normal numbers there import torch's compiler
+            nn.init.normal_(self.positional_embedding, std=dim**-0.5)
         self.q_proj = nn.Linear(dim, dim)
         self.k_proj = nn.Linear(dim, dim)
         self.v_proj = nn.Linear(dim, dim)

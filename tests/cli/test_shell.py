@@ -185,7 +185,7 @@ def test_doctor_tells_what_is_optional_and_not_there(tmp_path, monkeypatch, caps
     (tmp_path / "models" / "text_encoders").mkdir(parents=True)
     assert cli.main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any(line.startswith("ok   transformers: ") for line in lines)
+    assert any(line.startswith("ok   tokenizers: ") for line in lines)
     assert "--   ftfy: not there (optional, for clean_caption): pip install ftfy" in lines
     assert "ok   websockets: 9.9, for the progress of imagen run --comfy" in lines
     folder = tmp_path / "models"

@@ -15,7 +15,7 @@ class Theirs(comfy.sd1_clip.ClipTokenWeightEncoder):
         # Up to the first end: what follows is padding, as T5 with attention masks has it.
         mask = (numbers == own.end).cumsum(1) - (numbers == own.end).long() == 0
         with torch.no_grad():
-            states = encoder.model(input_ids=numbers, attention_mask=mask).last_hidden_state
+            states = encoder.model(input_ids=numbers, attention_mask=mask)
         return states, None
 
 tokenizer = object.__new__(comfy.sd1_clip.SDTokenizer)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from imagen_nodes.imagen_core import CheckpointError, TextEmbedding, load_text_encoder
+from imagen_nodes.imagen_core.text.t5 import position_buckets
 
 
 @pytest.fixture
@@ -154,3 +155,14 @@ def test_threads_share_the_cache(encoder, monkeypatch):
         sys.setswitchinterval(interval)
     assert faults == []
     assert len(encoder.cache) == 2
+
+
+@pytest.mark.parametrize(("buckets", "farthest"), [(32, 128), (8, 20), (4, 2), (33, 64)])
+def test_positions_share_buckets_as_in_transformers(buckets, farthest):
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    place = torch.arange(150)
+    expected = T5Attention._relative_position_bucket(
+        place[None, :] - place[:, None], True, buckets, farthest
+    )
+    assert torch.equal(position_buckets(150, buckets, farthest), expected)
