@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from . import host
+
 
 @contextmanager
 def named(node: str) -> Iterator[None]:
@@ -30,6 +32,31 @@ def require_stage(stage: Any, kind: str | None = None) -> None:
             stage.check_kind(kind)
         except ValueError as error:
             raise ValueError(f"{error}; connect another output of the loader") from None
+
+
+OUTPUTS = {"base": "`base`", "sr": "`sr256` or `sr1024`"}  # of Load Imagen Cascade
+
+
+def check_links(cls: Any, input_types: dict[str, Any], kind: str) -> bool | str:
+    """Before anything runs: True where every link fits and the stage is of the kind, else what to change.
+
+    cls           the node's class
+    input_types   of the links, by input; a loader's output says what kind of stage comes there
+    kind          "base" or "sr"
+    """
+    for group in cls.INPUT_TYPES().values():
+        for name, (wanted, _) in group.items():
+            given = input_types.get(name, wanted)
+            if given is not wanted and not host.fits(given, wanted):
+                return f"{name}: expected a link that carries {wanted}, got {given}"
+    found = getattr(input_types.get("stage"), "kind", kind)
+    if found != kind:
+        what = {"base": "a base stage", "sr": "a super-resolution stage"}
+        return (
+            f"stage: expected {what[kind]}, got {what[found]}; connect {OUTPUTS[kind]} of Load Imagen "
+            f"Cascade"
+        )
+    return True
 
 
 def require_input_size(stage: Any, image: Any) -> None:

@@ -77,7 +77,14 @@ class ImagenT5Encode:
             *([f"weights: {weights}"] if weights else []),
             *([f"cut: {reading.cut}"] if reading.cut else []),
         ]
-        return {"ui": {"text": ["\n".join(lines)]}, "result": (text,)}
+        told = {
+            "text": reading.text,
+            "tokens": len(reading.tokens),
+            "limit": text_encoder.max_length,
+        }
+        told |= {"weights": weights, "cut": reading.cut or ""}
+        ui = {"text": ["\n".join(lines)], "imagen_reading": [told]}
+        return {"ui": ui, "result": (text,)}
 
     def encode_many(self, calls: list[dict[str, Any]]) -> list[Any]:
         """What `encode` returns for each of several calls; prompts go through T5 together."""

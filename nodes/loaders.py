@@ -3,7 +3,7 @@
 from typing import Any
 
 from . import host
-from .widgets import advanced, choice
+from .widgets import StageOutput, advanced, choice
 
 DTYPE_TIP = (
     "Precision of the networks. auto = bfloat16 on GPUs and on CPUs that compute in it, "
@@ -20,7 +20,12 @@ class ImagenLoadCascade:
     )
     CATEGORY = "imagen"
     FUNCTION = "load"
-    RETURN_TYPES = ("IMAGEN_TEXT_ENCODER", "IMAGEN_STAGE", "IMAGEN_STAGE", "IMAGEN_STAGE")
+    RETURN_TYPES = (
+        "IMAGEN_TEXT_ENCODER",
+        StageOutput("base"),
+        StageOutput("sr"),
+        StageOutput("sr"),
+    )
     RETURN_NAMES = ("text_encoder", "base", "sr256", "sr1024")
     OUTPUT_TOOLTIPS = (
         "Connect to T5 Encode.",
@@ -97,7 +102,7 @@ class ImagenLoadTextEncoder:
     @classmethod
     def VALIDATE_INPUTS(cls, text_encoder: str | None = None) -> bool | str:
         """Whether the T5 is there; else where to put it."""
-        advice = f"put it into {host.home('text_encoders')}"
+        advice = host.advice(text_encoder, "text_encoders")
         return host.offered(host.text_encoder_names(), text_encoder, advice)
 
     def load(self, text_encoder: str, dtype: str) -> tuple:
@@ -143,7 +148,7 @@ class ImagenLoadStage:
     @classmethod
     def VALIDATE_INPUTS(cls, stage: str | None = None) -> bool | str:
         """Whether the stage is there; else where to put it."""
-        advice = f"put it into {host.home('diffusion_models')}"
+        advice = host.advice(stage, "diffusion_models")
         return host.offered(host.stage_names(), stage, advice)
 
     def load(self, stage: str, dtype: str) -> tuple:

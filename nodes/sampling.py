@@ -3,7 +3,7 @@
 from typing import Any
 
 from . import host
-from .checks import named, require_input_size, require_stage
+from .checks import check_links, named, require_input_size, require_stage
 from .many import call_together, seeds_of
 from .oom import attempts, rows_of, smaller_parts
 from .trace import Watch
@@ -97,6 +97,11 @@ class ImagenBaseSample:
                 "jump": advanced(integer(10, 1, 1000, 1, "With resample: steps per segment.")),
             },
         }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, input_types: dict[str, Any]) -> bool | str:
+        """Whether the links fit, and the stage is of the right kind."""
+        return check_links(cls, input_types, "base")
 
     def sample(
         self,
@@ -248,6 +253,11 @@ class ImagenSR256:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """ComfyUI's declaration of inputs."""
         return super_resolution_inputs()
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, input_types: dict[str, Any]) -> bool | str:
+        """Whether the links fit, and the stage is of the right kind."""
+        return check_links(cls, input_types, "sr")
 
     def enlarge(
         self,

@@ -88,6 +88,21 @@ def number(
     return "FLOAT", {**options, "tooltip": tooltip}
 
 
+class StageOutput(str):
+    """IMAGEN_STAGE as the type of an output, which also says what kind of stage comes out of it."""
+
+    kind: str
+
+    def __new__(cls, kind: str) -> "StageOutput":
+        """The type.
+
+        kind   "base" or "sr"
+        """
+        made = super().__new__(cls, "IMAGEN_STAGE")
+        made.kind = kind
+        return made
+
+
 def advanced(declared: tuple[Any, dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
     """The same input, which ComfyUI of today shows behind a button and older ones as any other."""
     kind, options = declared

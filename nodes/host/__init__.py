@@ -7,6 +7,7 @@ ComfyUI's modules are found through `adapter` once it has loaded them, and never
 
 from .files import (
     BUNDLED,
+    advice,
     cascade_by_path,
     cascade_folder,
     cascade_names,
@@ -30,6 +31,7 @@ from .files import (
     training_folder,
 )
 from .images import save_temporary, temporary, watched
+from .links import fits
 from .memory import (
     DTYPES,
     chosen_device,
@@ -59,12 +61,14 @@ __all__ = [
     "LOWRES",
     "STYLE",
     "OnStep",
+    "advice",
     "cascade_by_path",
     "cascade_folder",
     "cascade_names",
     "chosen_device",
     "compute_device",
     "dtype",
+    "fits",
     "folders",
     "forget_unused",
     "home",

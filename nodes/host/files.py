@@ -220,6 +220,23 @@ def offered(names: list[str], name: str | None, advice: str) -> bool | str:
     return f"{name!r} is not there; {advice}{f', or choose one of: {others}' if names else ''}"
 
 
+# Where weights that do not ship are fetched from, by how their names begin.
+SOURCES = {
+    "IF-": "DeepFloyd IF's weights: accept their licence at huggingface.co/DeepFloyd, then fetch and",
+    "t5-v1_1-": "T5 by Google: fetch it from huggingface.co/google and",
+}
+
+
+def advice(name: str | None, kind: str) -> str:
+    """What a person can do about a model that is not there.
+
+    name   chosen
+    kind   as for `folders`
+    """
+    known = (text for start, text in SOURCES.items() if (name or "").startswith(start))
+    return f"{next(known, '')} put it into {home(kind)}".strip()
+
+
 def resolve(kinds: tuple[str, ...], name: str, input_name: str) -> Path:
     """The file or folder of that name, which never leads out of the folders of its kinds.
 

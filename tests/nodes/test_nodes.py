@@ -1,5 +1,6 @@
 """The nodes themselves, on a tiny cascade: what passes through them, and what bad input is told."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -368,7 +369,9 @@ def test_how_a_prompt_is_read_is_told(t5_folder):
 
     encoder = load_text_encoder(t5_folder)
     told = node("ImagenT5Encode", text_encoder=encoder, prompt=" A Red Apple", negative_prompt="")
-    assert told["ui"] == {"text": ["reads: a red apple\n4 of 8 tokens: ▁a ▁red ▁apple </s>"]}
+    assert told["ui"]["text"] == ["reads: a red apple\n4 of 8 tokens: ▁a ▁red ▁apple </s>"]
+    (reading,) = told["ui"]["imagen_reading"]
+    assert (reading["text"], reading["tokens"], reading["limit"]) == ("a red apple", 4, 8)
     expected = encoder.encode_prompt("a red apple")
     assert torch.equal(told["result"][0].text.embeds, expected.text.embeds)
     with pytest.warns(UserWarning, match="is cut"):
@@ -532,3 +535,59 @@ def test_each_of_a_stage_s_own_settings_is_taken_by_itself(sr, text, picture):
         assert torch.equal(made, super_resolve(sr, picture, text, **{**chosen, name: None})), name
     with pytest.raises(ValueError, match=r"SR 256: aug_level must be in \[0, 1\], got -0.5"):
         node("ImagenSR256", stage=sr, text=text, image=picture, **{**SR, "aug_level": -0.5})
+
+
+def graph_of(source, slot, taker="ImagenBaseSample"):
+    """A loader's output wired to a sampler's stage, in the API format."""
+    text = {"class_type": "ImagenT5Encode", "inputs": {"text_encoder": ["1", 0], "prompt": "x"}}
+    text["inputs"]["negative_prompt"] = ""
+    node = {"class_type": taker, "inputs": {"stage": [source, slot], "text": ["2", 0]}}
+    node["inputs"] |= BASE if taker == "ImagenBaseSample" else {**SR, "image": ["4", 0]}
+    loader = {"class_type": "ImagenLoadCascade", "inputs": {"cascade": "emoji", "dtype": "auto"}}
+    base = {
+        "class_type": "ImagenBaseSample",
+        "inputs": {"stage": ["1", 1], "text": ["2", 0], **BASE},
+    }
+    save = {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "x"}}
+    return {"1": loader, "2": text, "3": node, "4": base, "5": save}
+
+
+@pytest.mark.parametrize(
+    ("taker", "slot", "said"),
+    [
+        ("ImagenBaseSample", 1, None),
+        (
+            "ImagenBaseSample",
+            2,
+            r"expected a base stage, got a super-resolution stage; connect `base`",
+        ),
+        ("ImagenSR256", 1, r"expected a super-resolution stage, got a base stage; connect `sr256`"),
+        ("ImagenSR1024", 3, None),
+        (
+            "ImagenSR1024",
+            0,
+            r"stage: expected a link that carries IMAGEN_STAGE, got IMAGEN_TEXT_ENC",
+        ),
+    ],
+)
+def test_a_stage_of_the_wrong_kind_is_told_before_anything_runs(taker, slot, said):
+    from imagen_nodes.cli.node_classes import default_registry
+    from imagen_nodes.headless.engine.validate import check
+    from imagen_nodes.headless.formats.workflow import parse_api
+
+    problems = check(parse_api(graph_of("1", slot, taker)), default_registry()).problems
+    assert len(problems) == (said is not None)
+    if said:
+        assert problems[0].node == "3"
+        assert re.search(said, problems[0].line)
+        assert "\n" not in problems[0].line
+
+
+def test_missing_weights_of_deepfloyd_say_where_to_get_and_put_them():
+    said = NODE_CLASS_MAPPINGS["ImagenLoadStage"].VALIDATE_INPUTS(stage="IF-I-XL-v1.0")
+    assert re.search(
+        r"licence at huggingface\.co/DeepFloyd, .* put it into \S*diffusion_models", said
+    )
+    said = NODE_CLASS_MAPPINGS["ImagenLoadTextEncoder"].VALIDATE_INPUTS(text_encoder="t5-v1_1-xxl")
+    assert re.search(r"huggingface\.co/google and put it into \S*text_encoders", said)
+    assert "huggingface" not in NODE_CLASS_MAPPINGS["ImagenLoadStage"].VALIDATE_INPUTS(stage="x")

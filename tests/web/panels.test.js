@@ -5,6 +5,7 @@ import { makeChart } from "../../web/lib/chart.js";
 import { makeExtension } from "../../web/lib/extension.js";
 import { outputsOf, remount } from "../../web/lib/nodes.js";
 import { sizeOf, warningOf } from "../../web/lib/sizes.js";
+import { makeReading } from "../../web/lib/reading.js";
 import { CSS } from "../../web/lib/style.js";
 import { textsOf } from "../../web/lib/texts.js";
 import { makeView } from "../../web/lib/view.js";
@@ -206,4 +207,19 @@ test("wires that another palette painted over get their colours back", () => {
   window.LGraphCanvas.link_type_colors = {};
   window.tick();
   assert.equal(window.LGraphCanvas.link_type_colors.IMAGEN_TEXT, own);
+});
+
+test("what was read of a prompt is shown, with its tokens, and what was cut stands out", () => {
+  const reading = makeReading(fakeDocument(), say);
+  const of = (name) => find(reading.element, name)[0].textContent;
+  assert.equal(of("imagen-hint"), say.readingHint);
+  const told = { text: "a red apple", tokens: 5, limit: 32, weights: "red 1.2", cut: "and more" };
+  assert.equal(reading.show({ imagen_reading: [told] }), true);
+  assert.deepEqual(
+    [of("imagen-text"), of("imagen-done"), of("imagen-warning")],
+    ["a red apple", "5 of 32 tokens · red 1.2", "Too long, not read: and more"],
+  );
+  reading.show({ imagen_reading: [{ ...told, text: "", weights: "", cut: "" }] });
+  assert.deepEqual([of("imagen-text"), of("imagen-warning")], [say.emptyPrompt, ""]);
+  assert.equal(reading.show({ text: ["x"] }), false);
 });

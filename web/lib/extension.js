@@ -3,12 +3,14 @@ import { buildCascade } from "./cascade.js";
 import { makeChart } from "./chart.js";
 import { findNode, outputsOf, remount } from "./nodes.js";
 import { warningOf } from "./sizes.js";
+import { makeReading } from "./reading.js";
 import { CSS } from "./style.js";
 import { textsOf } from "./texts.js";
 import { makeView } from "./view.js";
 import { paintWires } from "./wires.js";
 
 const CHARTED = ["ImagenBaseSample", "ImagenSR256", "ImagenSR1024"];
+const READ = "ImagenT5Encode";
 const VIEW = "ImagenCascadeView";
 const COMMAND = "Imagen.NewCascade";
 const VIEW_WIDTH = 340;
@@ -78,6 +80,7 @@ export function makeExtension(app, api, page) {
       if (CHARTED.includes(kind)) {
         attach(node, "imagen_chart", makeChart(page.document, urlOf, say()));
       }
+      if (kind === READ) attach(node, "imagen_reading", makeReading(page.document, say()));
       if (kind === VIEW) {
         hideNativePreview(node);
         attach(node, "imagen_view", makeView(page.document, urlOf, say()));

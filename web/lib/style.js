@@ -48,6 +48,10 @@ export const CSS = `
 }
 .imagen-done { text-align: center; opacity: .75; flex: none; font-variant-numeric: tabular-nums; }
 .imagen-done:empty { display: none; }
+.imagen-reading { height: 100%; min-height: 24px; overflow-y: auto; }
+.imagen-text { flex: none; overflow-wrap: anywhere; user-select: text; text-align: center; }
+.imagen-warning:empty { display: none; }
+.imagen-reading .imagen-warning { text-align: center; overflow-wrap: anywhere; }
 .imagen-view { height: 100%; min-height: 24px; }
 .imagen-view.imagen-filled { min-height: 340px; }
 .imagen-bar { display: flex; flex-wrap: wrap; gap: 4px; justify-content: center; flex: none; }

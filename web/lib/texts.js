@@ -3,6 +3,10 @@
 const ENGLISH = {
   chartHint: "Run: threshold and x0 appear here.",
   viewHint: "Run: the stages appear here, over each other.",
+  readingHint: "Run: what was read of the prompt appears here.",
+  emptyPrompt: "the empty prompt",
+  tokens: (count, limit) => `${count} of ${limit} tokens`,
+  cut: (text) => `Too long, not read: ${text}`,
   noThreshold: "no threshold",
   notANumber: "s not a number",
   step: (i, count) => `step ${i}/${count}`,
@@ -20,6 +24,10 @@ const ENGLISH = {
 const CHINESE = {
   chartHint: "运行后，这里显示阈值与 x0。",
   viewHint: "运行后，各阶段的图像叠放在这里。",
+  readingHint: "运行后，这里显示实际读到的提示词。",
+  emptyPrompt: "空提示词",
+  tokens: (count, limit) => `${count}/${limit} 个词元`,
+  cut: (text) => `过长，未读取：${text}`,
   noThreshold: "无阈值",
   notANumber: "s 不是数",
   step: (i, count) => `第 ${i}/${count} 步`,
