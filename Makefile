@@ -1,4 +1,5 @@
-# Commands, each of which sets up what it needs in .venv: demo, test, lint, docs, bench; and comfy, in a ComfyUI of yours.
+# Commands, each of which sets up what it needs in .venv: demo, test, lint, docs, bench, torture; and comfy, in a
+# ComfyUI of yours.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
@@ -8,7 +9,7 @@ TORCH := $(if $(shell command -v nvidia-smi 2>/dev/null),torch>=2.4,torch==2.13.
 export PYTHONWARNINGS := ignore:Editable installation
 PROMPT ?= a red apple, noto style
 
-.PHONY: demo test lint docs bench comfy clean
+.PHONY: demo test lint docs bench torture comfy clean
 
 demo: $(VENV)/.headless
 	$(BIN)/imagen generate "$(PROMPT)" -o demo.png
@@ -29,6 +30,11 @@ docs: $(VENV)/.docs
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py
+
+# Kills, faults and damaged files for about an hour; MUCH=5 takes some minutes.
+MUCH ?= 100
+torture: $(VENV)/.dev
+	IMAGEN_TORTURE=$(MUCH) $(BIN)/python -m pytest -m "slow or not slow" tests/torture
 
 comfy: $(VENV)/.dev
 	@test -n "$(COMFYUI_DIR)" \
