@@ -28,6 +28,7 @@ from .text import EncodedPrompt, Reading, TextEmbedding, TextEncoder
 from .unet.adm import ADMConfig, ADMUNet
 from .unet.efficient import EfficientConfig, EfficientUNet
 from .unet.presets import PRESETS
+from .unet.reuse import Reuse
 
 __all__ = [
     "PRESETS",
@@ -43,6 +44,7 @@ __all__ = [
     "Inpainting",
     "LoRA",
     "Reading",
+    "Reuse",
     "SamplingDefaults",
     "Schedule",
     "Settings",

@@ -1,6 +1,7 @@
 """A cascade: a text encoder and the stages that were made for each other, used together."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from .diffusion.guidance import Guidance
 from .diffusion.samplers import Sampler
 from .memory import pictures_at_once
 from .sampling import sample_base, super_resolve
-from .settings import OnStep
+from .settings import OnStep, Quality
 from .stage import Stage, StageConfig
 from .text.encoder import TextEncoder
 
@@ -59,6 +60,7 @@ class Cascade:
         aug_level: float | Sequence[float] | None = None,
         tile: int = 0,
         on_step: OnStep | None = None,
+        quality: Quality = "full",
     ) -> Tensor:
         """Pictures of the prompts, through the stages up to a resolution: b h w c in 0..1, no gradients.
 
@@ -74,22 +76,23 @@ class Cascade:
         tile             side of the SR stages' tiles in pixels; 0 = whole pictures
         on_step          called with (step, num_steps, x0) after each step of each stage, and of each part
                          where memory does not hold all pictures at once
+        quality          "full" or "fast", as in `Settings`
         """
         stages = self.stages_upto(upto)
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if batch_size != 1 and len(prompts) not in (1, batch_size):
             raise ValueError(
-                f"batch_size: expected {len(prompts)}, as there are {len(prompts)} prompts, got "
-                f"{batch_size}; leave it out"
+                f"batch_size: expected {len(prompts)}, one for each prompt, got {batch_size}; leave it out"
             )
         text = self.text_encoder.encode_prompt(prompts, negative_prompt)
         batch = len(prompts) if len(prompts) > 1 else batch_size
         steps = per_stage("steps", steps, len(stages))
         aug_levels = per_stage("aug_level", aug_level, len(stages) - 1)
+        common: dict[str, Any] = dict(sampler=sampler, on_step=on_step, quality=quality)
         image = torch.cat([
             sample_base(
                 self.base, text.take(rows), guidance=guidance, seed=(seed + rows.start) % 2**64,
-                batch_size=rows.stop - rows.start, steps=steps[0], sampler=sampler, on_step=on_step,
+                batch_size=rows.stop - rows.start, steps=steps[0], **common,
             )
             for rows in parts_of(self.base, batch, 64, 64)
         ])  # fmt: skip
@@ -98,7 +101,7 @@ class Cascade:
             image = torch.cat([
                 super_resolve(
                     stage, image[rows], text.take(rows), seed=(seed + rows.start) % 2**64, steps=count,
-                    sampler=sampler, aug_level=level, tile=tile, on_step=on_step,
+                    aug_level=level, tile=tile, **common,
                 )
                 for rows in parts_of(stage, batch, min(tile or side, side), min(tile or side, side))
             ])  # fmt: skip

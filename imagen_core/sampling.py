@@ -9,7 +9,7 @@ Imagen, arXiv:2205.11487, section 2.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,9 +27,10 @@ from .diffusion.samplers import Noise, Sampler
 from .diffusion.samplers import OnStep as StepDone
 from .diffusion.tiles import Tiles, windows
 from .diffusion.trace import Trace
-from .settings import OnStep, Settings, Sigmas
+from .settings import OnStep, Quality, Settings, Sigmas
 from .stage import Stage
 from .text.embedding import EncodedPrompt
+from .unet.reuse import Reuse, Reusing
 
 
 def sample_base(
@@ -50,6 +51,8 @@ def sample_base(
     on_step: OnStep | None = None,
     trace: Trace | None = None,
     sigmas: Sigmas | None = None,
+    quality: Quality = "full",
+    reuse: Reuse | None = None,
 ) -> Tensor:
     """Pictures of the text, from noise or from a given picture: b h w c in 0..1.
 
@@ -57,13 +60,15 @@ def sample_base(
     image         b h w c in 0..1, to start from; it gives the size and the batch
     mask          b h w in 0..1, 1 = repaint; pixels where it is 0 come back exactly as in image
     width, height, batch_size   pixels and pictures; not used with image
-    guidance, seed, steps, sigmas, sampler, strength, inpainting, on_step, trace   as in `Settings`;
-                  strength is not used without image, nor inpainting without mask
+    guidance, seed, steps, sigmas, sampler, strength, inpainting, on_step, trace, quality, reuse   as in
+                  `Settings`; strength is not used without image, nor inpainting without mask
 
     Imagen, arXiv:2205.11487, section 2.
     """
     strength = 1.0 if image is None else strength
-    settings = Settings(guidance, seed, steps, sigmas, sampler, strength, inpainting)
+    settings = Settings(
+        guidance, seed, steps, sigmas, sampler, strength, inpainting, quality=quality, reuse=reuse
+    )
     batch, height, width = check_base(
         stage, text, settings, image, mask, (batch_size, height, width)
     )
@@ -72,8 +77,9 @@ def sample_base(
     noise = ImageNoise(settings.seed, batch, stage.device)
     x = start(noise.randn(3, height, width), grid, known)
     kept = None if known is None or mask is None else inpainting.keep(known, mask)
+    unet: Any = stage.unet if reuse is None else Reusing(stage.unet, reuse)
     denoise = make_denoiser(
-        stage.unet, stage.schedule, stage.prediction, text, settings.guidance_of(stage.config), grid,
+        unet, stage.schedule, stage.prediction, text, settings.guidance_of(stage.config), grid,
         batch, trace=trace,
     )  # fmt: skip
     sample, draw = settings.sampler_of(stage.config), lambda: noise.randn(*x.shape[1:])
@@ -102,6 +108,8 @@ def super_resolve(
     on_step: OnStep | None = None,
     trace: Trace | None = None,
     sigmas: Sigmas | None = None,
+    quality: Quality = "full",
+    reuse: Reuse | None = None,
 ) -> Tensor:
     """The pictures enlarged by the stage's scale: b (scale h) (scale w) c in 0..1.
 
@@ -112,14 +120,16 @@ def super_resolve(
                   still says what is seen; None = from noise
     mask          b h w in 0..1, 1 = repaint; pixels where it is 0 come back exactly as in original
     guidance, seed, steps, sigmas, sampler, aug_level, aug_noise, tile, strength, inpainting, on_step,
-    trace         as in `Settings`; strength is not used without original, nor inpainting without mask
+    trace, quality, reuse   as in `Settings`; strength is not used without original, nor inpainting
+                  without mask
 
     Imagen, arXiv:2205.11487, sections 2.4 and 2.5.
     """
     strength = 1.0 if original is None else strength
     settings = Settings(
-        guidance, seed, steps, sigmas, sampler, strength, inpainting, aug_level, aug_noise, tile
-    )
+        guidance, seed, steps, sigmas, sampler, strength, inpainting, aug_level, aug_noise, tile,
+        quality=quality, reuse=reuse,
+    )  # fmt: skip
     batch, height, width = check_sr(stage, text, settings, image, original, mask)
     config, grid = stage.config, settings.grid(stage.config)
     large = upsample(to_network(image, stage.device), config.scale, config.align_corners)
@@ -128,9 +138,11 @@ def super_resolve(
     noise = ImageNoise(settings.seed, batch, stage.device)
     x = start(noise.randn(*large.shape[1:]), grid, known)
     lowres = augmentation(stage.schedule, large, settings.level(config), aug_noise, noise)
+    tiles = tiles_of(stage, large, settings.tile)
+    unet: Any = stage.unet if reuse is None or tiles is not None else Reusing(stage.unet, reuse)
     denoise = make_denoiser(
-        stage.unet, stage.schedule, stage.prediction, text, settings.guidance_of(config), grid,
-        batch, lowres, tiles_of(stage, large, settings.tile), trace,
+        unet, stage.schedule, stage.prediction, text, settings.guidance_of(config), grid, batch,
+        lowres, tiles, trace,
     )  # fmt: skip
     sample, draw = settings.sampler_of(config), lambda: noise.randn(*x.shape[1:])
     for leg in legs(denoise, grid, kept, cropped(on_step, height, width)):

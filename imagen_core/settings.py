@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,9 +16,13 @@ from .diffusion.respacing import Spacing, plain, whole, wholes
 from .diffusion.samplers import SAMPLERS, Sampler
 from .diffusion.trace import Trace
 from .stage import StageConfig
+from .unet.reuse import Reuse
 
 OnStep = Callable[[int, int, Tensor], None]
 Sigmas = Sequence[float] | Tensor
+Quality = Literal["full", "fast"]
+QUALITIES: tuple[Quality, ...] = ("full", "fast")
+FAST = {"base": 5 / 8, "sr": 3 / 8}  # of the steps; what that changes is in benchmarks/NOTES.md
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +41,8 @@ class Settings:
     tile         of an SR stage: side of the tiles in pixels; 0 = the whole picture
     on_step      called with (step, num_steps, x0) after each step
     trace        keeps what the threshold did at each step
+    quality      "fast": FAST of the steps, by dpmpp_2m where no sampler is given; "full": all of them
+    reuse        of deep features between steps, whole pictures only; None = every step runs all levels
     """
 
     guidance: Guidance | None = None
@@ -49,6 +57,8 @@ class Settings:
     tile: int = 0
     on_step: OnStep | None = None
     trace: Trace | None = None
+    quality: Quality = "full"
+    reuse: Reuse | None = None
 
     def __post_init__(self):
         numbers = {
@@ -64,6 +74,10 @@ class Settings:
         check_seeds(self.seed)
         self.grid(config)
         self.sampler_of(config)
+        if self.quality not in QUALITIES:
+            raise ValueError(f"quality must be one of {QUALITIES}, got {self.quality!r}")
+        if self.reuse is not None:
+            self.reuse.check(config.unet)
         if config.kind == "base":
             return
         self.level(config)
@@ -87,7 +101,10 @@ class Settings:
         """The noise levels of a run of the whole schedule, whatever the strength."""
         if self.sigmas is None:
             steps = config.defaults.steps if self.steps is None else self.steps
-            return config.schedule.sigmas(steps)
+            sigmas = config.schedule.sigmas(steps)
+            if self.quality == "fast":
+                return config.schedule.sigmas(ceil(FAST[config.kind] * (len(sigmas) - 1)))
+            return sigmas
         try:
             sigmas = torch.as_tensor(self.sigmas, dtype=torch.float64, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
@@ -102,7 +119,8 @@ class Settings:
 
     def sampler_of(self, config: StageConfig) -> Sampler:
         """The function that samples."""
-        chosen = config.defaults.sampler if self.sampler is None else self.sampler
+        own = "dpmpp_2m" if self.quality == "fast" else config.defaults.sampler
+        chosen = own if self.sampler is None else self.sampler
         if callable(chosen):
             return chosen
         if chosen not in SAMPLERS:

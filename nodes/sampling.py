@@ -9,6 +9,7 @@ from .oom import attempts, rows_of, smaller_parts
 from .trace import Watch
 from .widgets import (
     INPAINT,
+    QUALITY,
     SAMPLER,
     SEED,
     TIMESTEPS,
@@ -95,6 +96,7 @@ class ImagenBaseSample:
                     )
                 ),
                 "jump": advanced(integer(10, 1, 1000, 1, "With resample: steps per segment.")),
+                "quality": QUALITY,
             },
         }
 
@@ -121,6 +123,7 @@ class ImagenBaseSample:
         inpaint: Any = "repaint",
         resample: int = 1,
         jump: int = 10,
+        quality: Any = "full",
     ) -> Any:
         """The pictures."""
         import torch
@@ -130,7 +133,7 @@ class ImagenBaseSample:
         from ..imagen_core.settings import Settings
 
         node, watch = "Imagen Base Sample", Watch()
-        chosen = settings_of(steps, timesteps, sampler) | dict(guidance=guidance)
+        chosen = settings_of(steps, timesteps, sampler, quality=quality) | dict(guidance=guidance)
         with named(node), torch.no_grad():
             chosen |= dict(strength=strength, inpainting=Inpainting(inpaint, resample, jump))
             require_stage(stage, "base")
@@ -170,6 +173,9 @@ class ImagenBaseSample:
         return call_together(self.sample, calls, at_once)
 
 
+TILE = "Side in pixels of overlapping tiles of the result, which save memory; 0 = the whole image at once."
+
+
 def super_resolution_inputs() -> dict[str, Any]:
     """The inputs that both super-resolution nodes have."""
     return {
@@ -185,16 +191,7 @@ def super_resolution_inputs() -> dict[str, Any]:
             "aug_level": level_input(
                 "Noise added to `image` first: 0 keeps it as it is, 0.1 to 0.3 lets the stage invent detail."
             ),
-            "tile": advanced(
-                integer(
-                    0,
-                    0,
-                    4096,
-                    64,
-                    "Side in pixels of overlapping tiles of the result, which save memory; 0 = "
-                    "the whole image at once.",
-                )
-            ),
+            "tile": advanced(integer(0, 0, 4096, 64, TILE)),
         },
         "optional": {
             "guidance": wire(
@@ -228,6 +225,7 @@ def super_resolution_inputs() -> dict[str, Any]:
                 )
             ),
             "inpaint": INPAINT,
+            "quality": QUALITY,
         },
     }
 
@@ -276,6 +274,7 @@ class ImagenSR256:
         mask: Any = None,
         strength: float = 1.0,
         inpaint: Any = "repaint",
+        quality: Any = "full",
     ) -> Any:
         """The enlarged pictures."""
         import torch
@@ -284,7 +283,7 @@ class ImagenSR256:
         from ..imagen_core.checks import check_sr
         from ..imagen_core.settings import Settings
 
-        chosen = settings_of(steps, timesteps, sampler, aug_level)
+        chosen = settings_of(steps, timesteps, sampler, aug_level, quality)
         chosen |= dict(guidance=guidance, aug_noise=aug_noise, strength=strength)
         watch = Watch()
         with named(self.NAME), torch.no_grad():

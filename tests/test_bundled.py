@@ -37,6 +37,34 @@ def test_the_prompt_decides_the_colour(emoji):
     assert means["blue"][2] > means["blue"][0] + 0.1
 
 
+def test_fast_is_near_the_full_run(emoji):
+    text = emoji.text_encoder.encode_prompt("a red apple, noto style")
+    counted = {}
+    for quality in ("full", "fast"):
+        with Evaluations(emoji.base.unet) as evaluations:
+            counted[quality] = sample_base(emoji.base, text, quality=quality), evaluations.count
+    (full, steps), (fast, fewer) = counted["full"], counted["fast"]
+    assert (steps, fewer) == (32, 20)
+    assert 0 < (full - fast).square().mean().sqrt() < 0.02
+
+
+class Evaluations:
+    """Counts a network's evaluations."""
+
+    def __init__(self, unet):
+        self.unet, self.count = unet, 0
+
+    def __enter__(self):
+        self.hook = self.unet.register_forward_hook(self.add)
+        return self
+
+    def __exit__(self, *error):
+        self.hook.remove()
+
+    def add(self, *given):
+        self.count += 1
+
+
 def edge_over_elsewhere(image, edges):
     """Mean gradient across the given columns over the mean gradient across all others."""
     gradient = image.diff(dim=2).abs().mean(dim=(0, 1, 3))

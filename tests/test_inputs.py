@@ -1,5 +1,7 @@
 """Numbers and pictures from elsewhere: numpy's whole numbers, pictures of 0..255 and other ranges."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,8 +18,10 @@ from imagen_nodes.imagen_core import (
     super_resolve,
 )
 from imagen_nodes.imagen_core.cascade import per_stage
+from imagen_nodes.imagen_core.diffusion.samplers import SAMPLERS
 from imagen_nodes.imagen_core.formats.deepfloyd import stage_config
 from imagen_nodes.imagen_core.settings import Settings
+from imagen_nodes.imagen_core.stage import SamplingDefaults
 
 
 def prompt(rows=1, null_rows=1):
@@ -153,3 +157,17 @@ def test_the_guidance_interval_is_of_the_whole_schedule_when_a_run_starts_at_a_p
         Settings(swung, steps=8, strength=0.4).guidance_of(base.config).scales(3)
         == swung.scales(8)[5:]
     )
+
+
+@pytest.mark.parametrize(("kind", "full", "fast"), [("base", 32, 20), ("sr", 12, 5), ("sr", 1, 1)])
+def test_fast_is_fewer_steps_by_the_sampler_that_needs_few(kind, full, fast):
+    config = StageConfig(kind, 64, 4 if kind == "sr" else 1, PRESETS["tiny-sr"])
+    config = replace(config, defaults=SamplingDefaults(full, "ddpm"))
+    settings = Settings(quality="fast")
+    assert len(settings.grid(config)) == fast + 1
+    assert len(Settings(quality="fast", steps=16).grid(config)) == (11 if kind == "base" else 7)
+    assert settings.sampler_of(config) is SAMPLERS["dpmpp_2m"]
+    assert Settings(quality="fast", sampler="heun").sampler_of(config) is SAMPLERS["heun"]
+    assert Settings(quality="fast", sigmas=[2.0, 1.0, 0.0]).grid(config).tolist() == [2.0, 1.0, 0.0]
+    with pytest.raises(ValueError, match="quality must be one of"):
+        Settings(quality="good").check(config)

@@ -16,9 +16,11 @@ from imagen_nodes.imagen_core import (
     sample_base,
     super_resolve,
 )
-from imagen_nodes.imagen_core.diffusion import lowres, schedules, tiles
+from imagen_nodes.imagen_core.diffusion import denoiser, lowres, schedules, tiles
 from imagen_nodes.imagen_core.diffusion.schedules import DiscreteSchedule
+from imagen_nodes.imagen_core.unet import layers
 from imagen_nodes.imagen_core.unet.layers import TextContext
+from imagen_nodes.imagen_core.unet.reuse import Reuse
 from imagen_nodes.nodes.bridge import Scales, post_cfg, skipped_steps
 from imagen_nodes.nodes.host.model_text import Text, TextCond
 
@@ -143,6 +145,57 @@ def test_tiles_and_conditioning_are_made_once(monkeypatch, aug_noise):
         stage, picture, prompt(), tile=16, steps=3 * steps, aug_noise=aug_noise, aug_level=0.2
     )
     assert counts["ramp"] == 2 * ramps
+
+
+@pytest.mark.parametrize("kind", ["base", "sr"])
+@torch.no_grad()
+def test_what_the_noise_levels_say_is_made_once_for_all_steps_and_tiles(monkeypatch, kind):
+    stage, made = random_stage(kind).to(dtype=torch.bfloat16), []
+    for owner, name in ((layers.LevelEmbedding, "forward"), (layers.ResBlock, "scale_shift")):
+        real = getattr(owner, name)
+        monkeypatch.setattr(
+            owner, name, lambda self, given, real=real: made.append(1) or real(self, given)
+        )
+
+    def picture(steps):
+        made.clear()
+        if kind == "base":
+            return sample_base(stage, prompt(), width=16, height=16, batch_size=2, steps=steps)
+        small = torch.rand(1, 8, 8, 3, generator=torch.Generator().manual_seed(0))
+        return super_resolve(stage, small, prompt(), tile=16, steps=steps)
+
+    counts = [(picture(steps), len(made))[1] for steps in (3, 9)]
+    assert counts[0] == counts[1]
+    once = picture(9)
+    monkeypatch.setattr(denoiser, "MOST_BYTES", 4096)
+    in_parts = picture(9)
+    assert counts[1] < len(made)
+    assert torch.equal(once, in_parts)
+    monkeypatch.setattr(
+        denoiser.Levels, "__call__", lambda self, i, aug: self.timesteps[i].expand(self.rows)
+    )
+    assert (picture(9) - once).abs().max() < 2e-2
+
+
+@torch.no_grad()
+def test_deep_features_are_reused_between_steps(monkeypatch):
+    stage, ran = random_stage("base"), []
+    stage.unet.middle[0].register_forward_hook(lambda *given: ran.append(1))
+
+    def picture(reuse, **more):
+        ran.clear()
+        return sample_base(stage, prompt(), width=16, height=16, steps=8, reuse=reuse, **more)
+
+    plain = picture(None)
+    assert torch.equal(picture(Reuse(1, 1)), plain)
+    assert len(ran) == 8
+    fewer = picture(Reuse(2, 1))
+    assert len(ran) == 4
+    assert 0 < (fewer - plain).abs().max() < 0.2
+    picture(Reuse(4, 1), guidance=Guidance(3.0, end=0.25))
+    assert len(ran) == 3  # where guidance ends the rows are others
+    with pytest.raises(ValueError, match="levels from 1 to 1"):
+        picture(Reuse(2, 0))
 
 
 def test_the_table_of_a_schedule_is_made_once(monkeypatch):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..text.embedding import EncodedPrompt, TextEmbedding
-from ..unet.layers import TextContext
+from ..unet.layers import Modulation, TextContext, modulations, residual_blocks
 from .guidance import Guidance
 from .lowres import Lowres, Shown
 from .schedules import AnySchedule, alpha_sigma
@@ -24,6 +24,7 @@ from .tiles import Tiles
 from .trace import Trace
 
 Prediction = Literal["eps", "v", "x0"]
+MOST_BYTES = 2**25  # of scales and shifts that are kept for the steps to come
 
 
 class Network(Protocol):
@@ -37,7 +38,9 @@ class Network(Protocol):
         """The weights; the first one's device and dtype are the network's."""
         ...
 
-    def __call__(self, x: Tensor, t: Tensor, context: TextContext, *lowres: Any) -> Tensor: ...
+    def __call__(
+        self, x: Tensor, t: Tensor | Modulation, context: TextContext, *more: Any
+    ) -> Tensor: ...
 
 
 class Denoised(NamedTuple):
@@ -128,6 +131,38 @@ def joined_rows(contexts: list[TextContext], batch: int) -> TextContext:
     return TextContext.cat([context.expand(batch) for context in contexts])
 
 
+class Levels:
+    """What the network is told of each noise level: the level, or what follows from it, made once.
+
+    All that a run's steps need is one matrix product a residual block, in parts of at most MOST_BYTES.
+    In float32 on a CPU every evaluation makes its own, and gives the bytes that it always gave: a matrix
+    product of fewer than four rows sums in another order.
+    """
+
+    def __init__(self, unet: Network, timesteps: Tensor, context: TextContext, rows: int):
+        """timesteps (s,), 0..1000; rows of the evaluations"""
+        self.unet, self.timesteps, self.rows = unet, timesteps, rows
+        weight = next(unet.parameters())
+        self.once = not (weight.device.type == "cpu" and weight.dtype == torch.float32)
+        self.context, self.weight = context, weight
+        self.first, self.made = 0, []
+
+    def __call__(self, i: int, aug: Tensor | None) -> Tensor | Modulation:
+        """Level i as the network takes it.
+
+        aug   (rows,), noise level of the low-resolution conditioning, the same at all steps; or None
+        """
+        if not self.once:
+            return self.timesteps[i].expand(self.rows)
+        if not self.first <= i < self.first + len(self.made):
+            pooled = self.context.pooled_for(self.rows)
+            values = sum(2 * b.norm_2.num_channels for b in residual_blocks(self.unet))
+            size = self.rows * values * self.weight.itemsize
+            part = self.timesteps[i : i + max(1, MOST_BYTES // size)]
+            self.first, self.made = i, modulations(self.unet, part, pooled, aug)
+        return self.made[i - self.first]
+
+
 def make_denoiser(
     unet: Network,
     schedule: AnySchedule,
@@ -163,17 +198,23 @@ def make_denoiser(
     if any(scale != 1.0 for scale in scales):
         both = joined_rows([*contexts, prepared(unet, prompt.null_text)], batch)
     shown = None if lowres is None else Shown(lowres, dtype)
+    alone, total = len(contexts), len(contexts) + 1
+    levels = {
+        rows: Levels(unet, timesteps, context, rows * batch)
+        for rows, context in ((alone, cond), (total, both))
+    }
 
     def denoise(x: Tensor, i: int) -> Denoised:
         guided = scales[i] != 1.0
-        context, rows = (both, len(contexts) + 1) if guided else (cond, len(contexts))
-        x_t, t = alphas[i] * x, timesteps[i].expand(rows * batch)
+        context, rows = (both, total) if guided else (cond, alone)
+        x_t = alphas[i] * x
         conditioning = None if shown is None else shown(rows)
+        level = levels[rows](i, None if conditioning is None else conditioning.timestep)
         parts = []
         for window in [None] if tiles is None else tiles.windows:
             seen = x_t if window is None else window.crop(x_t)
             given = () if conditioning is None else conditioning.crop(window)
-            output = unet(seen.to(dtype).repeat(rows, 1, 1, 1), t, context, *given).float()
+            output = unet(seen.to(dtype).repeat(rows, 1, 1, 1), level, context, *given).float()
             parts.append(guide(output.chunk(rows), prompt.mixer, scales[i], x.shape[1]))
         output = parts[0] if tiles is None else tiles.blend(parts)
         predicted, variance = output[:, : x.shape[1]], output[:, x.shape[1] :]

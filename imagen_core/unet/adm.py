@@ -6,7 +6,7 @@ DeepFloyd IF is the same graph: stage I as it stands, stage II with `lowres`, wi
 Imagen, arXiv:2205.11487, appendix F.1; ADM, arXiv:2105.05233.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -19,12 +19,15 @@ from ..text.embedding import TextEmbedding
 from .attention import KeysValues, TextAttention, text_keys_values
 from .layers import (
     Activation,
+    Deep,
     LevelEmbedding,
+    Modulation,
     PooledText,
     ResBlock,
     TextContext,
     activation,
     check_shape,
+    number_layers,
     zeroed,
 )
 
@@ -118,9 +121,9 @@ class Block(nn.Module):
             else None
         )
 
-    def forward(self, x: Tensor, embedding: Tensor, texts: Iterator[KeysValues]) -> Tensor:
-        x = self.res(x, embedding)
-        return x if self.attention is None else self.attention(x, next(texts))
+    def forward(self, x: Tensor, level: Tensor | Modulation, texts: Sequence[KeysValues]) -> Tensor:
+        x = self.res(x, level)
+        return x if self.attention is None else self.attention(x, texts[self.attention.index])
 
 
 def encoder(config: ADMConfig) -> tuple[nn.ModuleList, list[int]]:
@@ -187,6 +190,7 @@ class ADMUNet(nn.Module):
         self.norm_out = nn.GroupNorm(config.groups, first)
         self.act_out = activation(config.activation)
         self.conv_out = zeroed(Conv2d(first, config.out_channels * pixels, 3, padding=1))
+        number_layers(self)
 
     @property
     def size_multiple(self) -> int:
@@ -203,42 +207,76 @@ class ADMUNet(nn.Module):
         source = embeds if pooled is None else pooled.embeds.to(embeds)
         return TextContext(self.pooled_text(source), text_keys_values(self, self.text_proj(embeds)))
 
+    def embedded(self, t: Tensor, pooled: Tensor, aug: Tensor | None = None) -> Tensor:
+        """Noise levels and pooled text as one vector a picture: b time_dim.
+
+        t, aug   (b,), 0..1000
+        pooled   b time_dim
+        """
+        embedding = self.time_embedding(t) + pooled
+        if self.aug_embedding is not None:
+            assert aug is not None, "this network needs lowres and aug"
+            embedding = embedding + self.aug_embedding(aug)
+        return self.embedding_act(embedding)
+
     def forward(
         self,
         x: Tensor,
-        t: Tensor,
+        t: Tensor | Modulation,
         context: TextContext,
         lowres: Tensor | None = None,
         aug: Tensor | None = None,
+        deep: Deep | None = None,
     ) -> Tensor:
         """The network's output for noisy images, in their resolution: b out_channels h w.
 
         x         b 3 h w, unit-variance noisy images
-        t         (b,), noise level as the sinusoid sees it, 0..1000
+        t         (b,), noise level as the sinusoid sees it, 0..1000; or what `modulations` made of it
         context   prepared text of b rows, or of fewer that divide b
         lowres    b 3 h w in about [-1, 1], up-sampled and augmented conditioning
         aug       (b,), noise level of lowres, 0..1000
+        deep      keeps what the lower levels made, or gives it back; None = all levels run
         """
-        embedding = self.time_embedding(t) + context.pooled_for(len(x))
+        level = t
+        if isinstance(t, Tensor):
+            level = self.embedded(t, context.pooled_for(len(x)), aug)
         if self.aug_embedding is not None:
-            assert lowres is not None and aug is not None, "this network needs lowres and aug"
-            embedding = embedding + self.aug_embedding(aug)
+            assert lowres is not None, "this network needs lowres and aug"
             x = torch.cat([x, lowres], dim=1)
-        embedding = self.embedding_act(embedding)
-        texts = iter(context.keys_values)
-
         x = self.conv_in(F.pixel_unshuffle(x, self.config.patch))
-        skips = [x]
-        for level in self.down:
-            for block in cast(nn.ModuleList, level):
-                x = block(x, embedding, texts)
-                skips.append(x)
-        for block in self.middle:
-            x = block(x, embedding, texts)
-        for i, level in enumerate(self.up):
-            for block in cast(nn.ModuleList, level):
-                x = block(torch.cat([x, skips.pop()], dim=1), embedding, texts)
-            if i < len(self.upsample):
-                x = self.upsample[i](x, embedding, texts)
+        x = self.run_level(0, x, level, context.keys_values, deep)
         output = self.conv_out(self.act_out(self.norm_out(x)))
         return F.pixel_shuffle(output, self.config.patch)
+
+    def run_level(
+        self,
+        i: int,
+        x: Tensor,
+        level: Tensor | Modulation,
+        texts: Sequence[KeysValues],
+        deep: Deep | None,
+    ) -> Tensor:
+        """Level i and all below it: features in the resolution of the level above, of i itself for 0.
+
+        x   b c h w, in the resolution of level i
+        """
+        own = list(cast(nn.ModuleList, self.down[i]))
+        lowest = i == len(self.down) - 1
+        down = None if lowest else own.pop()
+        skips = [x]
+        for block in own:
+            x = block(x, level, texts)
+            skips.append(x)
+        if down is None:
+            for block in self.middle:
+                x = block(x, level, texts)
+        else:
+            above = x
+
+            def below() -> Tensor:
+                return self.run_level(i + 1, down(above, level, texts), level, texts, deep)
+
+            x = below() if deep is None else deep.or_made(i + 1, below)
+        for block in cast(nn.ModuleList, self.up[-1 - i]):
+            x = block(torch.cat([x, skips.pop()], dim=1), level, texts)
+        return self.upsample[-i](x, level, texts) if i else x

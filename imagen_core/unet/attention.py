@@ -67,6 +67,8 @@ class TextAttention(nn.Module):
     One softmax over [text, image] keys (text first), residual added to the input.
     """
 
+    index = 0  # among the network's layers of its kind
+
     def __init__(
         self,
         channels: int,

@@ -14,7 +14,7 @@ On the bundled 64 to 256 stage, 500 steps of 16 crops: root mean square error of
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,12 +27,15 @@ from ..text.embedding import TextEmbedding
 from .attention import KeysValues, TextAttention, text_keys_values
 from .layers import (
     Activation,
+    Deep,
     LevelEmbedding,
+    Modulation,
     PooledText,
     ResBlock,
     TextContext,
     activation,
     check_shape,
+    number_layers,
     zeroed,
 )
 
@@ -114,10 +117,10 @@ class Level(nn.Module):
             else None
         )
 
-    def forward(self, x: Tensor, embedding: Tensor, texts: Iterator[KeysValues]) -> Tensor:
+    def forward(self, x: Tensor, level: Tensor | Modulation, texts: Sequence[KeysValues]) -> Tensor:
         for block in self.blocks:
-            x = block(x, embedding)
-        return x if self.attention is None else self.attention(x, next(texts))
+            x = block(x, level)
+        return x if self.attention is None else self.attention(x, texts[self.attention.index])
 
 
 class Upsample(nn.Module):
@@ -165,6 +168,7 @@ class EfficientUNet(nn.Module):
         )
         self.act_out = activation(config.activation)
         self.conv_out = zeroed(Conv2d(stem_widths[-1], config.out_channels, 3, padding=1))
+        number_layers(self)
 
     @property
     def size_multiple(self) -> int:
@@ -181,30 +185,66 @@ class EfficientUNet(nn.Module):
         source = embeds if pooled is None else pooled.embeds.to(embeds)
         return TextContext(self.pooled_text(source), text_keys_values(self, self.text_proj(embeds)))
 
+    def embedded(self, t: Tensor, pooled: Tensor, aug: Tensor) -> Tensor:
+        """Noise levels and pooled text as one vector a picture: b time_dim.
+
+        t, aug   (b,), 0..1000
+        pooled   b time_dim
+        """
+        return self.time_embedding(t) + self.aug_embedding(aug) + pooled
+
     def forward(
-        self, x: Tensor, t: Tensor, context: TextContext, lowres: Tensor, aug: Tensor
+        self,
+        x: Tensor,
+        t: Tensor | Modulation,
+        context: TextContext,
+        lowres: Tensor,
+        aug: Tensor,
+        deep: Deep | None = None,
     ) -> Tensor:
         """The network's output for noisy images, in their resolution: b out_channels h w.
 
         x         b 3 h w, unit-variance noisy images
-        t         (b,), noise level as the sinusoid sees it, 0..1000
+        t         (b,), noise level as the sinusoid sees it, 0..1000; or what `modulations` made of it
         context   prepared text of b rows, or of fewer that divide b
         lowres    b 3 h w in about [-1, 1], up-sampled and augmented conditioning
         aug       (b,), noise level of lowres, 0..1000
+        deep      keeps what the lower levels made, or gives it back; None = all levels run
         """
-        pooled = context.pooled_for(len(x))
-        embedding = self.time_embedding(t) + self.aug_embedding(aug) + pooled
-        texts = iter(context.keys_values)
-        x = self.conv_in(torch.cat([x, lowres], dim=1))
-        skips = [x]
-        for downsample, level in zip(self.downsample, self.down, strict=True):
-            x = level(downsample(x), embedding, texts)
-            skips.append(x)
-        skips.pop()
-        for level, upsample in zip(self.up, self.upsample, strict=True):
-            x = upsample(level(x, embedding, texts))
-            x = torch.cat([x, scale_(skips.pop(), SKIP_SCALE)], dim=1)
+        level = t
+        if isinstance(t, Tensor):
+            level = self.embedded(t, context.pooled_for(len(x)), aug)
+        stem = self.conv_in(torch.cat([x, lowres], dim=1))
+
+        def below() -> Tensor:
+            return self.run_level(0, stem, level, context.keys_values, deep)
+
+        x = below() if deep is None else deep.or_made(0, below)
+        x = torch.cat([x, scale_(stem, SKIP_SCALE)], dim=1)
         for block in self.stem_blocks:
-            x = block(x, embedding)
+            x = block(x, level)
         output = self.conv_out(self.act_out(x))
         return add_(output, lowres) if self.config.residual else output
+
+    def run_level(
+        self,
+        i: int,
+        x: Tensor,
+        level: Tensor | Modulation,
+        texts: Sequence[KeysValues],
+        deep: Deep | None,
+    ) -> Tensor:
+        """Level i and all below it: features in the resolution that x has.
+
+        x   b c h w, in the resolution above level i
+        """
+        x = self.down[i](self.downsample[i](x), level, texts)
+        if i < len(self.down) - 1:
+            own = x
+
+            def below() -> Tensor:
+                return self.run_level(i + 1, own, level, texts, deep)
+
+            x = below() if deep is None else deep.or_made(i + 1, below)
+            x = torch.cat([x, scale_(own, SKIP_SCALE)], dim=1)
+        return self.upsample[-1 - i](self.up[-1 - i](x, level, texts))

@@ -5,6 +5,7 @@ arXiv:2205.11487, appendices B.1 and F.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from ..kernels.convolution import Conv2d
 from ..kernels.inplace import activate_, add_, scale_shift_
-from .attention import AttentionPool, KeysValues
+from .attention import AttentionPool, KeysValues, TextAttention
 
 Activation = Literal["gelu", "silu"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU}
@@ -205,6 +206,68 @@ class TextContext:
         )
 
 
+ScaleShift = tuple[Tensor, Tensor]  # each b c 1 1
+Modulation = tuple[ScaleShift, ...]  # of every residual block of a network, by its index
+
+
+class Deep:
+    """Features of a network's lower levels, kept from one evaluation for those that follow.
+
+    levels     the highest levels, which every evaluation computes
+    features   b c h w, what comes up from the levels below; None = the next evaluation computes them
+
+    DeepCache, arXiv:2312.00858.
+    """
+
+    def __init__(self, levels: int):
+        self.levels = levels
+        self.features: Tensor | None = None
+
+    def or_made(self, below: int, make: Callable[[], Tensor]) -> Tensor:
+        """What comes up to the level above `below`: kept features, or new ones.
+
+        below   number of the level that would run next, 0 = the highest
+        make    runs it and all below
+        """
+        if below != self.levels:
+            return make()
+        if self.features is None:
+            self.features = make()
+        return self.features
+
+
+def number_layers(unet: nn.Module) -> None:
+    """Tell residual blocks and text attentions their places, by which they find what is theirs.
+
+    unet   registers its layers in the order of evaluation
+    """
+    for kind in (ResBlock, TextAttention):
+        for index, layer in enumerate(m for m in unet.modules() if isinstance(m, kind)):
+            layer.index = index
+
+
+def residual_blocks(unet: Any) -> "list[ResBlock]":
+    """The residual blocks of a network, by their index."""
+    return [module for module in unet.modules() if isinstance(module, ResBlock)]
+
+
+def modulations(unet: Any, t: Tensor, pooled: Tensor, aug: Tensor | None) -> list[Modulation]:
+    """Scale and shift of every residual block at several noise levels, in one matrix product a block.
+
+    unet      has embedded(t, pooled, aug)
+    t         (s,), noise levels as the sinusoid sees them, 0..1000
+    pooled    b time_dim, pooled text of each picture
+    aug       (b,), noise level of the low-resolution conditioning, or None
+    returns   one a level
+    """
+    levels = len(t)
+    augs = None if aug is None else aug.repeat(levels)
+    embedding = unet.embedded(t.repeat_interleave(len(pooled)), pooled.repeat(levels, 1), augs)
+    blocks = residual_blocks(unet)
+    made = [[part.chunk(levels) for part in block.scale_shift(embedding)] for block in blocks]
+    return [tuple((scale[i], shift[i]) for scale, shift in made) for i in range(levels)]
+
+
 class Resample(nn.Module):
     """Halve by averaging 2x2, double by repeating, or leave alone; nothing learned."""
 
@@ -227,6 +290,8 @@ class ResBlock(nn.Module):
     multiplied by `residual_scale`. `resample` acts on both branches between the first activation and
     the first convolution ("biggan" blocks of ADM).
     """
+
+    index = 0  # among the network's residual blocks
 
     def __init__(
         self,
@@ -253,11 +318,23 @@ class ResBlock(nn.Module):
         same = in_channels == out_channels
         self.skip = nn.Identity() if same else Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:  # b c h w, b embedding_dim
+    def scale_shift(self, embedding: Tensor) -> ScaleShift:
+        """What the second norm is scaled and shifted by.
+
+        embedding   b embedding_dim
+        """
+        both = self.embedding(self.embedding_act(embedding))[:, :, None, None]
+        scale, shift = both.chunk(2, dim=1)
+        return scale, shift
+
+    def forward(self, x: Tensor, level: Tensor | Modulation) -> Tensor:
+        """The block's features: b out_channels h w.
+
+        x       b c h w
+        level   b embedding_dim, or what `modulations` made of it
+        """
         h = self.conv_1(self.resample(activate_(self.norm_1(x), self.act)))
-        scale, shift = self.embedding(self.embedding_act(embedding))[:, :, None, None].chunk(
-            2, dim=1
-        )
-        h = scale_shift_(self.norm_2(h), scale, shift)
+        own = self.scale_shift(level) if isinstance(level, Tensor) else level[self.index]
+        h = scale_shift_(self.norm_2(h), *own)
         h = add_(self.conv_2(activate_(h, self.act)), self.skip(self.resample(x)))
         return h if self.residual_scale == 1.0 else h * self.residual_scale

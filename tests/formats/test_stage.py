@@ -172,7 +172,7 @@ def test_a_folder_is_a_cascade(cascade_folder):
     assert cascade.generate("a dog", upto=16, steps=1, batch_size=3).shape == (3, 64, 64, 3)
     with pytest.raises(ValueError, match=r"upto must be one of \[16, 64\], got 1024"):
         cascade.generate("a red dog", upto=1024)
-    with pytest.raises(ValueError, match="batch_size: expected 2, as there are 2 prompts, got 3"):
+    with pytest.raises(ValueError, match="batch_size: expected 2, one for each prompt, got 3"):
         cascade.generate(["a dog", "a cat"], batch_size=3)
 
 
