@@ -26,6 +26,7 @@ from .data import Batch, MakePicture, Source, Stream, add_noise, load_pairs
 from .distill import DistillLoss
 from .ema import EMA
 from .folder import Folder, FolderMaker, Mixed, read_folder
+from .grow import grown
 from .loss import Variance, Weighting, diffusion_loss
 from .optim import lr_factor, make_optimizer
 from .processes import processes
@@ -33,7 +34,16 @@ from .progress import Clock, DivergedError, Log, stop_signals, tell
 from .recipe import Recipe, RecipeError, check_data, check_parts
 from .tuning import lora_of, prepare
 
-MAY_MOVE = {"text_encoder", "images", "manifest", "folder", "mix", "prompts", "start_from"}
+MAY_MOVE = {
+    "text_encoder",
+    "images",
+    "manifest",
+    "folder",
+    "mix",
+    "prompts",
+    "start_from",
+    "grow_from",
+}
 MAY_CHANGE = MAY_MOVE | {"workers", "defaults"}  # from one part of a run to the next
 HELD_OUT_BATCHES = 4
 
@@ -400,6 +410,12 @@ def save_grid(grid: Tensor, path: Path) -> None:
 def make_stage(recipe: Recipe) -> Stage:
     """A new stage, or the one that the recipe starts from with the recipe's own settings."""
     config = recipe.stage_config()
+    if recipe.stage.grow_from:
+        small = load_stage(recipe.stage.grow_from, dtype=torch.float32)
+        try:
+            return Stage(config, grown(small.unet, config.unet).requires_grad_(True))
+        except ValueError as error:
+            raise RecipeError(f"stage.grow_from: {recipe.stage.grow_from}: {error}") from error
     if not recipe.stage.start_from:
         return Stage(config)
     start = load_stage(recipe.stage.start_from, dtype=torch.float32)

@@ -39,6 +39,7 @@ class StageSection:
     defaults     sampling settings that the weights will carry
     start_from   stage to start from, whose own settings count where neither preset nor unet is given;
                  "" = random weights
+    grow_from    a stage whose network lacks the first level of this one's: its levels are the lower ones
     unet         a shape of one's own: kind ("adm" or "efficient") and the fields of its configuration
     """
 
@@ -50,6 +51,7 @@ class StageSection:
     schedule: Schedule = Schedule()
     defaults: SamplingDefaults = SamplingDefaults()
     start_from: str = ""
+    grow_from: str = ""
     unet: dict[str, Any] = field(default_factory=dict)
 
 
@@ -311,6 +313,8 @@ def parse_recipe(data: dict[str, Any], folder: Path) -> Recipe:
         )
     if recipe.tune.what != "all" and not stage.start_from:
         raise RecipeError(f"tune.what: {recipe.tune.what!r} needs weights: set stage.start_from")
+    if stage.start_from and stage.grow_from:
+        raise RecipeError("stage: expected one of start_from and grow_from, got both")
     check_distill(recipe)
     return _absolute(recipe, folder)
 
@@ -402,7 +406,7 @@ def _absolute(recipe: Recipe, folder: Path) -> Recipe:
         return type(section)(**changes)
 
     return Recipe(
-        stage=resolve(recipe.stage, "start_from"),
+        stage=resolve(recipe.stage, "start_from", "grow_from"),
         data=resolve(recipe.data, "images", "manifest", "text_encoder", "folder", "mix", "prompts"),
         optim=recipe.optim,
         run=resolve(recipe.run, "out"),

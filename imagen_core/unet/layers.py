@@ -38,7 +38,8 @@ def check_shape(config: Any) -> None:
     stem = getattr(config, "stem_blocks", 0)
     bounds = {
         "levels": (len(config.channels), 1, MOST_LEVELS),
-        "num_res_blocks": (min(config.num_res_blocks), 1, MOST_BLOCKS),
+        # A decoder's level has one block more, so that of an ADM network may be all that a level has.
+        "num_res_blocks": (min(config.num_res_blocks), 1 - hasattr(config, "patch"), MOST_BLOCKS),
         "residual blocks": (sum(config.num_res_blocks) + stem, 1, MOST_BLOCKS),
         "patch": (getattr(config, "patch", 1), 1, MOST_PATCH),
     }
@@ -72,7 +73,7 @@ def check_field(name: str, kind: Any, value: Any) -> None:
             )
         if kind is int and not 0 <= value <= MOST_WIDTH:
             raise ValueError(f"{name}: expected a size up to {MOST_WIDTH}, got {value}")
-        if kind is int and value == 0 and name != "stem_blocks":
+        if kind is int and value == 0 and name not in ("stem_blocks", "num_res_blocks"):
             raise ValueError(f"{name}: expected at least 1, got 0")
     elif kind is float:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e3:

@@ -41,11 +41,12 @@ def draw(data: Path, large: int) -> Path:
 
 def shortened(recipe: Recipe, runs: Path, part: str, steps: int, batch: int) -> Recipe:
     """A recipe whose run lies in `runs` and, where steps is not 0, is that short."""
-    start = recipe.stage.start_from and str(runs / "base32" / "stage.safetensors")
+    small = str(runs / "base32" / "stage.safetensors")
+    start = {key: getattr(recipe.stage, key) and small for key in ("start_from", "grow_from")}
     run = replace(recipe.run, out=str(runs / part))
     if steps:
         run = replace(run, steps=steps, minutes=0.0, batch=batch, compile=False)
-    return replace(recipe, stage=replace(recipe.stage, start_from=start), run=run)
+    return replace(recipe, stage=replace(recipe.stage, **start), run=run)
 
 
 def assemble(runs: Path, text_encoder: Path, out: Path, name: str) -> Path:

@@ -41,9 +41,13 @@ def small_networks(monkeypatch):
         recipe = load_recipe(path)
         kind = f"tiny-{recipe.stage.kind}"
         shape = replace(PRESETS[kind], text_dim=256)
-        monkeypatch.setitem(PRESETS, f"{kind}-256", shape)
+        name = f"{kind}-256" + ("-grown" if recipe.stage.grow_from else "")
+        if recipe.stage.grow_from:
+            levels = {"channels": 16, "num_res_blocks": 0, "attention": False}
+            shape = replace(shape, **{k: (v, *getattr(shape, k)) for k, v in levels.items()})
+        monkeypatch.setitem(PRESETS, name, shape)
         residual = {"prediction": "v"} if recipe.stage.kind == "sr" else {}
-        return replace(recipe, stage=replace(recipe.stage, preset=f"{kind}-256", **residual))
+        return replace(recipe, stage=replace(recipe.stage, preset=name, **residual))
 
     monkeypatch.setattr(make_cascade, "load_recipe", load)
 

@@ -1,0 +1,66 @@
+"""A network for twice the resolution: the levels of one that is trained, under a new first level.
+
+Most of a training then runs at a resolution where it costs a fourth, and what the network knows of things
+keeps its scale. Progressive growing, arXiv:1710.10196, of a U-Net for diffusion.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..stage import build_unet
+from ..unet.adm import ADMConfig, ADMUNet
+
+
+def grows_from(config: ADMConfig) -> ADMConfig:
+    """The shape of a network that one of this shape can grow from: the same without its first level."""
+    return replace(
+        config,
+        channels=config.channels[1:],
+        num_res_blocks=config.num_res_blocks[1:],
+        attention=config.attention[1:],
+    )
+
+
+def grown(small: nn.Module, config: Any) -> ADMUNet:
+    """A new network whose lower levels are those of a smaller one, a copy.
+
+    small    an ADMUNet whose shape is `grows_from(config)`
+    config   an ADMConfig whose first two levels are equally wide, and the first attends to no text
+
+    ValueError where they do not fit. The new level begins by passing on what comes in, halved, then doubled.
+    """
+    if (
+        small.config != grows_from(config)
+        or config.channels[0] != config.channels[1]
+        or config.attention[0]
+    ):
+        raise ValueError(
+            f"expected a network of the same shape without the first level, which must be as wide as the "
+            f"second one and attend to no text: {grows_from(config)}, got {small.config}"
+        )
+    network = build_unet(config)
+    assert isinstance(network, ADMUNet)
+    kept = {deeper(name): value for name, value in small.state_dict().items()}
+    network.load_state_dict({**network.state_dict(), **kept})
+    for name, module in network.up[-1].named_modules():
+        if name.endswith("res.skip"):
+            pass_on(module)
+    return network.to(next(small.parameters()).device)
+
+
+def deeper(name: str) -> str:
+    """A weight's name in the larger network: encoder levels move down by one, all others stay."""
+    first, *rest = name.split(".")
+    return ".".join([first, str(int(rest[0]) + 1), *rest[1:]]) if first == "down" else name
+
+
+@torch.no_grad()
+def pass_on(skip: nn.Module) -> None:
+    """Let a block's residual path hand on its first channels, and nothing of what the encoder left."""
+    weight = getattr(skip, "weight", None)
+    if isinstance(weight, Tensor):
+        nn.init.dirac_(weight)
+        nn.init.zeros_(skip.get_parameter("bias"))
