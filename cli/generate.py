@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
     from ..imagen_core import Guidance, StageConfig
     from ..imagen_core.diffusion.respacing import Spacing
 
+OPTIONS = {
+    "guidance_scale": "--guidance", "upto": "--upto", "threshold": "--threshold",
+    "percentile": "--percentile", "max_value": "--max-value", "steps": "--steps",
+    "timesteps": "--timesteps", "sampler": "--sampler", "aug_level": "--aug-level", "seed": "--seed",
+    "tile": "--tile",
+}  # fmt: skip
+"""What the library calls what an option gives."""
 SAMPLING_NODES = ("ImagenBaseSample", "ImagenSR256", "ImagenSR1024")
 
 
@@ -28,12 +36,15 @@ def add_generate_options(sub: argparse.ArgumentParser) -> None:
     """The options of `imagen generate`."""
     add = sub.add_argument
     of_stage = "default: the stage's own"
-    add("prompt", help="what the images should show")
+    about = "what the images should show, in quotes; (word:1.2) makes a word stronger"
+    add("prompt", help=about)
     about = "a .png file (numbered if there are several), or a folder for imagen.png; default: %(default)s"
     add("-o", "--out", type=picture_path, default=Path("imagen.png"), metavar="PATH", help=about)
     about = "a cascade that `imagen doctor` lists, or a folder with a cascade.json; default: %(default)s"
     add("--cascade", default="emoji", metavar="NAME", help=about)
-    about = "side of the images: the resolution of one of the stages; default: the last stage's"
+    about = (
+        "side of the images, where one of the stages ends: 64, 256, 1024; default: the last stage's"
+    )
     add("--upto", type=int, metavar="N", help=about)
     add(
         "--negative",
@@ -122,9 +133,8 @@ def chosen_device(name: str) -> Any:
     except (AssertionError, ImportError, RuntimeError) as error:
         there = ["auto", "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         there += ["mps"] if torch.backends.mps.is_available() else []
-        reason = str(error).partition("\n")[0]
         raise InputError(
-            f"--device: expected one that is here, such as {', '.join(there)}, got {name!r}: {reason}"
+            f"--device: expected one that is here, such as {', '.join(there)}, got {name!r}"
         ) from error
 
 
@@ -139,7 +149,10 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
     started = time.monotonic()
     paths = targets(options)
     host.chosen_device.set(chosen_device(options.device))
-    graph = generate_graph(options)
+    try:
+        graph = generate_graph(options)
+    except ValueError as error:
+        raise InputError(as_option(str(error))) from error
     begun: dict[str, float] = {}
 
     def bar(node: Node) -> Bar:
@@ -163,6 +176,13 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
         "seed": options.seed,
         "seconds": {"load": round(loaded - started, 2), "sample": round(sampled, 2)},
     }
+
+
+def as_option(message: str) -> str:
+    """An error of the library's about one of its parameters, by the option that gave it."""
+    name = re.match(r"\w+", message)
+    option = OPTIONS.get(name[0]) if name else None
+    return message if name is None or option is None else option + message[name.end() :]
 
 
 def targets(options: argparse.Namespace) -> list[Path]:
@@ -258,17 +278,24 @@ def spacing_inputs(spacing: Spacing) -> dict[str, Any]:
 
 def generate_graph(options: argparse.Namespace) -> Graph:
     """The workflow that makes the pictures of a `generate` command; ValueError where it could not run."""
-    from ..imagen_core.cascade import per_stage, stages_upto
+    from ..imagen_core.cascade import per_stage, sizes_of, stages_upto
     from ..imagen_core.settings import Settings
 
     cascade, configs = chosen_cascade(options.cascade)
     for level in options.aug_level or [None]:  # of stages that do not run too: a slip is a slip
         for config in configs[1:]:
             Settings(aug_level=level, tile=options.tile).check(config)
-    configs = configs[: stages_upto(configs, options.upto)]
+    every, configs = len(configs), configs[: stages_upto(configs, options.upto)]
+    for name, values, more in (("steps", options.steps, 0), ("aug-level", options.aug_level, 1)):
+        counts = {1, len(configs) - more, every - more}
+        if values is not None and len(values) not in counts:
+            raise InputError(
+                f"--{name}: expected one value, or one for each stage that it is for "
+                f"({', '.join(map(str, sorted(counts - {1, 0})))}), got {len(values)}"
+            )
     if len(configs) > len(SAMPLING_NODES):
-        sizes = [config.resolution for config in configs[: len(SAMPLING_NODES)]]
-        raise InputError(f"--upto: expected one of {sizes}, got {configs[-1].resolution}")
+        sizes = sizes_of(configs)
+        raise InputError(f"--upto: expected one of {sizes[: len(SAMPLING_NODES)]}, got {sizes[-1]}")
     steps = stage_steps(options, len(configs))
     levels = [None, *per_stage("--aug-level", options.aug_level, len(configs) - 1)]
     samplings: list[dict[str, Any]] = []

@@ -1,6 +1,8 @@
 """A cascade: a text encoder and the stages that were made for each other, used together."""
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from operator import mul
 from typing import Any
 
 import torch
@@ -28,6 +30,10 @@ class Cascade:
         if not self.stages:
             raise ValueError("stages: expected a base stage and SR stages, got none")
         for i, stage in enumerate(self.stages):
+            if not isinstance(stage, Stage):
+                raise TypeError(
+                    f"stages: expected each as an argument of its own, base first, got {type(stage).__name__}"
+                )
             stage.check_kind("sr" if i else "base")
 
     @property
@@ -68,7 +74,7 @@ class Cascade:
         batch_size       pictures of one text; not used with several
         negative_prompt  what guidance leads away from
         guidance         of the base; SR stages use their own defaults
-        upto             the last stage's nominal resolution, such as 64, 256 or 1024; None = all stages
+        upto             side of the pictures, such as 256: where one of the stages ends; None = all stages
         seed             0 to 2**64 - 1
         steps            for all stages, or one number a stage; None = each stage's default
         sampler          name in SAMPLERS or a function; None = each stage's default
@@ -108,9 +114,9 @@ class Cascade:
         return image
 
     def stages_upto(self, resolution: int | None) -> list[Stage]:
-        """The stages that lead to a nominal resolution, base first.
+        """The stages that lead to a resolution, base first.
 
-        resolution   one of the stages' nominal resolutions; None = the last one's
+        resolution   where one of the stages ends, as they follow each other here; None = the last one
         """
         return self.stages[: stages_upto([s.config for s in self.stages], resolution)]
 
@@ -124,13 +130,20 @@ def parts_of(stage: Stage, batch: int, height: int, width: int) -> list[slice]:
     return [slice(first, min(first + size, batch)) for first in range(0, max(batch, 1), size)]
 
 
+def sizes_of(configs: Sequence[StageConfig]) -> list[int]:
+    """The side that each stage's pictures have after those before it: the base's, enlarged by each."""
+    return list(
+        accumulate((config.scale for config in configs[1:]), mul, initial=configs[0].resolution)
+    )
+
+
 def stages_upto(configs: Sequence[StageConfig], resolution: int | None) -> int:
-    """How many stages lead to a nominal resolution.
+    """How many stages lead to a resolution.
 
     configs      of the stages, base first
-    resolution   one of theirs; None = the last one's
+    resolution   one of `sizes_of` them; None = the last
     """
-    sizes = [config.resolution for config in configs]
+    sizes = sizes_of(configs)
     if resolution is None:
         return len(sizes)
     if resolution not in sizes:

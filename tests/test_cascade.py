@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from imagen_nodes.imagen_core import memory
-from imagen_nodes.imagen_core.cascade import Cascade, per_stage
+from imagen_nodes.imagen_core.cascade import Cascade, per_stage, sizes_of, stages_upto
 from imagen_nodes.imagen_core.diffusion.editing import Inpainting
 from imagen_nodes.imagen_core.diffusion.guidance import Guidance
 from imagen_nodes.imagen_core.diffusion.noise import ImageNoise
@@ -534,3 +534,16 @@ def test_a_cascade_makes_many_prompts_in_parts_that_fit(base, sr, monkeypatch):
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-4)
     assert set(seen) == {1, 2}
     torch.testing.assert_close(cascade.generate("3", seed=12), whole[3:4], rtol=0, atol=1e-4)
+
+
+def test_upto_counts_what_comes_out():
+    """A 2x stage in between doubles what every stage after it makes."""
+    configs = [
+        StageConfig("base", 64, 1, PRESETS["tiny-base"]),
+        StageConfig("sr", 128, 2, PRESETS["tiny-sr"]),
+        StageConfig("sr", 256, 4, PRESETS["tiny-sr"]),
+    ]
+    assert sizes_of(configs) == [64, 128, 512]
+    assert stages_upto(configs, 512) == 3
+    with pytest.raises(ValueError, match=r"upto must be one of \[64, 128, 512\], got 256"):
+        stages_upto(configs, 256)

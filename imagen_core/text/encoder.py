@@ -113,6 +113,10 @@ class TextEncoder:
         weights           whether brackets weigh their words, `(word:1.2)`, where captions are not cleaned
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not isinstance(negative_prompt, str):
+            raise TypeError(
+                f"negative_prompt: expected one text for all images, got {type(negative_prompt).__name__}"
+            )
         if weights and not clean_caption:
             return EncodedPrompt(
                 self.encode_weighted(prompts), self.encode_weighted([negative_prompt])

@@ -230,16 +230,16 @@ def test_timesteps_are_told_stage_by_stage_and_written_into_the_graph(monkeypatc
         (["-o", "n" * 300], "File name too long"),
         (["-o", f"{'n' * 300}/x.png"], "File name too long"),
         (["-o", "file/x.png"], "-o: expected a folder that can be written to"),
-        (["--aug-level", "2"], "aug_level must be in [0, 1], got 2.0"),
-        (["--aug-level", "0.1,2"], "aug_level must be in [0, 1], got 2.0"),
+        (["--aug-level", "2"], "--aug-level must be in [0, 1], got 2.0"),
+        (["--aug-level", "0.1,2"], "--aug-level must be in [0, 1], got 2.0"),
         (["--tile", "3"], "tile must be 0 (whole image) or at least"),
         (["--tile", "3", "--upto", "64"], "tile must be 0 (whole image) or at least"),
-        (["--aug-level", "2", "--upto", "64"], "aug_level must be in [0, 1], got 2.0"),
+        (["--aug-level", "2", "--upto", "64"], "--aug-level must be in [0, 1], got 2.0"),
         (["--steps", "1,0", "--upto", "256"], "steps must be at least 1, got 0"),
         (["--sampler", "euler"], "sampler must be one of"),
         (["--timesteps", "smart27"], "leave timesteps empty and set steps"),
         (["--upto", "65"], "upto must be one of [64, 256, 1024], got 65"),
-        (["--guidance", "-1"], "guidance_scale must be at least 0"),
+        (["--guidance", "-1"], "--guidance must be at least 0"),
     ],
 )
 def test_options_are_checked_before_anything_is_loaded(
@@ -379,3 +379,21 @@ def test_what_is_only_looked_at_goes_to_the_temp_folder_of_the_output(
     assert Path(file).parent == tmp_path / "out" / "temp"
     assert Image.open(file).getpixel((4, 4)) == (255, 0, 0)
     assert not (tmp_path / "temp").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--upto", "64", "--steps", "1,2,3,4,5"], "--steps: expected one value, or one for each"),
+        (["--aug-level", "0.1,0.2,0.3"], "--aug-level: expected one value, or one for each stage"),
+        (["--sampler", "eulr"], "--sampler"),
+        (["--device", "gpu"], "--device: expected one that is here, such as auto, cpu"),
+    ],
+)
+def test_a_slip_in_an_option_is_named_by_the_option(
+    tmp_path, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "x", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "privateuseone" not in error
