@@ -58,6 +58,14 @@ def add_batch_options(sub: argparse.ArgumentParser) -> None:
     add_layout_options(sub)
     about = "auto (a GPU where there is one), cpu, cuda, cuda:1, mps, …; default: %(default)s"
     add("--device", default="auto", metavar="NAME", help=about)
+    about = (
+        "run on a Ray cluster, or, without an address, on processes started here, one a GPU or core"
+    )
+    add("--ray", nargs="?", const="", metavar="ADDRESS", help=about)
+    about = (
+        "processes on the cluster; default: one for each GPU, or for each core where there is none"
+    )
+    add("--workers", type=int, default=0, metavar="N", help=about)
     about = "run on these ComfyUI servers instead, one row at a time on each; repeatable"
     add("--comfy", action="append", default=[], metavar="URL", help=about)
 
@@ -136,8 +144,6 @@ def prepared(options: argparse.Namespace, of_folder: bool) -> tuple[Job, Callabl
     """
     from ..headless.jobs.tasks import Choices, Job
     from ..headless.jobs.workers import Here, Servers, servers_of
-    from ..nodes import host
-    from .generate import chosen_device
     from .node_classes import default_registry, use_folders
 
     if of_folder == bool(options.workflow):
@@ -152,9 +158,29 @@ def prepared(options: argparse.Namespace, of_folder: bool) -> tuple[Job, Callabl
         servers, registry = servers_of(options.comfy)
         job = Job(options.workflow, registry, choices)
         return job, lambda scratch: Servers(job, scratch, inputs, servers)
-    host.chosen_device.set(chosen_device(options.device))
+    if options.ray is not None:
+        from ..headless.jobs.cluster import Cluster, Setup
+
+        text = (
+            options.workflow.read_bytes()
+            if options.workflow and options.workflow.is_file()
+            else None
+        )
+        use = (default_registry, use_folders, choose_device)
+        setup = Setup(text, choices, inputs.absolute(), options.device, *use)
+        job = Job(options.workflow, default_registry(), choices)
+        return job, lambda scratch: Cluster(options.ray or None, setup, options.workers)
+    choose_device(options.device)
     job = Job(options.workflow, default_registry(), choices)
     return job, lambda scratch: Here(job, scratch, inputs, use_folders)
+
+
+def choose_device(name: str) -> None:
+    """From now on the networks run on a device, as --device names it."""
+    from ..nodes import host
+    from .generate import chosen_device
+
+    host.chosen_device.set(chosen_device(name))
 
 
 def summary(running: Batch, counts: dict[str, int]) -> dict[str, Any]:

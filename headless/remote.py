@@ -26,6 +26,7 @@ from .graph import (
     Node,
     Problem,
     WorkflowError,
+    brief,
     to_api,
 )
 from .object_info import registry_of
@@ -52,7 +53,7 @@ class Server:
 
     def registry(self) -> Registry:
         """The server's node classes, as far as they are declared."""
-        return registry_of(json.loads(self._get("/object_info")))
+        return registry_of(self._json("/object_info"))
 
     def upload_inputs(self, graph: Graph, folder: Path) -> None:
         """Give the server the pictures that LoadImage nodes name, where `folder` has them.
@@ -81,7 +82,7 @@ class Server:
         out        folder of pictures
         progress   makes the bar of a node
         """
-        with self._listener() as messages:
+        with self._understood(), self._listener() as messages:
             prompt_id = self.submit(graph, workflow)
             try:
                 self._watch(prompt_id, graph, messages, progress)
@@ -89,10 +90,22 @@ class Server:
             except KeyboardInterrupt:
                 self.cancel(prompt_id)
                 raise
-        entries = [
-            entry for shown in history["outputs"].values() for entry in shown.get("images") or []
-        ]
-        return [self.fetch(entry, out) for entry in entries]
+            entries = [
+                entry
+                for shown in history["outputs"].values()
+                for entry in shown.get("images") or []
+            ]
+            return [self.fetch(entry, out) for entry in entries]
+
+    @contextlib.contextmanager
+    def _understood(self) -> Iterator[None]:
+        """A block in which answers that are none of ComfyUI's are an error that says so."""
+        try:
+            yield
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise RuntimeError(
+                f"{self.url}: expected a ComfyUI server's answers, got others ({error!r})"
+            ) from error
 
     def submit(self, graph: Graph, workflow: dict[str, Any] | None) -> str:
         """Queue a graph; the id of its run. WorkflowError with what the server finds wrong with it.
@@ -131,6 +144,8 @@ class Server:
         """
         folder = out / "temp" if entry.get("type") == "temp" else out
         path = inside(folder, f"{entry.get('subfolder') or '.'}/{entry['filename']}")
+        if path == folder.resolve() or path.is_dir():  # a name beside it would lie outside
+            raise ValueError(f"{self.url}: expected the name of a picture, got {brief(entry)}")
         data = self._get("/view?" + urllib.parse.urlencode(entry))
         if entry.get("type") == "temp":
             with replacing(path) as temporary:
@@ -219,17 +234,30 @@ class Server:
         return history
 
     def _history(self, prompt_id: str) -> dict[str, Any] | None:
-        return json.loads(self._get(f"/history/{prompt_id}")).get(prompt_id)
+        return self._json(f"/history/{prompt_id}").get(prompt_id)
 
     def _place(self, prompt_id: str) -> str | None:
         """Where a run is: "queue_running", "queue_pending" or, finished or unknown, None."""
-        queue = json.loads(self._get("/queue"))
+        queue = self._json("/queue")
         for name in ("queue_running", "queue_pending"):
             if any(item[1] == prompt_id for item in queue[name]):
                 return name
         return None
 
     # --- HTTP ------------------------------------------------------------------------------------
+
+    def _json(self, path: str) -> dict[str, Any]:
+        """The object that is answered; RuntimeError where something else answers than ComfyUI."""
+        data = self._get(path)
+        try:
+            found = json.loads(data)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise RuntimeError(
+                f"{self.url}{path}: expected a ComfyUI server's answer, got {brief(data)}"
+            )
+        return found
 
     def _get(self, path: str) -> bytes:
         return self._request(urllib.request.Request(self.url + path))[1]
@@ -259,8 +287,10 @@ class Server:
         body += path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
         kind = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
         request = urllib.request.Request(f"{self.url}/upload/image", body, kind)
-        answer = json.loads(self._request(request)[1])
-        return "/".join(part for part in (answer.get("subfolder"), answer["name"]) if part)
+        data = self._request(request)[1]
+        with self._understood():
+            answer = json.loads(data)
+            return "/".join(part for part in (answer.get("subfolder"), answer["name"]) if part)
 
     def _request(
         self, request: urllib.request.Request, may_fail: bool = False

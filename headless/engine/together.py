@@ -38,7 +38,7 @@ def run_together(
 ) -> list[Report | Exception]:
     """Run graphs side by side; of each what it did, or why it failed. One's failure does not stop another.
 
-    session    keeps, of all results, those of the last graph that succeeds
+    session    keeps, of all results, those that all graphs share
     progress   makes the bar of a node
     """
     show = progress or (lambda node: Bar(node, None))
@@ -62,24 +62,41 @@ def run_together(
                 for i, run in list(live.items()):
                     if guarded(i, run.advance) is None:
                         live.pop(i, None)
-                for members in by_class(live):
-                    call_together(session, members, guarded, show)
+                call_together(session, least_advanced(live), guarded, show)
     finally:
         for run in live.values():
             run.close()
-        sound = [run for i, run in enumerate(runs) if i not in failed]
-        kept = set(sound[-1].signatures.known.values()) if sound else set()
+        kept = shared_results([run for i, run in enumerate(runs) if i not in failed])
         session.results = {key: value for key, value in session.results.items() if key in kept}
     return [failed.get(i, run.report) for i, run in enumerate(runs)]
 
 
-def by_class(live: dict[int, Run]) -> list[dict[int, Run]]:
-    """The runs that stopped before nodes of one class, for each class."""
-    found: dict[str, dict[int, Run]] = {}
-    for i, run in live.items():
-        if run.paused is not None:
-            found.setdefault(run.paused.class_type, {})[i] = run
-    return list(found.values())
+def least_advanced(live: dict[int, Run]) -> dict[int, Run]:
+    """Of the runs that stopped, those before the node that most is left to do after.
+
+    The others wait for them, so that what is called together does not depend on what some found done already.
+    """
+    paused = {i: run for i, run in live.items() if run.paused is not None}
+    if not paused:
+        return {}
+    last = max(paused.values(), key=lambda run: len(run.waiting)).paused
+    return {i: run for i, run in paused.items() if run.paused.class_type == last.class_type}
+
+
+def shared_results(runs: list[Run]) -> set[str]:
+    """Signatures of what all runs have, such as models; of one run, all that it has.
+
+    What nodes make for many at once is left out: the next graphs are called together whatever these made.
+    """
+    if len(runs) < 2:
+        return {key for run in runs for key in run.signatures.known.values()}
+    found = set(runs[0].signatures.known.values())
+    for run in runs[1:]:
+        found &= set(run.signatures.known.values())
+    for node_id, key in runs[0].signatures.known.items():
+        if hasattr(runs[0].registry.get(runs[0].graph[node_id].class_type), "RUN_MANY"):
+            found.discard(key)
+    return found
 
 
 def call_together(session: Session, members: dict[int, Run], guarded: Any, show: Progress) -> None:

@@ -1,4 +1,4 @@
-"""Random numbers of a batch: each image has its own generator, so a batch never changes a picture."""
+"""Random numbers of a batch: each image has its own generator, so batches change pictures by rounding."""
 
 from collections.abc import Sequence
 from typing import Any

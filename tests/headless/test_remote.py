@@ -417,6 +417,18 @@ def test_a_server_cannot_write_outside_the_folder(server, run, tmp_path, capsys,
     assert not list(Path(tmp_path).rglob("x.png"))
 
 
+@pytest.mark.parametrize("name", ["", ".", "a/.."])
+def test_a_picture_without_a_name_is_not_written_beside_the_folder(
+    server, run, tmp_path, capsys, name
+):
+    before = sorted(path.name for path in tmp_path.iterdir())
+    server.state["history"]["outputs"] = {"2": {"images": [{"type": "output", "filename": name}]}}
+    assert run() == 2
+    assert "expected the name of a picture" in capsys.readouterr().err
+    after = sorted(path.name for path in tmp_path.iterdir() if path.name != "out")
+    assert after == [each for each in before if each != "out"]
+
+
 @pytest.mark.parametrize(
     ("url", "code", "message"),
     [

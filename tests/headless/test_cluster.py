@@ -1,0 +1,194 @@
+"""Batches on a cluster: whoever dies, each group comes once; the same pictures as in one process."""
+
+import json
+import sys
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from imagen_nodes.headless.inputs import InputError
+from imagen_nodes.headless.jobs import cluster
+from imagen_nodes.headless.jobs.rows import Row
+from imagen_nodes.headless.jobs.tasks import Task
+from imagen_nodes.headless.jobs.workers import Outcome
+
+EXAMPLE = Path(__file__).parents[2] / "example_workflows" / "text_to_64.json"
+
+
+class RayError(Exception):
+    pass
+
+
+class RayActorError(RayError):
+    pass
+
+
+class GetTimeoutError(RayError):
+    pass
+
+
+@dataclass(eq=False)
+class Reference:
+    """The result of a call, to be waited for."""
+
+    actor: object
+    function: object
+    given: tuple
+
+
+@dataclass
+class FakeRay:
+    """Ray as far as it is used: actors whose calls are made when they are waited for, and which may die."""
+
+    dies: set = field(default_factory=set)  # (number of the actor, from 0; number of its call)
+    actors: list = field(default_factory=list)
+    groups: list = field(default_factory=list)
+    stopped: bool = False
+    exceptions = types.SimpleNamespace(
+        RayError=RayError, RayActorError=RayActorError, GetTimeoutError=GetTimeoutError
+    )
+
+    def init(self, address, **options):
+        if address == "nowhere":
+            raise ConnectionError("refused")
+
+    def cluster_resources(self):
+        return {"CPU": 2.0}
+
+    def put(self, thing):
+        return thing
+
+    def remote(self, kind):
+        ray = self
+
+        class Method:
+            def __init__(self, actor, function):
+                self.actor, self.function = actor, function
+
+            def remote(self, *given):
+                return Reference(self.actor, self.function, given)
+
+        class Actor:
+            def __init__(self, setup):
+                self.number, self.calls, self.alive = len(ray.actors), 0, True
+                ray.actors.append(self)
+                self.run = Method(self, self._run)
+                self.close = Method(self, lambda: None)
+                self.__ray_ready__ = Method(self, lambda: None)
+
+            def _run(self, group):
+                self.calls += 1
+                if (self.number, self.calls) in ray.dies:
+                    self.alive = False
+                    raise RayActorError("killed")
+                ray.groups.append([task.key for task in group])
+                return [Outcome(task) for task in group]
+
+        options = types.SimpleNamespace(remote=Actor)
+        return types.SimpleNamespace(options=lambda **given: options)
+
+    def get(self, reference, timeout=None):
+        if isinstance(reference, list):
+            return [self.get(each) for each in reference]
+        if not reference.actor.alive:
+            raise RayActorError("is dead")
+        return reference.function(*reference.given)
+
+    def wait(self, references, num_returns):
+        return references[:1], references[1:]
+
+    def kill(self, actor):
+        actor.alive = False
+
+    def shutdown(self):
+        self.stopped = True
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    fake = FakeRay()
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    return fake
+
+
+def groups(count):
+    for n in range(count):
+        yield [Task(Row(n), 1, f"k{n}-{i}", bytes(16)) for i in range(2)]
+
+
+def made(ray, count=9):
+    outcomes = [o for part in cluster.Cluster(None, None).outcomes(groups(count)) for o in part]
+    assert sorted(o.task.key for o in outcomes) == sorted(
+        f"k{n}-{i}" for n in range(count) for i in (0, 1)
+    )
+    assert ray.stopped
+    return outcomes
+
+
+def test_each_group_is_made_once(ray):
+    assert not any(outcome.error for outcome in made(ray))
+    assert len(ray.groups) == 9
+    assert len(ray.actors) == 2
+    assert min(actor.calls for actor in ray.actors) > 1
+
+
+@pytest.mark.parametrize("dies", [{(0, 1)}, {(1, 3)}, {(0, 2), (1, 1), (2, 2)}])
+def test_what_a_worker_had_in_hand_when_it_died_is_made_by_another(ray, dies):
+    ray.dies = dies
+    assert not any(outcome.error for outcome in made(ray))
+    assert sorted(ray.groups) == sorted([f"k{n}-0", f"k{n}-1"] for n in range(9))
+    assert len(ray.actors) == 2 + len(dies)
+
+
+def test_a_group_that_ends_every_worker_fails_and_the_batch_goes_on(ray):
+    run = FakeRay.get
+
+    def get(self, reference, timeout=None):
+        if (
+            isinstance(reference, Reference)
+            and reference.given
+            and reference.given[0][0].key == "k4-0"
+        ):
+            reference.actor.alive = False
+        return run(self, reference, timeout)
+
+    ray.get = types.MethodType(get, ray)
+    failed = [outcome for outcome in made(ray) if outcome.error]
+    assert sorted(outcome.task.key for outcome in failed) == ["k4-0", "k4-1"]
+    assert all("ended 3 times" in outcome.error for outcome in failed)
+
+
+def test_without_ray_or_a_cluster_one_clear_error(ray, monkeypatch):
+    with pytest.raises(InputError, match="--ray: no cluster answers at nowhere"):
+        next(cluster.Cluster("nowhere", None).outcomes(groups(1)))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match="--ray needs Ray: pip install"):
+        next(cluster.Cluster(None, None).outcomes(groups(1)))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_two_real_workers_make_the_bytes_of_one_process(tmp_path, monkeypatch):
+    """A minute, most of it to start Ray."""
+    pytest.importorskip("ray")
+    from imagen_nodes.cli.main import main
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    lines = [
+        {"id": f"k{n}", "prompt": f"a {name}"}
+        for n, name in enumerate(["rocket", "house", "fish", "bus"] * 3)
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    import torch
+
+    torch.set_num_threads(1)
+    found = []
+    for name, more in (("one", []), ("many", ["--ray", "--workers", "2"])):
+        paths = [str(tmp_path / "p.jsonl"), "--workflow", str(EXAMPLE), "-o", str(tmp_path / name)]
+        assert main(["batch", *paths, "--at-once", "3", *more]) == 0
+        files = (tmp_path / name).rglob("*.png")
+        found.append({p.relative_to(tmp_path / name).as_posix(): p.read_bytes() for p in files})
+    assert len(found[0]) == 12
+    assert found[0] == found[1]
