@@ -9,12 +9,16 @@ from .bridge import (
     ImagenTextToConditioning,
 )
 from .conditioning import ImagenDynamicThreshold, ImagenMixPrompts, ImagenT5Encode
+from .crop import ImagenCropForInpaint, ImagenOutpaint, ImagenStitch
 from .loaders import ImagenLoadCascade, ImagenLoadStage, ImagenLoadTextEncoder
 from .loras import ImagenLoadLoRA, ImagenSaveLoRA
+from .plot import ImagenXYPlot
 from .preview import ImagenCascadeView
 from .prompt_files import ImagenLoadText, ImagenSaveText
 from .sampling import ImagenBaseSample, ImagenSR256, ImagenSR1024
+from .styles import ImagenStyle
 from .training import ImagenDatasetFromFolder, ImagenEvaluateCascade, ImagenFineTuneStage
+from .whole import ImagenSampleCascade, ImagenSeeds
 
 NODE_CLASS_MAPPINGS = {
     "ImagenLoadCascade": ImagenLoadCascade,
@@ -39,6 +43,13 @@ NODE_CLASS_MAPPINGS = {
     "ImagenDatasetFromFolder": ImagenDatasetFromFolder,
     "ImagenFineTuneStage": ImagenFineTuneStage,
     "ImagenEvaluateCascade": ImagenEvaluateCascade,
+    "ImagenSampleCascade": ImagenSampleCascade,
+    "ImagenSeeds": ImagenSeeds,
+    "ImagenXYPlot": ImagenXYPlot,
+    "ImagenCropForInpaint": ImagenCropForInpaint,
+    "ImagenOutpaint": ImagenOutpaint,
+    "ImagenStitch": ImagenStitch,
+    "ImagenStyle": ImagenStyle,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -64,6 +75,13 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "ImagenDatasetFromFolder": "Imagen Dataset from Folder",
     "ImagenFineTuneStage": "Fine-Tune Imagen Stage",
     "ImagenEvaluateCascade": "Evaluate Cascade",
+    "ImagenSampleCascade": "Imagen Sample Cascade",
+    "ImagenSeeds": "Imagen Seeds",
+    "ImagenXYPlot": "Imagen XY Plot",
+    "ImagenCropForInpaint": "Imagen Crop for Inpaint",
+    "ImagenOutpaint": "Imagen Outpaint",
+    "ImagenStitch": "Imagen Stitch",
+    "ImagenStyle": "Imagen Style",
 }
 
 host.register_folders()

@@ -38,7 +38,6 @@ class ImagenCascadeView:
     def show(self, image_64: Any = None, image_256: Any = None, image_1024: Any = None) -> dict:
         """The pictures as temporary files: all in `images`, and by stage in `imagen_view`."""
         from ..imagen_core.checks import check_image
-        from ..imagen_core.sampling import rgb
 
         images = zip(STAGES, (image_64, image_256, image_1024), strict=True)
         given = {name: image for name, image in images if image is not None}
@@ -50,13 +49,25 @@ class ImagenCascadeView:
                     "expected at least one of image_64, image_256 and image_1024, got none; connect the "
                     "result of a stage"
                 )
-        stages: list[dict[str, Any]] = []
-        for image in given.values():
-            height, width = image.shape[1:3]
-            files = [host.save_temporary(picture) for picture in rgb(image)]
-            # A bypassed stage hands on what it was given, which is shown already.
-            if all(files != stage["images"] for stage in stages):
-                name = str(max(width, height))
-                stages.append({"stage": name, "width": width, "height": height, "images": files})
+        stages = stages_shown(given)
         files = [file for stage in stages for file in stage["images"]]
         return {"ui": {"images": files, "imagen_view": stages}}
+
+
+def stages_shown(images: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the interface is told of the stages' pictures, which are written as temporary files.
+
+    images   b h w c, in the order of the stages
+
+    A bypassed stage hands on what it was given, which is shown already: it is left out.
+    """
+    from ..imagen_core.sampling import rgb
+
+    stages: list[dict[str, Any]] = []
+    for image in images.values():
+        height, width = image.shape[1:3]
+        files = [host.save_temporary(picture) for picture in rgb(image)]
+        if all(files != stage["images"] for stage in stages):
+            name = str(max(width, height))
+            stages.append({"stage": name, "width": width, "height": height, "images": files})
+    return stages

@@ -21,6 +21,7 @@ MAIN = {
         "IMAGEN_STAGE": "Imagen stage",
         "IMAGEN_GUIDANCE": "Imagen guidance",
         "IMAGEN_LORA": "Imagen LoRA",
+        "IMAGEN_CROP": "Imagen crop",
         "IMAGEN_DATASET": "Imagen dataset",
     },
     "menuLabels": {"Imagen": "Imagen"},

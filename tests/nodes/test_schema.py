@@ -70,6 +70,13 @@ def test_help_page_names_every_input(node_id):
 
 # Whose pictures are still to be taken in a real frontend, by tools/node_pictures.py.
 NO_PICTURE_YET = {
+    "ImagenSampleCascade",
+    "ImagenSeeds",
+    "ImagenXYPlot",
+    "ImagenCropForInpaint",
+    "ImagenOutpaint",
+    "ImagenStitch",
+    "ImagenStyle",
     "ImagenLoadLoRA",
     "ImagenSaveLoRA",
     "ImagenDatasetFromFolder",

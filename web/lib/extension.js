@@ -11,7 +11,7 @@ import { paintWires } from "./wires.js";
 
 const CHARTED = ["ImagenBaseSample", "ImagenSR256", "ImagenSR1024"];
 const READ = "ImagenT5Encode";
-const VIEW = "ImagenCascadeView";
+const VIEW = ["ImagenCascadeView", "ImagenSampleCascade"];
 const COMMAND = "Imagen.NewCascade";
 const VIEW_WIDTH = 340;
 const LOOK_AGAIN = 1000; // milliseconds
@@ -81,7 +81,7 @@ export function makeExtension(app, api, page) {
         attach(node, "imagen_chart", makeChart(page.document, urlOf, say()));
       }
       if (kind === READ) attach(node, "imagen_reading", makeReading(page.document, say()));
-      if (kind === VIEW) {
+      if (VIEW.includes(kind)) {
         hideNativePreview(node);
         attach(node, "imagen_view", makeView(page.document, urlOf, say()));
         if (node.size[0] < VIEW_WIDTH) node.setSize([VIEW_WIDTH, node.size[1]]);

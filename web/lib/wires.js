@@ -6,6 +6,7 @@ export const COLOURS = {
   IMAGEN_STAGE: "#b48be4",
   IMAGEN_GUIDANCE: "#5fc9a8",
   IMAGEN_LORA: "#e58fb1",
+  IMAGEN_CROP: "#7fc4d6",
   IMAGEN_DATASET: "#7fb3e6",
 };
 
