@@ -91,6 +91,17 @@ def check_batch(stage: Stage, text: Any, batch: int) -> None:
             )
 
 
+def check_sampled(made: Any, x: Tensor) -> Tensor:
+    """What a sampler returned; TypeError or ValueError unless it is like the x that it was given."""
+    if not isinstance(made, Tensor):
+        raise TypeError(f"sampler: expected x at level 0 from it, got {type(made).__name__}")
+    if made.shape != x.shape:
+        raise ValueError(
+            f"sampler: expected x at level 0 of shape {list(x.shape)}, got {list(made.shape)}"
+        )
+    return made
+
+
 def check_image(image: Tensor | None, name: str) -> None:
     """Raise ValueError unless this is a batch of pictures, grey, RGB or with alpha; None passes.
 
@@ -100,9 +111,10 @@ def check_image(image: Tensor | None, name: str) -> None:
         return
     check_tensor(image, name)
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
+        first = image.ndim == 4 and image.shape[1] in (1, 3, 4)
         raise ValueError(
             f"{name}: expected batch x height x width x 3 channels in 0..1, got {list(image.shape)}; "
-            f"convert it to RGB"
+            f"{'put channels last: permute(0, 2, 3, 1)' if first else 'convert it to RGB'}"
         )
     if not image.is_floating_point():
         raise ValueError(

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from .checks import check_base, check_sr
+from .checks import check_base, check_sampled, check_sr
 from .diffusion.denoiser import Denoise, make_denoiser
 from .diffusion.editing import Inpainting, Kept, fit_mask
 from .diffusion.guidance import Guidance
@@ -84,7 +84,7 @@ def sample_base(
     )  # fmt: skip
     sample, draw = settings.sampler_of(stage.config), lambda: noise.randn(*x.shape[1:])
     for leg in legs(denoise, grid, kept, on_step):
-        x = sample(leg.denoise, leg.begin(x, draw), leg.sigmas, draw, leg.on_step)
+        x = check_sampled(sample(leg.denoise, leg.begin(x, draw), leg.sigmas, draw, leg.on_step), x)
     made = to_image(x)
     return made if kept is None or image is None else kept.composite(made, image)
 
@@ -146,7 +146,7 @@ def super_resolve(
     )  # fmt: skip
     sample, draw = settings.sampler_of(config), lambda: noise.randn(*x.shape[1:])
     for leg in legs(denoise, grid, kept, cropped(on_step, height, width)):
-        x = sample(leg.denoise, leg.begin(x, draw), leg.sigmas, draw, leg.on_step)
+        x = check_sampled(sample(leg.denoise, leg.begin(x, draw), leg.sigmas, draw, leg.on_step), x)
     made = to_image(x[..., :height, :width])
     return made if kept is None or original is None else kept.composite(made, original)
 
@@ -168,7 +168,7 @@ def to_image(x: Tensor) -> Tensor:
 
 
 class Leg(NamedTuple):
-    """What a sampler does at once: all of a run, or one walk over a stretch of it.
+    """What a sampler does at once: all of a run, or one pass over a segment of it.
 
     denoise   (x, i) -> estimate of x0 at sigmas[i]
     sigmas    the grid of the leg
@@ -193,7 +193,7 @@ class Leg(NamedTuple):
 def legs(
     denoise: Denoise, sigmas: Tensor, kept: Kept | None, on_step: OnStep | None
 ) -> Iterator[Leg]:
-    """The legs of a run: one, but for inpainting that walks stretches of the schedule several times.
+    """The legs of a run: one, but for inpainting that passes over segments of the schedule several times.
 
     denoise   (x, i) -> estimate of x0 at sigmas[i]
     kept      what is kept of a picture; None = nothing
@@ -209,10 +209,10 @@ def legs(
         yield Leg(denoise, sigmas, 0.0, report(0))
         return
     total *= kept.inpainting.resample
-    for walk in kept.inpainting.walks(sigmas):
-        keeping = kept.denoiser(denoise, sigmas, walk.first)
-        yield Leg(keeping, walk.sigmas, walk.again, report(done))
-        done += len(walk.sigmas) - 1
+    for part in kept.inpainting.passes(sigmas):
+        keeping = kept.denoiser(denoise, sigmas, part.first)
+        yield Leg(keeping, part.sigmas, part.again, report(done))
+        done += len(part.sigmas) - 1
 
 
 def start(noise: Tensor, sigmas: Tensor, known: Tensor | None) -> Tensor:

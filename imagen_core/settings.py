@@ -68,6 +68,10 @@ class Settings:
         }
         for name, value in numbers.items():
             object.__setattr__(self, name, value)
+        if self.steps is not None and self.sigmas is not None:
+            raise ValueError(
+                "steps: sigmas are given, which say the steps; leave one of the two out"
+            )
 
     def check(self, config: StageConfig) -> None:
         """Raise ValueError where a stage cannot be sampled so; its weights are not needed for that."""

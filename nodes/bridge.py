@@ -63,7 +63,7 @@ def post_cfg(guidance: Any, data_range: float = 1.0) -> Any:
 
     data_range   what stands for the 1 of pixels in [-1, 1]
 
-    The scale enters as a correction to what came before, so that hooks before this one keep their say.
+    The scale enters as a correction to what came before, so that the effect of earlier hooks is kept.
     """
     scales = Scales(guidance)
 
@@ -100,10 +100,10 @@ class Scales:
         self.scales: Any = None
 
     def at(self, sigma: Tensor, sigmas: Tensor | None, sampling: Any = None) -> float | Tensor:
-        """The scale of an evaluation: a tensor of no dimension where the interval has its say.
+        """The scale of an evaluation: a tensor of no dimension where an interval is set.
 
         sigma      (b,), of the evaluation
-        sigmas     (num_steps + 1,), falling; None = unknown, and the interval does not act
+        sigmas     (num_steps + 1,), decreasing; None = unknown, and the interval does not act
         sampling   ComfyUI's model_sampling, which knows the whole schedule; None = the run is all of it
         """
         if sigmas is None or len(sigmas) < 2:

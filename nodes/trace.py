@@ -87,7 +87,7 @@ class Watch:
 
 
 def rounded(value: float) -> float | None:
-    """A number as JSON can hold it; None for NaN and the infinities, which come of a network gone astray."""
+    """A number as JSON can hold it; None for NaN and the infinities, which a diverged network gives."""
     return round(value, DIGITS) if math.isfinite(value) else None
 
 

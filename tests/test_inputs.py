@@ -65,7 +65,7 @@ def sr():
 )
 @torch.no_grad()
 def test_whole_numbers_of_other_libraries_are_whole_numbers(base, given, plain):
-    default = {"steps": 1, "width": 16, "height": 16}
+    default = {"width": 16, "height": 16} | ({} if "sigmas" in given else {"steps": 1})
     made = [sample_base(base, prompt(), **{**default, **each}) for each in (given, plain)]
     assert torch.equal(*made)
 
@@ -171,3 +171,20 @@ def test_fast_is_fewer_steps_by_the_sampler_that_needs_few(kind, full, fast):
     assert Settings(quality="fast", sigmas=[2.0, 1.0, 0.0]).grid(config).tolist() == [2.0, 1.0, 0.0]
     with pytest.raises(ValueError, match="quality must be one of"):
         Settings(quality="good").check(config)
+
+
+def test_what_a_sampler_returns_is_looked_at(base):
+    with pytest.raises(TypeError, match="sampler: expected x at level 0 from it, got NoneType"):
+        sample_base(base, prompt(), width=16, height=16, steps=1, sampler=lambda *given: None)
+    with pytest.raises(ValueError, match="sampler: expected x at level 0 of shape"):
+        sample_base(base, prompt(), width=16, height=16, steps=1, sampler=lambda d, x, *_: x[:, :1])
+
+
+def test_steps_and_sigmas_are_not_both_given(base):
+    with pytest.raises(ValueError, match="steps: sigmas are given"):
+        sample_base(base, prompt(), width=16, height=16, steps=1, sigmas=[1.0, 0.0])
+
+
+def test_channels_first_is_recognised(base):
+    with pytest.raises(ValueError, match="put channels last: permute"):
+        sample_base(base, prompt(), image=torch.zeros(1, 3, 16, 16), steps=1)

@@ -25,12 +25,12 @@ InpaintName = Literal["repaint", "clean"]
 INPAINTS: tuple[InpaintName, ...] = ("repaint", "clean")
 
 
-class Walk(NamedTuple):
-    """A sampler's walk over a stretch of a grid.
+class Pass(NamedTuple):
+    """One pass of a sampler over a segment of the grid.
 
-    first    level of the grid that the stretch begins with
-    sigmas   of the stretch
-    again    noise to put back before it, which leads back up from the stretch's end; 0 = none
+    first    level of the grid that the segment begins with
+    sigmas   of the segment
+    again    noise that is put back before it, which leads from the segment's end to its start; 0 = none
     """
 
     first: int
@@ -40,12 +40,12 @@ class Walk(NamedTuple):
 
 @dataclass(frozen=True)
 class Inpainting:
-    """How the pixels outside a mask are kept, and how often the schedule is walked.
+    """How the pixels outside a mask are kept, and how often the schedule is passed over.
 
     method     "repaint": kept pixels carry the noise of each level; "clean": the network sees them
                without noise, and the mask is cut at one half, as DeepFloyd IF does
-    resample   walks of each stretch of the schedule, with noise put back in between; 1 = plain
-    jump       steps of such a stretch
+    resample   passes over each segment of the schedule, with noise put back in between; 1 = plain
+    jump       steps of a segment
     """
 
     method: InpaintName = "repaint"
@@ -62,18 +62,18 @@ class Inpainting:
                 f"resample and jump must be at least 1, got {self.resample} and {self.jump}"
             )
 
-    def walks(self, sigmas: Tensor) -> Iterator[Walk]:
-        """The walks of a run in order: one over the whole grid, or several over each stretch of it.
+    def passes(self, sigmas: Tensor) -> Iterator[Pass]:
+        """The passes of a run in order: one over the whole grid, or several over each segment of it.
 
         RePaint, arXiv:2201.09865, section 4.2.
         """
         num_steps = len(sigmas) - 1
         jump = num_steps if self.resample == 1 else self.jump
         for first in range(0, num_steps, jump):
-            stretch = sigmas[first : first + jump + 1]
-            again = math.sqrt(stretch[0].item() ** 2 - stretch[-1].item() ** 2)
-            for walk in range(self.resample):
-                yield Walk(first, stretch, again if walk else 0.0)
+            segment = sigmas[first : first + jump + 1]
+            again = math.sqrt(segment[0].item() ** 2 - segment[-1].item() ** 2)
+            for number in range(self.resample):
+                yield Pass(first, segment, again if number else 0.0)
 
     def keep(self, known: Tensor, mask: Tensor) -> "Kept":
         """What a run is to keep of a picture.

@@ -52,7 +52,7 @@ def plain(steps: Any) -> Spacing:
 
 
 def timesteps(spacing: Spacing, count: int = 1000) -> list[int]:
-    """The timesteps of a run, falling.
+    """The timesteps of a run, decreasing.
 
     spacing   a number of steps (spread from 0 to the last); a preset's name; "leading50" for
               diffusers' grid; "ddim50" for the longest even stride; "10,10,0" for steps a section; or
@@ -81,7 +81,7 @@ def timesteps(spacing: Spacing, count: int = 1000) -> list[int]:
 
 
 def respace(sections: Sequence[int], count: int) -> list[int]:
-    """Evenly spaced, rounded timesteps in each of equal sections, falling.
+    """Evenly spaced, rounded timesteps in each of equal sections, decreasing.
 
     sections   steps of each section, the one next to the image first; 0 skips a section
     count      timesteps of the model
@@ -103,7 +103,7 @@ def respace(sections: Sequence[int], count: int) -> list[int]:
 
 
 def leading(steps: int, count: int) -> list[int]:
-    """diffusers' default grid: multiples of count // steps, falling to 0.
+    """diffusers' default grid: multiples of count // steps, decreasing to 0.
 
     count   timesteps of the model
     """
@@ -113,7 +113,7 @@ def leading(steps: int, count: int) -> list[int]:
 
 
 def strided(steps: int, count: int) -> list[int]:
-    """DDIM's grid: multiples of the smallest whole stride that gives so many, falling to 0.
+    """DDIM's grid: multiples of the smallest whole stride that gives so many, decreasing to 0.
 
     steps   number of steps; not every number has such a stride
     count   timesteps of the model
@@ -128,7 +128,7 @@ def strided(steps: int, count: int) -> list[int]:
 def explicit(chosen: Sequence[int], count: int) -> list[int]:
     """The timesteps as given, checked.
 
-    chosen   falling, each from 0 to count - 1
+    chosen   decreasing, each from 0 to count - 1
     count    timesteps of the model
     """
     chosen = list(chosen)

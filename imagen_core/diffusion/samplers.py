@@ -1,6 +1,6 @@
 """Samplers: plain functions over a denoiser, in units x = x0 + sigma * eps.
 
-Each takes `denoise(x, i)` (estimate of x0 at level i), the grid `sigmas` (float64, falling, the last
+Each takes `denoise(x, i)` (estimate of x0 at level i), the grid `sigmas` (float64, decreasing, the last
 is 0), `noise()` (a fresh unit-normal draw shaped like x) and `on_step(i, x0)`. One step works. What
 is known of the grid alone is computed in float64 on the CPU.
 

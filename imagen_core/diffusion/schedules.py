@@ -66,7 +66,7 @@ class Schedule:
         return (_cosine_t(base) if self.name == "cosine" else _linear_t(base)).clamp(0, 1)
 
     def sigmas(self, num_steps: Spacing) -> Tensor:
-        """Noise levels sigma_t / alpha_t of a sampling run: strictly falling, the last is 0.
+        """Noise levels sigma_t / alpha_t of a sampling run: strictly decreasing, the last is 0.
 
         num_steps   number of steps, at least 1; presets and lists are for discrete schedules
         returns     (num_steps + 1,) float64 on the CPU, evenly spaced in t from 1
@@ -108,7 +108,7 @@ class DiscreteSchedule:
             )
 
     def table(self, device: torch.device | str = "cpu") -> Tensor:
-        """Log signal-to-noise ratio of every timestep: (num_timesteps,) float64, falling; not to be written.
+        """Log signal-to-noise ratio of every timestep: (num_timesteps,) float64, decreasing.
 
         device   it is made and moved there once
         """
@@ -136,7 +136,7 @@ class DiscreteSchedule:
         return ((self.num_timesteps - 1 - from_top) / self.num_timesteps).to(logsnr.dtype)
 
     def sigmas(self, num_steps: Spacing) -> Tensor:
-        """Noise levels of a sampling run: strictly falling, the last is 0.
+        """Noise levels of a sampling run: strictly decreasing, the last is 0.
 
         num_steps   a number, a preset or a list: see `respacing.timesteps`
         returns     (steps + 1,) float64 on the CPU
