@@ -79,8 +79,14 @@ def least_advanced(live: dict[int, Run]) -> dict[int, Run]:
     paused = {i: run for i, run in live.items() if run.paused is not None}
     if not paused:
         return {}
-    last = max(paused.values(), key=lambda run: len(run.waiting)).paused
-    return {i: run for i, run in paused.items() if run.paused.class_type == last.class_type}
+    last = max(paused.values(), key=lambda run: len(run.waiting))
+    return {i: run for i, run in paused.items() if class_of(run) == class_of(last)}
+
+
+def class_of(run: Run) -> str:
+    """The class of the node that a run stopped before."""
+    assert run.paused is not None
+    return run.paused.class_type
 
 
 def shared_results(runs: list[Run]) -> set[str]:

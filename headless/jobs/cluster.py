@@ -164,9 +164,10 @@ class Cluster:
         except ImportError as error:
             raise InputError("--ray needs Ray: pip install 'imagen-nodes[scale]'") from error
         try:
-            quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-            here = {"include_dashboard": False} if self.address is None else {}
-            ray.init(self.address or "local", **quiet, **here)
+            options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+            if self.address is None:
+                options["include_dashboard"] = False
+            ray.init(self.address or "local", **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise InputError(f"--ray: no cluster answers at {self.address}: {error}") from error
         return ray

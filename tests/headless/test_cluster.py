@@ -5,6 +5,7 @@ import sys
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,8 +34,8 @@ class GetTimeoutError(RayError):
 class Reference:
     """The result of a call, to be waited for."""
 
-    actor: object
-    function: object
+    actor: Any
+    function: Any
     given: tuple
 
 
