@@ -17,7 +17,6 @@ from typing import Any
 from imagen_nodes.cli.node_classes import default_registry, use_folders
 from imagen_nodes.headless.comfy_nodes.folders import Folders
 from imagen_nodes.headless.engine.execute import Bar, execute
-from imagen_nodes.headless.formats.ui_layout import COLUMN, PICTURE, ROW
 from imagen_nodes.headless.formats.ui_write import to_ui
 from imagen_nodes.headless.graph import (
     Graph,
@@ -160,24 +159,36 @@ def upscale_a_picture() -> Graph:
 
 
 def guidance_sweep() -> Graph:
-    """Rows of the result: static, then dynamic threshold; columns: weak, medium, strong guidance."""
+    """A table: columns of weak, medium and strong guidance; rows of the static and dynamic threshold."""
     b = Builder()
-    loader, text, first = b.start("a red apple, noto style")
-    del b.graph[first]
-    batch = None
-    for threshold in ("static", "dynamic"):
-        for scale in (1.5, 3.0, 6.0):
-            title = f"{threshold}, scale {scale:g}"
-            guidance = b.add(
-                "ImagenDynamicThreshold", title, guidance_scale=scale, threshold=threshold
-            )
-            image = Link(b.base(loader, text, guidance), 0)
-            b.graph[image.node].title = f"64: {title}"
-            if batch is not None:
-                image = Link(b.add("ImageBatch", "Together", image1=batch, image2=image), 0)
-            batch = image
-    assert batch is not None
-    return b.save(batch, "imagen_sweep")
+    loader = b.add("ImagenLoadCascade")
+    wires = {"text_encoder": Link(loader, 0), "stage": Link(loader, 1)}
+    made = b.add("ImagenXYPlot", **wires, prompt="a red apple, noto style")
+    return b.save(Link(made, 0), "imagen_sweep")
+
+
+def one_node() -> Graph:
+    b = Builder()
+    made = b.add("ImagenSampleCascade", prompt="a red apple, noto style")
+    return b.save(Link(made, 0))
+
+
+def crop_and_stitch() -> Graph:
+    """Inpainting of a part, at the base's own size, in a picture that is larger."""
+    b = Builder()
+    loader, text, guidance = b.start("a purple heart, noto style")
+    picture = b.add("LoadImage", "Picture", image="imagen_heart_64.png")
+    mask = b.add(
+        "LoadImageMask", "Mask: white is painted", image="imagen_mask_64.png", channel="red"
+    )
+    large = b.add(
+        "ImageScaleBy", "A larger picture", image=Link(picture, 0), upscale_method="bicubic",
+        scale_by=4.0,
+    )  # fmt: skip
+    part = b.add("ImagenCropForInpaint", image=Link(large, 0), mask=Link(mask, 0))
+    wires = {"image": Link(part, 0), "mask": Link(part, 1)}
+    made = b.enlarge(loader, Link(b.base(loader, text, guidance, **wires), 0), text, upto=256)
+    return b.save(Link(b.add("ImagenStitch", image=made, crop=Link(part, 2)), 0))
 
 
 def another_upscaler() -> Graph:
@@ -297,8 +308,12 @@ NOTES = {
     inpaint: "## Inpaint\nOnly white of the mask is painted. Copy the two pictures of "
     "`example_workflows/input` to ComfyUI's input folder first.",
     upscale_a_picture: "## Upscale a picture\nThe SR stages take any picture, whole or in tiles.",
-    guidance_sweep: "## Guidance sweep\nOne seed, three guidance scales, two thresholds. The chart under "
-    "each sampler says how much was clipped. On white backgrounds, as here, dynamic thresholding greys "
+    one_node: "## The cascade in one node\nAll stages. Choose 64 in `upto` to look for a seed quickly.",
+    crop_and_stitch: "## Crop, inpaint, stitch\nThe masked part of a large image is painted at the base's "
+    "own size and put back; all else stays pixel-exact. Copy the two pictures of `example_workflows/input` "
+    "to ComfyUI's input folder first.",
+    guidance_sweep: "## Guidance sweep\nOne seed, three guidance scales, two thresholds; choose other "
+    "settings for the columns and rows. On white backgrounds, as here, dynamic thresholding greys "
     "and then breaks what static clipping leaves alone; on photographs it is static clipping that burns.",
     another_upscaler: "## Another upscaler\nLanczos stands in for the first SR stage. Put *Upscale Image "
     "(using Model)* there for one that is trained: between two stages runs an ordinary image.",
@@ -320,6 +335,8 @@ NOTES = {
 # What app mode asks for, by node type: the first of each, but for prompts and pictures, of which all.
 ASKED = {
     "ImagenT5Encode": "prompt",
+    "ImagenSampleCascade": "prompt",
+    "ImagenXYPlot": "prompt",
     "LoadImage": "image",
     "ImagenDynamicThreshold": "guidance_scale",
     "ImagenBaseSample": "seed",
@@ -338,8 +355,6 @@ def main() -> None:
         workflow = to_ui(graph, registry, note)
         move_on(workflow)
         workflow["extra"]["linearData"] = app_of(workflow)
-        if make is guidance_sweep:
-            as_grid(workflow)
         write(OUT / f"{make.__name__}.json", workflow)
         write(OUT / "api" / f"{make.__name__}.json", to_api(graph))
         chosen = options.pictures is not None and (
@@ -370,28 +385,6 @@ def app_of(workflow: dict[str, Any]) -> dict[str, Any]:
     return {"inputs": inputs, "outputs": outputs}
 
 
-def as_grid(workflow: dict[str, Any]) -> None:
-    """The sweep's nodes as its result is laid out: a row for each threshold, in a frame with its name."""
-    kinds = ("ImagenDynamicThreshold", "ImagenBaseSample", "ImageBatch")
-    of = {kind: [node for node in workflow["nodes"] if node["type"] == kind] for kind in kinds}
-    left, right = 2 * COLUMN, 8 * COLUMN + ROW
-    height = of["ImagenBaseSample"][0]["size"][1] + PICTURE + 2 * ROW
-    for i, pair in enumerate(zip(of[kinds[0]], of[kinds[1]], strict=True)):
-        for column, node in enumerate(pair):
-            x = left + COLUMN * (2 * (i % 3) + column)
-            node["pos"] = [x, i // 3 * (height + 2 * ROW)]
-    for i, node in enumerate(of["ImageBatch"]):
-        node["pos"] = [right, i * (node["size"][1] + ROW)]
-    for node in workflow["nodes"]:
-        if node["type"] == "SaveImage":
-            node["pos"] = [right + COLUMN, 0]
-    for row, title in enumerate(("static threshold", "dynamic threshold")):
-        top, width = row * (height + 2 * ROW) - 2 * ROW, 6 * COLUMN + ROW // 2
-        bounding = [left - ROW // 2, top, width, height + ROW]
-        frame = {"id": row + 1, "title": title, "bounding": bounding, "color": "#3f789e"}
-        workflow["groups"].append({**frame, "font_size": 24, "flags": {}})
-
-
 def write(path: Path, data: dict[str, Any]) -> None:
     """JSON, two spaces, newline at the end."""
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -399,19 +392,20 @@ def write(path: Path, data: dict[str, Any]) -> None:
 
 def thumbnail(graph: Graph, workflow: dict[str, Any], path: Path) -> None:
     """Run a graph; its first picture, 384 pixels wide, as JPEG."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     folder = Path(tempfile.mkdtemp())
     use_folders(Folders(OUT / "input", folder, folder / "temp"))
     execute(graph, default_registry(), workflow, Bar)
     files = sorted(file for file in folder.rglob("*.png") if file.parent != folder / "temp")
     pictures = [Image.open(file).convert("RGB") for file in files]
-    across = {1: 1, 6: 3}.get(len(pictures), 2)
+    across = 1 if len(pictures) == 1 else 2
     side = 384 // across
     sheet = Image.new("RGB", (384, side * min(2, across)), "white")
     for i, picture in enumerate(pictures[: across * min(2, across)]):
         method = Image.Resampling.NEAREST if picture.width < side else Image.Resampling.LANCZOS
-        sheet.paste(picture.resize((side, side), method), (i % across * side, i // across * side))
+        square = ImageOps.pad(picture, (side, side), method, "white")
+        sheet.paste(square, (i % across * side, i // across * side))
     sheet.save(path, quality=88)
     shutil.rmtree(folder)
 
