@@ -70,7 +70,7 @@ def open_manifest(out):
 
 
 def test_a_row_that_is_done_costs_some_bytes(tmp_path):
-    count = 20_000
+    count = 5_000
     job, rows, out = prepared(tmp_path, count, missing=(7, count - 1))
     tracemalloc.start()
     found = jobs.scan(rows, job)
