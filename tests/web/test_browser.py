@@ -26,6 +26,11 @@ FEW_STEPS = """() => {
 }"""
 SAVED = """() => Object.fromEntries(window.app.graph.serialize().nodes.map(
   n => [n.type, n.widgets_values?.length ?? 0]))"""
+IN_VIEW = """() => {
+  const canvas = window.app.canvas, [x, y, width, height] = canvas.ds.visible_area
+  return canvas.graph._nodes.every(node => node.pos[0] >= x && node.pos[1] >= y
+    && node.pos[0] + node.size[0] <= x + width && node.pos[1] + node.size[1] <= y + height)
+}"""
 CENTRE = """type => {
   const canvas = window.app.canvas, node = canvas.graph._nodes.find(n => n.type === type)
   canvas.ds.scale = 1
@@ -50,7 +55,8 @@ def opened(request):
     with browser.running(request.param != "classic") as server, browser.browser(server) as page:
         browser.load(page, EMPTY)
         page.evaluate("() => window.app.extensionManager.command.execute('Imagen.NewCascade')")
-        page.wait_for_timeout(800)
+        page.wait_for_timeout(1500)
+        page.fitted = page.evaluate(IN_VIEW)
         page.evaluate(FEW_STEPS)
         page.made = page.evaluate("() => window.app.graphToPrompt().then(made => made.output)")
         page.server, page.history = server, browser.run(page, server, 600)
@@ -77,13 +83,13 @@ def test_the_command_drops_a_graph_that_runs(opened):
 
 def test_panels_shift_no_widget_value(opened):
     saved = opened.evaluate(SAVED)
-    assert saved["ImagenBaseSample"] == 12
-    assert saved["ImagenSR256"] == 10
+    assert saved["ImagenBaseSample"] == 13
+    assert saved["ImagenSR256"] == 11
     assert saved["ImagenCascadeView"] == 0
     base = next(n for n in opened.made.values() if n["class_type"] == "ImagenBaseSample")
     assert set(base["inputs"]) == {
         "stage", "text", "guidance", "width", "height", "batch_size", "seed", "steps", "sampler",
-        "strength", "timesteps", "inpaint", "resample", "jump",
+        "strength", "timesteps", "inpaint", "resample", "jump", "quality",
     }  # fmt: skip
 
 
@@ -126,6 +132,44 @@ def test_wires_have_their_colours(opened):
     assert colours["IMAGEN_TEXT"] == "#f2d16b"
     variable = "getComputedStyle(document.body).getPropertyValue('--color-datatype-IMAGEN_STAGE')"
     assert opened.evaluate(f"() => {variable}").strip() == "#b48be4"
+
+
+SHOWN = """() => window.app.graph._nodes.filter(node => node.imagenPanel).every(node =>
+  node.imagenPanel.element.isConnected
+    && node.imagenPanel.element.classList.contains('imagen-filled'))"""
+
+
+def test_the_new_graph_is_in_view(opened):
+    """Not an empty corner at 250 %: every node lay in the window when the command had run."""
+    assert opened.fitted
+
+
+def test_after_undo_the_panels_that_hang_there_are_the_nodes_own(panels):
+    panels.evaluate(CENTRE, "ImagenBaseSample")
+    panels.evaluate(
+        """() => {
+          const canvas = window.app.canvas
+          canvas.selectNode(canvas.graph._nodes.find(node => node.type === 'ImagenBaseSample'))
+        }"""
+    )
+    before = panels.evaluate("() => window.app.graph._nodes.length")
+    panels.keyboard.press("Delete")
+    panels.wait_for_timeout(500)
+    assert panels.evaluate("() => window.app.graph._nodes.length") == before - 1
+    panels.evaluate("() => window.app.extensionManager.command.execute('Comfy.Undo')")
+    panels.wait_for_function(SHOWN, timeout=10_000)
+
+
+def test_a_far_size_is_warned_of_before_a_run(panels):
+    width = """value => {
+      const node = window.app.graph._nodes.find(each => each.type === 'ImagenBaseSample')
+      node.widgets.find(each => each.name === 'width').value = value
+    }"""
+    panels.evaluate(width, 512)
+    panels.locator(".imagen-warning", has_text="512 x 64").wait_for(state="attached", timeout=5_000)
+    panels.evaluate(width, 64)
+    panels.wait_for_timeout(1500)
+    assert panels.locator(".imagen-warning:not(:empty)").count() == 0
 
 
 BLUEPRINT = json.loads((ROOT / "subgraphs" / "Imagen Cascade.json").read_text("utf-8"))
