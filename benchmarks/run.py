@@ -1,16 +1,19 @@
-"""Speed against peers, on the same weights in the same process: medians and their ratio.
+"""Speed against peers, interleaved in one process: medians and their ratios.
 
-    python benchmarks/run.py [--repeats 15]
+    python benchmarks/run.py [CASE ...] [--repeats 7]
 
-Writes benchmarks/results/<device>.json. One case now: an evaluation of DeepFloyd IF's stage I graph
-(narrow, random weights) with guidance, our network with prepared text against diffusers'.
+Every round runs each variant once, so what else the machine does meets all alike. Writes
+benchmarks/results/<device>.json, one entry a case, and the table of README.md from it; cases that are not
+named keep their last results. A case whose peer is not installed is left out and says so.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import platform
+import re
 import statistics
 import subprocess
 import time
@@ -19,116 +22,102 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cases import CASES, Case  # the file beside this one
 
-from imagen_nodes.imagen_core import ADMConfig, ADMUNet, TextEmbedding
-from imagen_nodes.imagen_core.formats.deepfloyd_names import entries
-
-RESULTS = Path(__file__).parent / "results"
-CHANNELS = (64, 128, 192, 256)
-TEXT_DIM, TOKENS = 256, 77
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+MARKS = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 
 
-def networks(device: torch.device) -> tuple[ADMUNet, Any]:
-    """Our network and diffusers', with the same random weights."""
-    from diffusers import UNet2DConditionModel
-
-    attention = "SimpleCrossAttn{}Block2D"
-    torch.manual_seed(0)
-    peer = UNet2DConditionModel(
-        sample_size=64,
-        out_channels=6,
-        block_out_channels=CHANNELS,
-        layers_per_block=3,
-        down_block_types=("ResnetDownsampleBlock2D", *[attention.format("Down")] * 3),
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=(*[attention.format("Up")] * 3, "ResnetUpsampleBlock2D"),
-        attention_head_dim=64,
-        cross_attention_dim=CHANNELS[-1],
-        cross_attention_norm="group_norm",
-        encoder_hid_dim=TEXT_DIM,
-        addition_embed_type="text",
-        addition_embed_type_num_heads=4,
-        resnet_time_scale_shift="scale_shift",
-        act_fn="gelu",
-    )
-    config = ADMConfig(
-        channels=CHANNELS,
-        num_res_blocks=(3, 3, 3, 3),
-        attention=(False, True, True, True),
-        text_dim=TEXT_DIM,
-        context_dim=CHANNELS[-1],
-        time_dim=4 * CHANNELS[0],
-        pool_heads=4,
-        out_channels=6,
-        text_proj=CHANNELS[-1] == TEXT_DIM,
-    )
-    ours = ADMUNet(config)
-    theirs = peer.state_dict()
-    table = entries(config, "diffusers", set(ours.state_dict()))
-    ours.load_state_dict({e.ours: e.read([theirs[t] for t in e.theirs], 64) for e in table})
-    peer.eval().to(device)  # pyright: ignore[reportArgumentType]
-    return ours.eval().to(device, memory_format=torch.channels_last), peer
-
-
-def median_seconds(function: Callable[[], Any], repeats: int, device: torch.device) -> float:
-    """Median wall-clock time of a call, after three that do not count."""
-    times = []
-    for _i in range(repeats + 3):
-        started = time.perf_counter()
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times[3:])
+def seconds_of(function: Callable[[], Any], device: torch.device) -> float:
+    """Wall-clock time of one call."""
+    started = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 @torch.inference_mode()
-def compare(repeats: int, device: torch.device) -> dict[str, Any]:
-    """One guided evaluation of the U-Net, ours against diffusers'."""
-    ours, peer = networks(device)
-    x = torch.randn(2, 3, 64, 64, device=device)
-    t = torch.tensor([500.0, 500.0], device=device)
-    states = torch.randn(2, TOKENS, TEXT_DIM, device=device)
-    text = TextEmbedding(states, torch.ones(2, TOKENS, dtype=torch.bool, device=device))
-    context = ours.prepare(text)
-    difference = (ours(x, t, context) - peer(x, t, states).sample).abs().max().item()
-    seconds = {
-        "imagen_nodes": median_seconds(lambda: ours(x, t, context), repeats, device),
-        "diffusers": median_seconds(lambda: peer(x, t, states), repeats, device),
-    }
+def measure(
+    make: Callable[[torch.device], Case], repeats: int, device: torch.device
+) -> dict[str, Any]:
+    """Medians of interleaved runs after one round that does not count, and their ratios."""
+    case = make(device)
+    timed = {name: lambda run=run: seconds_of(run, device) for name, run in case.runs.items()}
+    timed |= case.seconds
+    times: dict[str, list[float]] = {name: [] for name in timed}
+    for round_ in range(repeats + 1):
+        for name, run in timed.items():
+            taken = run()
+            if round_:
+                times[name].append(taken)
+    medians = {name: statistics.median(taken) for name, taken in times.items()}
+    result: dict[str, Any] = {"about": case.about, "median_seconds": medians, **case.facts}
+    if case.against:
+        base = medians[case.against]
+        result["against"] = case.against
+        result["times_as_fast"] = {name: base / taken for name, taken in medians.items()}
+    return result
+
+
+def about_machine(device: torch.device) -> dict[str, Any]:
+    """What the figures hold for."""
+    command = ["git", "rev-parse", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True, cwd=HERE, check=False).stdout
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text("utf-8"))
+        cpu = names[0] if names else cpu
     return {
-        "case": "IF stage I graph, channels 64-256, guided evaluation at 64x64, float32",
-        "largest_difference": difference,
-        "median_seconds": seconds,
-        "diffusers_over_ours": seconds["diffusers"] / seconds["imagen_nodes"],
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else cpu,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "commit": commit.strip(),
     }
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as Markdown, each beside the peer's and as a ratio to it."""
+    lines = ["| | seconds | times as fast |", "|---|---|---|"]
+    for result in results.values():
+        lines.append(f"| *{result['about']}* | | |")
+        ratios = result.get("times_as_fast", {})
+        for name, taken in result["median_seconds"].items():
+            ratio = f"{ratios[name]:.2f}" if name in ratios else ""
+            lines.append(f"| {name} | {taken:.3g} | {ratio} |")
+    return "\n".join(lines)
+
+
+def write_readme(found: dict[str, Any]) -> None:
+    """Put the table between its marks."""
+    text = README.read_text("utf-8")
+    before, rest = text.split(MARKS[0])
+    machine = f"{found['device']}, threads: {found['threads']}, torch {found['torch']}"
+    made = f"{MARKS[0]}\n{machine}; ratios to the run marked 1.00:\n\n{table(found['results'])}\n"
+    README.write_text(before + made + MARKS[1] + rest.split(MARKS[1])[1], "utf-8")
 
 
 def main() -> None:
-    import diffusers
-
+    """Measure the cases that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}")
+    parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        cwd=RESULTS.parent,
-        check=False,
-    ).stdout.strip()
-    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu"
-    result = {
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
-        "commit": commit,
-        "results": [compare(options.repeats, device)],
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{device.type}.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    path = HERE / "results" / f"{device.type}.json"
+    known = json.loads(path.read_text("utf-8"))["results"] if path.exists() else {}
+    for name in options.cases or CASES:
+        try:
+            known[name] = measure(CASES[name], options.repeats, device)
+            print(json.dumps({name: known[name]}, indent=1), flush=True)
+        except ModuleNotFoundError as error:
+            print(f"{name}: left out, {error.name} is not installed", flush=True)
+        gc.collect()
+    found = {**about_machine(device), "results": {k: known[k] for k in CASES if k in known}}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    write_readme(found)
 
 
 if __name__ == "__main__":

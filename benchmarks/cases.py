@@ -1,0 +1,282 @@
+"""What is compared: each case makes our network and its peers on equal weights, or of equal size.
+
+A case is a function of a device that returns a `Case`. Ours is always named "ours ...".
+"""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+import tempfile
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imagen_nodes import imagen_core as core
+from imagen_nodes.imagen_core.formats.deepfloyd_names import entries
+from imagen_nodes.imagen_core.formats.diffusers_config import from_diffusers
+from imagen_nodes.imagen_core.kernels.precision import cpu_computes_bfloat16
+from imagen_nodes.imagen_core.stage import build_unet
+
+PACKAGE = Path(core.__file__ or "").parent
+BUNDLED = PACKAGE / "pretrained" / "emoji"
+DOWN, UP = "ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"
+CROSS_DOWN, CROSS_UP = "SimpleCrossAttnDownBlock2D", "SimpleCrossAttnUpBlock2D"
+IF_COMMON: dict[str, Any] = dict(
+    out_channels=6, attention_head_dim=64, cross_attention_norm="group_norm", encoder_hid_dim=4096,
+    encoder_hid_dim_type="text_proj", addition_embed_type="text", addition_embed_type_num_heads=64,
+    act_fn="gelu", resnet_time_scale_shift="scale_shift",
+    mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+)  # fmt: skip
+STAGE_I: dict[str, Any] = IF_COMMON | dict(  # IF-I-M
+    in_channels=3, sample_size=64, block_out_channels=(192, 384, 576, 768), layers_per_block=3,
+    cross_attention_dim=768, down_block_types=(DOWN, CROSS_DOWN, CROSS_DOWN, CROSS_DOWN),
+    up_block_types=(CROSS_UP, CROSS_UP, CROSS_UP, UP),
+)  # fmt: skip
+STAGE_II: dict[str, Any] = IF_COMMON | dict(  # IF stage II's graph, narrow
+    in_channels=6, sample_size=256, block_out_channels=(64, 128, 192, 256, 384),
+    layers_per_block=(2, 2, 3, 5, 5), cross_attention_dim=384, class_embed_type="timestep",
+    down_block_types=(DOWN, DOWN, DOWN, CROSS_DOWN, CROSS_DOWN),
+    up_block_types=(CROSS_UP, CROSS_UP, UP, UP, UP), time_embedding_dim=384,
+    time_embedding_act_fn="gelu", only_cross_attention=True, resnet_skip_time_act=True,
+    resnet_out_scale_factor=1 / 0.7071, mid_block_scale_factor=1 / 0.7071,
+)  # fmt: skip
+
+
+@dataclass
+class Case:
+    """Things to time against each other.
+
+    about      one line: shapes, sizes
+    runs       name -> what is timed
+    against    the run that the others are compared with
+    facts      what else is known, such as the largest difference of two outputs
+    seconds    runs that time themselves: name -> function that returns seconds
+    """
+
+    about: str
+    runs: dict[str, Callable[[], Any]]
+    against: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, Callable[[], float]] = field(default_factory=dict)
+
+
+def half_of(device: torch.device) -> torch.dtype | None:
+    """The half precision that a device is fast with; None = none."""
+    if device.type == "cpu":
+        return torch.bfloat16 if cpu_computes_bfloat16() else None
+    return (
+        torch.bfloat16
+        if device.type == "cuda" and torch.cuda.is_bf16_supported()
+        else torch.float16
+    )
+
+
+def channels_last(network: Any) -> Any:
+    """A network whose convolutions read channels last."""
+    return network.to(memory_format=torch.channels_last)
+
+
+def deepfloyd(shape: dict[str, Any], side: int, device: torch.device, name: str) -> Case:
+    """One guided evaluation of one of DeepFloyd IF's networks, random weights, against diffusers."""
+    import diffusers
+
+    torch.manual_seed(0)
+    peer: Any = diffusers.UNet2DConditionModel(**shape).eval()
+    config: Any = from_diffusers(dict(peer.config))
+    ours, theirs = build_unet(config), peer.state_dict()
+    table = entries(config, "diffusers", set(ours.state_dict()))
+    ours.load_state_dict(
+        {e.ours: e.read([theirs[t] for t in e.theirs], config.head_dim) for e in table}
+    )
+    ours, peer = ours.to(device), peer.to(device)
+    x = torch.randn(2, shape["in_channels"], side, side, device=device)
+    t, states = torch.full((2,), 500.0, device=device), torch.randn(2, 77, 4096, device=device)
+    text = core.TextEmbedding(states, torch.ones(2, 77, dtype=torch.bool, device=device))
+    labels: dict[str, Any] = dict(class_labels=t) if config.lowres else {}
+
+    def our(network: Any) -> Callable[[], Any]:
+        dtype = network.conv_in.weight.dtype
+        context, given = network.prepare(text), (x[:, 3:].to(dtype), t) if config.lowres else ()
+        return lambda: network(x[:, :3].to(dtype), t, context, *given)
+
+    def their(network: Any) -> Callable[[], Any]:
+        seen, of = x.to(network.dtype), states.to(network.dtype)
+        return lambda: network(seen, t, of, **labels).sample
+
+    runs = {"ours, float32": our(ours), "diffusers, float32": their(peer)}
+    runs["diffusers, float32, channels last"] = their(channels_last(copy.deepcopy(peer)))
+    half = half_of(device)
+    if half is not None:
+        kind = str(half).removeprefix("torch.")
+        runs[f"ours, {kind}"] = our(copy.deepcopy(ours).to(half))
+        runs[f"diffusers, {kind}"] = their(copy.deepcopy(peer).to(half))
+    expected = runs["diffusers, float32"]()
+    apart = (runs["ours, float32"]() - expected).abs().max() / expected.std()
+    size = sum(p.numel() for p in peer.parameters()) / 1e6
+    return Case(
+        f"{name}, {size:.0f} M parameters, 2 x {side} x {side}", runs, "diffusers, float32",
+        {"largest_difference_over_std": apart.item()},
+    )  # fmt: skip
+
+
+def stage_i(device: torch.device) -> Case:
+    """DeepFloyd IF's first stage, IF-I-M."""
+    return deepfloyd(STAGE_I, 64, device, "IF-I-M")
+
+
+def stage_ii(device: torch.device) -> Case:
+    """DeepFloyd IF's second stage, narrow."""
+    return deepfloyd(STAGE_II, 128, device, "IF stage II's graph")
+
+
+def imagen_pytorch_unet() -> Any:
+    """The class Unet of imagen-pytorch, without what only its training needs.
+
+    Its package imports torchvision, kornia and a trainer, none of which the network uses.
+    """
+    import importlib.util
+
+    found = importlib.util.find_spec("imagen_pytorch")
+    if found is None or found.submodule_search_locations is None:
+        raise ModuleNotFoundError("imagen_pytorch", name="imagen_pytorch")
+    absent = ("torchvision", "torchvision.transforms", "kornia", "kornia.augmentation")
+    absent = [name for name in absent if name not in sys.modules]
+    sys.modules |= {name: types.ModuleType(name) for name in absent}
+    sys.modules["torchvision"].transforms = sys.modules["torchvision.transforms"]  # pyright: ignore
+    sys.modules["kornia"].augmentation = sys.modules["kornia.augmentation"]  # pyright: ignore
+    package = types.ModuleType("imagen_pytorch")
+    package.__path__ = list(found.submodule_search_locations)
+    sys.modules["imagen_pytorch"] = package
+    texts: Any = types.ModuleType("imagen_pytorch.t5")  # asks a server for T5's width on import
+    texts.DEFAULT_T5_NAME, texts.t5_encode_text, texts.get_encoded_dim = "", None, lambda name: 1024
+    sys.modules["imagen_pytorch.t5"] = texts
+    from imagen_pytorch.imagen_pytorch import Unet  # pyright: ignore[reportMissingImports]
+
+    for name in absent:
+        del sys.modules[name]
+    return Unet
+
+
+def efficient(device: torch.device) -> Case:
+    """The paper's 64 to 256 network at half its width, against imagen-pytorch's of the same widths."""
+    config = core.EfficientConfig(
+        stem_channels=64, channels=(64, 128, 256, 512), num_res_blocks=(2, 4, 8, 8),
+        attention=(False, False, False, True), text_dim=1024, context_dim=512, time_dim=512,
+    )  # fmt: skip
+    ours: Any = build_unet(config).to(device)
+    count = sum(p.numel() for p in ours.parameters())
+
+    unet = imagen_pytorch_unet()
+
+    def made(dim: int) -> Any:
+        return unet(
+            dim=dim, dim_mults=(1, 2, 4, 8), num_resnet_blocks=(2, 4, 8, 8), text_embed_dim=1024,
+            layer_attns=(False, False, False, True), layer_cross_attns=(False, False, False, True),
+            attn_heads=8, memory_efficient=True, lowres_cond=True,
+        ).eval()  # fmt: skip
+
+    def distance(dim: int) -> int:
+        with torch.device("meta"):
+            return abs(sum(p.numel() for p in made(dim).parameters()) - count)
+
+    peer = made(min(range(40, 97, 8), key=distance)).to(device)
+    x, lowres = torch.randn(2, 1, 3, 128, 128, device=device)
+    t, states = torch.full((1,), 0.5, device=device), torch.randn(1, 77, 1024, device=device)
+    mask = torch.ones(1, 77, dtype=torch.bool, device=device)
+    context = ours.prepare(core.TextEmbedding(states, mask))
+    given = dict(text_embeds=states, text_mask=mask, lowres_cond_img=lowres, lowres_noise_times=t)
+    runs = {
+        "ours, float32": lambda: ours(x, 1000 * t, context, lowres, 1000 * t),
+        "imagen-pytorch, float32": lambda: peer(x, t, **given),
+    }
+    theirs = sum(p.numel() for p in peer.parameters())
+    return Case(
+        f"Efficient U-Net, {count / 1e6:.0f} M parameters against {theirs / 1e6:.0f} M, 128 x 128",
+        runs, "imagen-pytorch, float32",
+    )  # fmt: skip
+
+
+def t5(device: torch.device) -> Case:
+    """T5 v1.1 base's shape, random weights, 77 tokens, against transformers."""
+    from transformers import T5Config, T5EncoderModel
+
+    folder = BUNDLED / "text_encoder"
+    known = T5Config.from_pretrained(folder)
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=known.vocab_size, d_model=768, d_kv=64, d_ff=2048, num_layers=12, num_heads=12,
+        feed_forward_proj="gated-gelu", dropout_rate=0.0,
+    )  # fmt: skip
+    peer = T5EncoderModel(config).eval().to(device)  # pyright: ignore[reportArgumentType]
+    with tempfile.TemporaryDirectory() as saved:
+        peer.save_pretrained(saved)
+        ours = core.load_text_encoder(saved, device=device, tokenizers=[folder])
+    tokens = torch.randint(3, 300, (2, 77), device=device)
+    mask = torch.ones_like(tokens)
+    runs = {
+        "ours, float32": lambda: ours.model(tokens, mask.bool()),
+        "transformers, float32": lambda: peer(tokens, mask).last_hidden_state,
+    }
+    apart = (runs["ours, float32"]() - runs["transformers, float32"]()).abs().max().item()
+    return Case("T5 v1.1 base, 2 x 77 tokens", runs, "transformers, float32", {"apart": apart})
+
+
+def cascade(device: torch.device) -> Case:
+    """The bundled cascade from text to 1024 x 1024."""
+    runs: dict[str, Callable[[], Any]] = {}
+    for dtype in (torch.float32, half_of(device)):
+        if dtype is not None:
+            made, kind = (
+                core.load_cascade("emoji", device, dtype),
+                str(dtype).removeprefix("torch."),
+            )
+            for quality in ("full", "fast"):
+                runs[f"ours, {kind}, {quality}"] = lambda made=made, quality=quality: made.generate(
+                    "a red apple, noto style", quality=quality
+                )
+    full, fast = runs["ours, float32, full"](), runs["ours, float32, fast"]()
+    apart = (full - fast).square().mean().sqrt().item()
+    return Case(
+        "bundled cascade, text to 1024 x 1024", runs, "ours, float32, full", {"fast_rms": apart}
+    )
+
+
+def start(device: torch.device) -> Case:
+    """From the shell to the first step: CPU seconds of `imagen generate --upto 64 --steps 1`."""
+
+    def measured() -> float:
+        command = [sys.executable, "-m", "imagen_nodes", "generate", "a red apple", "--upto", "64"]
+        with tempfile.TemporaryDirectory() as folder:
+            before = children()
+            subprocess.run(
+                [*command, "--steps", "1", "-o", f"{folder}/a.png"], check=True, capture_output=True
+            )
+            return children() - before
+
+    return Case(
+        "start: imagen generate, one step at 64 x 64, CPU time", {}, "", {}, {"ours": measured}
+    )
+
+
+def children() -> float:
+    """CPU seconds of all processes that were waited for."""
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+CASES: dict[str, Callable[[torch.device], Case]] = {
+    "stage_i": stage_i,
+    "stage_ii": stage_ii,
+    "efficient": efficient,
+    "t5": t5,
+    "cascade": cascade,
+    "start": start,
+}
