@@ -136,7 +136,9 @@ class ImagenXYPlot:
         start = {"prompt": prompt, "seed": seed}
         cells = [{**start, rows: y, columns: x} for y in down for x in across]
         calls = [base_call(cell, text_encoder, stage, negative_prompt, guidance) for cell in cells]
-        images = [picture_of(made) for made in ImagenBaseSample().sample_many(calls)]
+        images = [
+            picture_of(made) for made in (ImagenBaseSample().sample(**call) for call in calls)
+        ]
         if sr_stage is not None:
             larger = [
                 {"stage": sr_stage, "image": image, "text": call["text"], "seed": call["seed"],
@@ -144,7 +146,9 @@ class ImagenXYPlot:
                  "aug_level": cell.get("aug_level", OWN_LEVEL)}
                 for cell, call, image in zip(cells, calls, images, strict=True)
             ]  # fmt: skip
-            images = [picture_of(made) for made in ImagenSR256().enlarge_many(larger)]
+            images = [
+                picture_of(made) for made in (ImagenSR256().enlarge(**call) for call in larger)
+            ]
         batch = torch.cat(images)
         labels = [titles(columns, across), titles(rows, down)]
         return table(batch, *labels), batch
