@@ -1,49 +1,71 @@
-"""Makes docs/grid.png: twelve prompts through the bundled base, default settings, seed 0.
+"""Makes docs/grid.png: what the bundled base composes, each picture as it came, default settings.
 
-python tools/readme_grid.py [--out FILE]
+    python tools/readme_grid.py [CASCADE] [--base FILE] [--out FILE]
+
+Three rows: six prompts; one thing in the four styles, then in two colours; one prompt at six seeds.
 """
 
 import argparse
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from imagen_nodes import imagen_core as core
 
-NAMES = (
-    "red apple",
-    "rocket",
-    "cat face",
-    "house",
-    "pizza",
-    "sunflower",
-    "butterfly",
-    "castle",
-    "fish",
-    "rainbow",
-    "crown",
-    "blue heart",
+COMPOSED = (
+    "a purple fox, flat style",
+    "three red apples, noto style",
+    "a castle on a blue background, flat style",
+    "a rocket left of a house, flat style",
+    "a cat and a dog, noto style",
+    "a small crown on the left, 3d style",
 )
-COLUMNS, ENLARGE = 6, 2
+STYLED = (
+    "a red apple, noto style",
+    "a red apple, fluent style",
+    "a red apple, flat style",
+    "a red apple, 3d style",
+    "a blue apple, noto style",
+    "a green rocket, 3d style",
+)
+SEEDED = "a house"
+COLUMNS, SIDE, LINE, GAP = 6, 128, 30, 6
 GRID = Path(__file__).parent.parent / "docs" / "grid.png"
+
+
+def labelled(prompt: str) -> list[str]:
+    """A prompt in at most two lines."""
+    words, lines = prompt.split(), [""]
+    for word in words:
+        if len(lines[-1]) + len(word) > 22 and len(lines) < 2:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cascade", nargs="?", default="emoji")
+    parser.add_argument("--base", type=Path, help="a stage file in place of the cascade's base")
     parser.add_argument("--out", type=Path, default=GRID, help="the picture; default: %(default)s")
     options = parser.parse_args()
-    cascade = core.load_cascade("emoji")
-    # One call a prompt, so that every picture has seed 0.
-    pictures = [cascade.generate(f"{name}, noto style", upto=64)[0] for name in NAMES]
-    pixels = [(255 * picture).round().byte().numpy() for picture in pictures]
-    rows = [
-        np.concatenate(pixels[start : start + COLUMNS], axis=1)
-        for start in range(0, len(pixels), COLUMNS)
-    ]
-    grid = Image.fromarray(np.concatenate(rows, axis=0))
-    size = (grid.width * ENLARGE, grid.height * ENLARGE)
-    grid.resize(size, Image.Resampling.NEAREST).save(options.out)
+    cascade = core.load_cascade(options.cascade)
+    stage = cascade.base if options.base is None else core.load_stage(options.base)
+    cells = [(prompt, 0, prompt) for prompt in COMPOSED + STYLED]
+    cells += [(SEEDED, seed, f"{SEEDED}, seed {seed}") for seed in range(COLUMNS)]
+    step = SIDE + GAP
+    grid = Image.new("RGB", (COLUMNS * step + GAP, 3 * (step + LINE) + GAP), "white")
+    draw, font = ImageDraw.Draw(grid), ImageFont.load_default(11)
+    for i, (prompt, seed, label) in enumerate(cells):
+        image = core.sample_base(stage, cascade.text_encoder.encode_prompt(prompt), seed=seed)[0]
+        picture = Image.fromarray((255 * image).round().byte().numpy().astype(np.uint8))
+        x, y = GAP + step * (i % COLUMNS), GAP + (step + LINE) * (i // COLUMNS)
+        grid.paste(picture.resize((SIDE, SIDE), Image.Resampling.NEAREST), (x, y))
+        draw.rectangle((x - 1, y - 1, x + SIDE, y + SIDE), outline="#cccccc")
+        for line, text in enumerate(labelled(label)):
+            draw.text((x, y + SIDE + 2 + 13 * line), text, "#444444", font)
+    grid.save(options.out)
     print(options.out)
 
 
