@@ -140,11 +140,11 @@ test("after F5 the panels show what the server still knows, once", async () => {
   const made = add(5, "ImagenBaseSample");
   api.history = { a: { prompt: [0, "x", {}, { extra_pnginfo: { workflow: { id: "g" } } }], outputs: { 5: { imagen_trace: [TRACE] } } } };
   extension.afterConfigureGraph();
-  for (let i = 0; i < 9; i++) await null;
+  for (let i = 0; i < 9; i++) await Promise.resolve();
   assert.ok(made.imagenPanel.height() > 100);
   made.imagenPanel.clear();
   extension.afterConfigureGraph();
-  for (let i = 0; i < 9; i++) await null;
+  for (let i = 0; i < 9; i++) await Promise.resolve();
   assert.ok(made.imagenPanel.height() < 100);
 });
 
