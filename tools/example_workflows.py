@@ -107,13 +107,13 @@ def image_to_image() -> Graph:
         prompt="a green apple, noto style",
     )
     first = b.base(loader, text, guidance)
-    second = b.base(loader, other, guidance, image=Link(first, 0), strength=0.7)
+    second = b.base(loader, other, guidance, image=Link(first, 0), strength=0.9)
     return b.save(b.enlarge(loader, Link(second, 0), other, upto=256))
 
 
 def edit_at_64() -> Graph:
     b = Builder()
-    loader, text, guidance = b.start("a rocket, noto style")
+    loader, text, guidance = b.start("a sunflower, noto style")
     small = Link(b.base(loader, text, guidance), 0)
     portrait = b.add(
         "ImageScale",

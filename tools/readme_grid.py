@@ -17,9 +17,9 @@ COMPOSED = (
     "a purple fox, flat style",
     "three red apples, noto style",
     "a castle on a blue background, flat style",
-    "a rocket left of a house, flat style",
-    "a cat and a dog, noto style",
-    "a small crown on the left, 3d style",
+    "two oranges, fluent style",
+    "a sunflower on a pink background, noto style",
+    "a small house on the left, flat style",
 )
 STYLED = (
     "a red apple, noto style",
@@ -27,7 +27,7 @@ STYLED = (
     "a red apple, flat style",
     "a red apple, 3d style",
     "a blue apple, noto style",
-    "a green rocket, 3d style",
+    "a yellow heart, 3d style",
 )
 SEEDED = "a house"
 COLUMNS, SIDE, LINE, GAP = 6, 128, 30, 6
