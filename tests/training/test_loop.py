@@ -85,7 +85,7 @@ def test_a_stage_can_start_from_another(folder):
         train(parse_recipe(data, folder))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
 def test_a_killed_run_resumed_is_the_uninterrupted_run(folder, optimizer):
     def start(out):
         data = recipe(out, optimizer=optimizer, steps=40, save_every=10)
