@@ -86,7 +86,7 @@ class TextEncoder:
         The states of a token with another weight than 1 are led away from, or towards, the empty prompt's
         at its place. Each part between brackets is tokenized by itself.
         """
-        tokens = [self._weighted_tokens(prompt) for prompt in prompts]
+        tokens = [self._weighted_tokens(weighted_parts(normalised(prompt))) for prompt in prompts]
         states = self._states([[*numbers, self.tokenizer.end] for numbers, _ in tokens])
         if all(weight == 1 for _, weights in tokens for weight in weights):
             return states
@@ -126,11 +126,9 @@ class TextEncoder:
 
     def describe(self, prompt: str, clean_caption: bool = False, weights: bool = True) -> Reading:
         """How `encode_prompt` reads a prompt with the same settings; nothing is encoded."""
-        parts = [(normalised(prompt, clean_caption), 1.0)]
-        numbers = self.tokenizer.encode(parts[0][0])
-        if weights and not clean_caption:
-            parts = weighted_parts(parts[0][0])
-            numbers = [*self._weighted_tokens(prompt)[0], self.tokenizer.end]
+        text = normalised(prompt, clean_caption)
+        parts = weighted_parts(text) if weights and not clean_caption else [(text, 1.0)]
+        numbers = [*self._weighted_tokens(parts)[0], self.tokenizer.end]
         kept = self.tokenizer.cut(numbers)
         left_out = numbers[len(kept) - 1 :] if len(kept) < len(numbers) else []
         return Reading(
@@ -140,11 +138,11 @@ class TextEncoder:
             [(text.strip(), weight) for text, weight in parts if weight != 1],
         )
 
-    def _weighted_tokens(self, prompt: str) -> tuple[list[int], list[float]]:
-        """Numbers of all pieces of a prompt, without its end, and their weights."""
+    def _weighted_tokens(self, parts: list[tuple[str, float]]) -> tuple[list[int], list[float]]:
+        """Numbers of all pieces of texts that follow each other, without an end, and their weights."""
         numbers: list[int] = []
         weights: list[float] = []
-        for text, weight in weighted_parts(normalised(prompt)):
+        for text, weight in parts:
             found = self.tokenizer.encode(text)[:-1]
             numbers += found
             weights += [weight] * len(found)

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,16 +22,16 @@ from ..stage import Stage
 from ..text.embedding import TextEmbedding
 from ..text.encoder import TextEncoder
 from .checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
-from .data import Batch, MakePicture, Source, Stream, add_noise, load_pairs
+from .data import Batch, MakePicture, add_noise
 from .distill import DistillLoss
 from .ema import EMA
-from .folder import Folder, FolderMaker, Mixed, read_folder
 from .grow import grown
 from .loss import Variance, Weighting, diffusion_loss
 from .optim import lr_factor, make_optimizer
 from .processes import processes
 from .progress import Clock, DivergedError, Log, stop_signals, tell
 from .recipe import Recipe, RecipeError, check_data, check_parts
+from .sources import open_source
 from .tuning import lora_of, prepare
 
 MAY_MOVE = {
@@ -45,7 +45,6 @@ MAY_MOVE = {
     "grow_from",
 }
 MAY_CHANGE = MAY_MOVE | {"workers", "defaults"}  # from one part of a run to the next
-HELD_OUT_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ class Run:
         self.stage = prepare(self.plain, recipe.tune)
         encoder = None if given is None else given.encoder
         encoder = encoder or load_text_encoder(recipe.data.text_encoder, device)
-        self.source, self.held_out = open_source(recipe, make, encoder, self.stage, watch)
+        self.source, self.held_out = open_source(recipe, make, encoder, self.stage, watch.note)
         optim = recipe.optim
         optimizer = make_optimizer(self.stage.unet, optim.optimizer, optim.lr, optim.weight_decay)
         self.ema = EMA(self.stage.unet, optim.ema_decay)
@@ -323,62 +322,6 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
         }
     found |= {f"run.{key}": getattr(recipe.run, key) for key in ("batch", "accumulation", "seed")}
     return json.loads(json.dumps(found))
-
-
-def open_source(
-    recipe: Recipe, make: MakePicture | None, encoder: TextEncoder, stage: Stage, watch: Watch
-) -> tuple[Source, list[Batch]]:
-    """Where a run's pictures come from, its text encoder bound to them; and batches that are held out.
-
-    make   makes each picture with its caption; None = those of [data]
-    """
-    data, device = recipe.data, stage.device
-    stage.check_text(encoder.encode([""]).embeds)
-    if make is None and not data.folder:
-        return load_pairs(data, encoder, device), []
-    kept = Path(data.prompts) if data.prompts else Path(recipe.run.out) / "prompts"
-    if make is not None:
-        return Stream(make, encoder, device, data.workers), []
-    make, held = folder_maker(recipe, stage, watch)
-    batches: list[Batch] = []
-    if held.pictures:
-        maker = replace(maker_of(recipe, stage, held), random=False)
-        plain = Stream(maker, encoder, device, 0, kept)
-        section, config = replace(data, text_dropout=0.0), stage.config
-        drawn = plain.batches(section, config.scale, recipe.run.batch, recipe.run.seed + 1, 0)
-        batches = [
-            add_noise(
-                next(drawn), section, stage.schedule, config.scale, recipe.run.seed + 1, i,
-                config.align_corners,
-            )
-            for i in range(HELD_OUT_BATCHES)
-        ]  # fmt: skip
-    return Stream(make, encoder, device, data.workers, kept), batches
-
-
-def folder_maker(recipe: Recipe, stage: Stage, watch: Watch) -> tuple[MakePicture, Folder]:
-    """What makes the training pictures of a folder, and the pictures that are held out."""
-    data = recipe.data
-    least = data.crop or max(1, stage.config.resolution // 2)
-    found = read_folder(data.folder, least, data.trigger)
-    watch.note(f"{data.folder}: {len(found.pictures)} pictures, {len(found.skipped)} files skipped")
-    for path, reason in found.skipped:
-        watch.note(f"  skipped {path}: {reason}")
-    used, held = found.split(data.held_out)
-    maker = maker_of(recipe, stage, used)
-    if not data.mix:
-        return maker, held
-    other = read_folder(data.mix, least)
-    return Mixed(maker, maker_of(recipe, stage, other), data.mix_part), held
-
-
-def maker_of(recipe: Recipe, stage: Stage, folder: Folder) -> FolderMaker:
-    """Makes pictures of a folder at the size that a stage trains on."""
-    data = recipe.data
-    return FolderMaker(
-        folder.pictures, stage.config.resolution, data.crop, data.ground, data.random_crop,
-        data.buckets and stage.config.kind == "base",
-    )  # fmt: skip
 
 
 def grid_of(images: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ def patcher_of(module: nn.Module, role: Role = "unet") -> Any:
     module   a U-Net or a text encoder's model
     role     says which of ComfyUI's devices it belongs on
 
-    ComfyUI assigns the module's `device`, which Hugging Face's models refuse: it gets one around it.
+    ComfyUI assigns attributes such as `device` to what it holds: it gets a module around the network.
     """
     patcher = module.__dict__.get("comfy_patcher")
     if patcher is None:
