@@ -21,14 +21,14 @@ from PIL import Image
 
 # How often a picture is of each kind.
 KINDS = {
-    "plain": 0.58,
+    "plain": 0.46,
     "class": 0.05,
-    "colour": 0.11,
-    "ground": 0.09,
+    "colour": 0.10,
+    "ground": 0.07,
     "colour and ground": 0.03,
-    "place": 0.04,
-    "count": 0.05,
-    "pair": 0.05,
+    "place": 0.03,
+    "count": 0.06,
+    "pair": 0.20,
 }
 # How often a drawing of each group is drawn, for each of its concepts.
 GROUP_WEIGHT = {
@@ -84,7 +84,7 @@ PLACES = {  # centre of the drawing, in parts of the side
     "at the bottom": (0.5, 0.73),
     "in the middle": (0.5, 0.5),
 }
-RELATIONS = ("left of", "right of", "above", "below", "and")
+RELATIONS = {"left of": 0.32, "right of": 0.32, "above": 0.1, "below": 0.1, "and": 0.16}
 HELD_OUT_PART = 10  # one of so many (thing, colour) and (thing, ground) pairs is held out
 WHITE = (255, 255, 255)
 Window = tuple[int, int, int, int]
@@ -331,7 +331,7 @@ class Scenes:
     def _pair(self, rng: np.random.Generator) -> Scene:
         first = self.things.draw(rng)
         second = self.styles[first["style"]].draw(rng)
-        relation = str(rng.choice(RELATIONS))
+        relation = str(rng.choice(list(RELATIONS), p=list(RELATIONS.values())))
         here, there = _two_places(relation, rng)
         sizes = rng.uniform(0.4, 0.47, 2)
         pieces = tuple(
@@ -438,7 +438,7 @@ def _two_places(
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Centres of the first and the second thing."""
     if relation == "and":
-        relation = str(rng.choice(RELATIONS[:-1]))
+        relation = str(rng.choice([*RELATIONS][:-1]))
     near, far, middle = (float(v + rng.uniform(-0.03, 0.03)) for v in (0.26, 0.74, 0.5))
     return {
         "left of": ((near, middle), (far, middle)),
