@@ -15,8 +15,9 @@ demo: $(VENV)/.headless
 	$(BIN)/imagen generate "$(PROMPT)" -o demo.png
 	@echo "The picture is in $(CURDIR)/demo.png"
 
+# As many processes as there are cores, at most four, each with one thread.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
