@@ -6,6 +6,7 @@ import inspect
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,41 @@ def test_the_drawing_shows_the_imports():
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     assert tool.drawing() == tool.OUT.read_text("utf-8"), "run python tools/architecture.py"
+
+
+@cache
+def names_of(path):
+    """What can be imported from a file, or from a package: its top level's names and its modules."""
+    names = {p.stem for p in path.parent.iterdir()} if path.name == "__init__.py" else set()
+    left = list(ast.parse(path.read_text("utf-8")).body)
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+            continue
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.alias):
+            names.add(node.asname or node.name)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names.add(node.value)  # what a package loads on demand is listed as text
+        left += ast.iter_child_nodes(node)
+    return names
+
+
+@pytest.mark.parametrize("folder", ["tools", "recipes", "benchmarks", "tests"])
+def test_what_scripts_import_from_the_package_is_there(folder):
+    wrong = []
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("imagen_nodes"):
+                where = ROOT.joinpath(*(node.module or "").split(".")[1:])
+                file = where / "__init__.py" if where.is_dir() else where.with_suffix(".py")
+                known = names_of(file) if file.is_file() else set()
+                wrong += [
+                    f"{path}: {node.module}.{a.name}" for a in node.names if a.name not in known
+                ]
+    assert wrong == []
 
 
 def test_only_the_host_touches_comfyui():
@@ -247,6 +283,7 @@ def test_importing_costs_nothing_and_changes_nothing():
 
 FIRST_STEP = """
 import sys
+from functools import cache
 from imagen_nodes import imagen_core as core
 cascade = core.load_cascade("emoji")
 cascade.generate("a red apple", upto=64, steps=1)

@@ -167,9 +167,10 @@ def browser(
         page = window.new_page(
             viewport={"width": width, "height": height}, device_scale_factor=scale
         )
-        page.problems = []
-        page.on("pageerror", lambda error: page.problems.append(error.stack or error.message))
-        page.on("console", lambda told: told.type == "error" and page.problems.append(told.text))
+        problems: list[str] = []
+        vars(page)["problems"] = problems
+        page.on("pageerror", lambda error: problems.append(error.stack or error.message))
+        page.on("console", lambda told: problems.extend([told.text] * (told.type == "error")))
         page.goto(server.url, wait_until="domcontentloaded", timeout=120_000)
         page.wait_for_function(READY, timeout=120_000)
         page.wait_for_timeout(1500)

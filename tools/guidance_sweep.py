@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from imagen_nodes import imagen_core as core
-from imagen_nodes.cli.evaluate import bundled, bundled_judges
 from imagen_nodes.imagen_core.evaluation.evaluate import evaluate, sample_prompts
-from imagen_nodes.imagen_core.evaluation.judge import Expert, load_expert
+from imagen_nodes.imagen_core.evaluation.judge import Expert, bundled, bundled_judges, load_expert
 from imagen_nodes.imagen_core.evaluation.prompts import Prompt, read_prompts
 from imagen_nodes.imagen_core.weights.files import replacing
 
