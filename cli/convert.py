@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..headless.inputs import InputError
-from .loras import located, parse_lora
+from .loras import with_loras
 
 
 def add_convert_options(sub: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def convert(options: argparse.Namespace) -> dict[str, Any]:
 
 def merge(options: argparse.Namespace) -> dict[str, Any]:
     """Write a stage with LoRAs merged into its weights."""
-    from ..imagen_core import apply_lora, load_lora, load_stage, save_stage
+    from ..imagen_core import load_stage, save_stage
 
     if options.layout not in (None, "imagen") or options.target.suffix != ".safetensors":
         raise InputError(
@@ -52,12 +52,7 @@ def merge(options: argparse.Namespace) -> dict[str, Any]:
         )
     if options.target.exists():
         raise InputError(f"{options.target}: exists already; remove it or choose another name")
-    stage = load_stage(options.source)
-    for text in options.lora:
-        given = parse_lora(text)
-        _, path = located(given.file)
-        stage = apply_lora(stage, load_lora(path, stage), given.strength)
-    save_stage(stage, options.target)
+    save_stage(with_loras(load_stage(options.source), options.lora), options.target)
     if not options.json:
         print(f"{options.target}: imagen layout, {len(options.lora)} LoRAs merged")
     return {"target": str(options.target), "layout": "imagen", "loras": len(options.lora)}

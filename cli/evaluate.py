@@ -9,6 +9,7 @@ from typing import Any
 
 from ..headless.inputs import InputError
 from .generate import chosen_device
+from .loras import with_loras
 
 
 def add_evaluate_options(sub: argparse.ArgumentParser) -> None:
@@ -21,6 +22,8 @@ def add_evaluate_options(sub: argparse.ArgumentParser) -> None:
     add("--images", type=Path, metavar="DIR", help=about)
     about = "a stage file to measure in place of the cascade's base"
     add("--base", type=Path, metavar="FILE", help=about)
+    about = "a LoRA of the base, as in generate; repeatable; default: none"
+    add("--lora", action="append", default=[], metavar="FILE[:STRENGTH]", help=about)
     about = (
         "one prompt per line, or .jsonl that says what each must show; default: the emoji cascade's"
     )
@@ -110,6 +113,7 @@ def made_or_read(options: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]
         if options.base is None
         else core.load_stage(options.base, device, cascade.base.dtype)
     )
+    base = with_loras(base, options.lora)
     chosen = ("threshold", "percentile")
     guidance = base.guidance(
         guidance_scale=options.guidance, **{name: getattr(options, name) for name in chosen}
@@ -129,6 +133,7 @@ def made_or_read(options: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]
     settings = {
         "cascade": options.cascade,
         "base": str(options.base or "the cascade's"),
+        "lora": ", ".join(options.lora) or "none",
         "steps": options.steps or defaults.steps,
         "sampler": options.sampler or defaults.sampler,
         "guidance": f"{guidance.guidance_scale} {guidance.threshold}",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..headless.inputs import InputError
 
 if TYPE_CHECKING:
-    from ..imagen_core import StageConfig
+    from ..imagen_core import Stage, StageConfig
 
 STAGES = ("base", "sr256", "sr1024")
 
@@ -80,6 +80,19 @@ def chosen_loras(given: list[str], configs: list[StageConfig]) -> list[list[tupl
         name, path = located(lora.file)
         chosen[stage_for(lora, path, configs)].append((name, lora.strength))
     return chosen
+
+
+def with_loras(stage: Stage, given: list[str]) -> Stage:
+    """A stage with LoRAs on it; CheckpointError where one does not fit.
+
+    given   the arguments of --lora
+    """
+    from ..imagen_core import apply_lora, load_lora
+
+    for text in given:
+        lora = parse_lora(text)
+        stage = apply_lora(stage, load_lora(located(lora.file)[1], stage), lora.strength)
+    return stage
 
 
 def stage_for(lora: GivenLoRA, path: Path, configs: list[StageConfig]) -> int:

@@ -76,6 +76,22 @@ def test_a_lora_changes_the_picture_and_strength_zero_does_not(emoji, tmp_path):
     assert pictures[0] == pictures[1] != pictures[2]
 
 
+def test_evaluate_measures_the_base_with_a_lora(emoji, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a dog\n")
+    save_lora(lora_of(emoji.base), tmp_path / "base.safetensors")
+    pictures = []
+    for strength in (None, 0, 1):
+        given = (
+            [] if strength is None else ["--lora", f"{tmp_path / 'base.safetensors'}:{strength}"]
+        )
+        out = tmp_path / str(strength)
+        told = ["--prompts", str(tmp_path / "prompts.txt"), "--steps", "1", "-o", str(out)]
+        assert main(["evaluate", "emoji", *told, *given]) == 0
+        pictures += [path.read_bytes() for path in (out / "pictures").glob("*.png")]
+    assert pictures[0] == pictures[1] != pictures[2]
+    assert json.loads((out / "report.json").read_text())["settings"]["lora"].endswith(":1")
+
+
 def test_what_fits_nothing_or_several_is_said_at_once(emoji, tmp_path, capsys):
     file = tmp_path / "x.safetensors"
     save_lora(lora_of(emoji.sr1024), file)
