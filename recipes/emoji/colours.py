@@ -7,37 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
-# Lightness, chroma and hue (degrees) that a colour word stands for.
-COLOURS = {
-    "red": (0.60, 0.22, 27.0),
-    "orange": (0.74, 0.18, 58.0),
-    "yellow": (0.88, 0.17, 95.0),
-    "green": (0.66, 0.18, 144.0),
-    "blue": (0.60, 0.17, 255.0),
-    "purple": (0.55, 0.20, 303.0),
-    "pink": (0.77, 0.15, 355.0),
-    "brown": (0.47, 0.08, 55.0),
-}
+from imagen_nodes.imagen_core.evaluation.scenes import COLOURS, TO_LAB, TO_LMS
+
 GREYS = {"black": (0.20, 0.0, 0.0), "gray": (0.68, 0.0, 0.0)}
 HUE_WIDTH = 40.0  # degrees around the dominant hue that are recoloured whole
 HUE_EDGE = 25.0  # degrees over which that fades
 
-_TO_LMS = np.array(
-    [
-        [0.4122214708, 0.5363325363, 0.0514459929],
-        [0.2119034982, 0.6806995451, 0.1073969566],
-        [0.0883024619, 0.2817188376, 0.6299787005],
-    ],
-    dtype=np.float32,
-)
-_TO_LAB = np.array(
-    [
-        [0.2104542553, 0.7936177850, -0.0040720468],
-        [1.9779984951, -2.4285922050, 0.4505937099],
-        [0.0259040371, 0.7827717662, -0.8086757660],
-    ],
-    dtype=np.float32,
-)
+_TO_LMS, _TO_LAB = np.array(TO_LMS, np.float32), np.array(TO_LAB, np.float32)
 _FROM_LAB, _FROM_LMS = np.linalg.inv(_TO_LAB), np.linalg.inv(_TO_LMS)
 
 
