@@ -14,7 +14,8 @@ class ImagenCascadeView:
 
     DESCRIPTION = (
         "Shows the images of the stages over each other. Move the pointer over the image, and a "
-        "loupe shows the same place in each stage. Every input is optional."
+        "loupe shows the same place in each stage. Pin a run to compare the next ones with it. Every "
+        "input is optional."
     )
     CATEGORY = "imagen"
     FUNCTION = "show"

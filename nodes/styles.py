@@ -11,6 +11,9 @@ FILE = "styles.txt"
 OWN = {
     "none": "{prompt}",
     "noto": "{prompt}, noto style",
+    "fluent": "{prompt}, fluent style",
+    "flat": "{prompt}, flat style",
+    "3d": "{prompt}, 3d style",
     "photo": "a photo of {prompt}, sharp, natural light",
     "studio photo": "a studio photo of {prompt}, soft light, plain background",
     "watercolour": "a watercolour painting of {prompt}, paper texture",

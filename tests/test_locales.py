@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,13 @@ def untranslated(texts):
 def test_chinese_is_chinese():
     """But for a word that is the same there."""
     assert untranslated(read("zh", "nodeDefs")) == {"ImagenStageToModel.outputs.1.name"}, HINT
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_chinese_is_punctuated_as_chinese_is(name):
+    """Full-width marks beside Chinese, outside code and formulas."""
+    text = re.sub(r"`[^`]*`", "", (ROOT / "locales" / "zh" / f"{name}.json").read_text("utf-8"))
+    assert re.findall(r"[\u4e00-\u9fff][,;:!?]|[,;:!?] ?[\u4e00-\u9fff]", text) == []
 
 
 def test_a_new_text_is_added_in_english_and_a_known_one_stays():

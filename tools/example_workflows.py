@@ -191,6 +191,43 @@ def crop_and_stitch() -> Graph:
     return b.save(Link(b.add("ImagenStitch", image=made, crop=Link(part, 2)), 0))
 
 
+def keep_the_base() -> Graph:
+    """One seed for three stages, of which the base keeps its own."""
+    b = Builder()
+    loader, text, guidance = b.start("a red apple, noto style")
+    seeds = b.add("ImagenSeeds", seed=1, keep="base", kept_seed=0)
+    small = Link(b.base(loader, text, guidance, seed=Link(seeds, 0)), 0)
+    middle = b.enlarge(loader, small, text, upto=256, seed=Link(seeds, 1), aug_level=0.3)
+    large = b.add(
+        "ImagenSR1024", stage=Link(loader, 3), image=middle, text=Link(text, 0), seed=Link(seeds, 2)
+    )
+    b.view(image_64=small, image_256=middle, image_1024=Link(large, 0))
+    return b.save(Link(large, 0))
+
+
+def outpaint() -> Graph:
+    """Room beside a picture, painted at the base's own size."""
+    b = Builder()
+    loader, text, guidance = b.start("a red heart left of a green leaf, noto style")
+    picture = b.add("LoadImage", "Picture", image="imagen_heart_64.png")
+    wider = b.add("ImagenOutpaint", image=Link(picture, 0), left=0.0, right=1.0, top=0.0, bottom=0.0)
+    wires = {"image": Link(wider, 0), "mask": Link(wider, 1)}
+    made = b.enlarge(loader, Link(b.base(loader, text, guidance, **wires), 0), text, upto=256)
+    return b.save(Link(b.add("ImagenStitch", image=made, crop=Link(wider, 2)), 0))
+
+
+def styles() -> Graph:
+    """One prompt in two styles."""
+    b = Builder()
+    loader = b.add("ImagenLoadCascade")
+    guidance = b.add("ImagenDynamicThreshold")
+    for style in ("noto", "3d"):
+        words = b.add("ImagenStyle", prompt="a mushroom", style=style)
+        text = b.add("ImagenT5Encode", text_encoder=Link(loader, 0), prompt=Link(words, 0))
+        b.save(Link(b.base(loader, text, guidance, batch_size=2), 0), f"imagen_{style}")
+    return b.graph
+
+
 def another_upscaler() -> Graph:
     b = Builder()
     loader, text, guidance = b.start("a red apple, noto style")
@@ -312,6 +349,13 @@ NOTES = {
     crop_and_stitch: "## Crop, inpaint, stitch\nThe masked part of a large image is painted at the base's "
     "own size and put back; all else stays pixel-exact. Copy the two pictures of `example_workflows/input` "
     "to ComfyUI's input folder first.",
+    keep_the_base: "## Keep the base\nThe base keeps seed 0, the SR stages draw anew at each run. To keep another "
+    "image: choose `nothing` in *keep* until the base is right, then copy that seed to *kept_seed*.",
+    outpaint: "## Outpaint\nAn image and as much room again on its right, painted at the base's own size; "
+    "the old part comes back pixel-exact. Copy the two pictures of `example_workflows/input` to ComfyUI's "
+    "input folder first.",
+    styles: "## Styles\nOne prompt, two styles. Add your own to `models/imagen/styles.txt`, one a line: "
+    "`ink: ink on paper, {prompt}`.",
     guidance_sweep: "## Guidance sweep\nOne seed, three guidance scales, two thresholds; choose other "
     "settings for the columns and rows. On white backgrounds, as here, dynamic thresholding greys "
     "and then breaks what static clipping leaves alone; on photographs it is static clipping that burns.",
@@ -337,6 +381,8 @@ ASKED = {
     "ImagenT5Encode": "prompt",
     "ImagenSampleCascade": "prompt",
     "ImagenXYPlot": "prompt",
+    "ImagenStyle": "prompt",
+    "ImagenSeeds": "seed",
     "LoadImage": "image",
     "ImagenDynamicThreshold": "guidance_scale",
     "ImagenBaseSample": "seed",

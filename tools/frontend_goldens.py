@@ -1,13 +1,14 @@
 """Writes what ComfyUI's real frontend queues for each example workflow and the blueprint: goldens of a test.
 
-    COMFYUI_DIR=… COMFYUI_FRONTEND=… python tools/frontend_goldens.py
+    COMFYUI_DIR=… COMFYUI_FRONTEND=… python tools/frontend_goldens.py [NAME ...]
 
-See tools/browser.py for what it needs.
+Of all, or of those that are named. See tools/browser.py for what it needs.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import browser
@@ -32,6 +33,8 @@ def main() -> None:
     OUT.mkdir(exist_ok=True)
     with browser.running() as server, browser.browser(server) as page:
         for path in FILES:
+            if sys.argv[1:] and path.stem not in sys.argv[1:]:
+                continue
             browser.load(page, json.loads(path.read_text("utf-8")))
             text = json.dumps(queued(page), indent=1, ensure_ascii=False)
             (OUT / path.name).write_text(text + "\n", "utf-8")

@@ -98,3 +98,46 @@ test("other outputs leave the view as it is", () => {
   assert.equal(view.show({ images: [] }), false);
   assert.equal(view.show(undefined), false);
 });
+
+const RERUN = STAGES.map((each) => ({ ...each, images: each.images.map(({ filename }) => file(`new_${filename}`)) }));
+
+test("a pinned run stays left of the line when another has run, in the picture and under the loupe", () => {
+  const view = shown();
+  press(view, "pin");
+  view.show({ imagen_view: RERUN });
+  const picture = find(view.element, "imagen-picture")[0];
+  const loupe = () => find(view.element, "imagen-loupe")[1].style.backgroundImage;
+  assert.equal(find(view.element, "imagen-pinned")[0].src, "/view?filename=c.png");
+  assert.equal(find(view.element, "imagen-on-top")[0].src, "/view?filename=new_c.png.png");
+  picture.listeners.pointermove({ clientX: 20, clientY: 20 });
+  assert.equal(loupe(), 'url("/view?filename=c.png")');
+  const split = find(view.element, "imagen-split")[0];
+  split.value = "0";
+  split.listeners.input();
+  assert.equal(picture.style["--split"], "0%");
+  assert.equal(loupe(), 'url("/view?filename=new_c.png.png")');
+  press(view, "pin");
+  assert.equal(find(view.element, "imagen-pinned").length, 0);
+});
+
+test("keys that move the line do not move the loupe", () => {
+  const view = shown();
+  press(view, "pin");
+  const picture = find(view.element, "imagen-picture")[0];
+  const split = find(view.element, "imagen-split")[0];
+  let passed = true;
+  picture.listeners.keydown({ key: "ArrowLeft", target: split, preventDefault: () => (passed = false) });
+  assert.ok(passed);
+});
+
+test("the view fills the screen, and comes back", () => {
+  const document = fakeDocument();
+  const view = makeView(document, String);
+  view.show({ imagen_view: STAGES });
+  view.element.requestFullscreen = () => (document.fullscreenElement = view.element);
+  document.exitFullscreen = () => (document.fullscreenElement = null);
+  press(view, "⛶");
+  assert.equal(document.fullscreenElement, view.element);
+  press(view, "⛶");
+  assert.equal(document.fullscreenElement, null);
+});

@@ -72,6 +72,12 @@ export const CSS = `
 .imagen-crisp { image-rendering: pixelated; }
 .imagen-on-top { visibility: visible; }
 .imagen-mark { position: absolute; box-sizing: border-box; border: 1px solid #fff; outline: 1px solid #000a; pointer-events: none; }
+.imagen-pinned { clip-path: inset(0 calc(100% - var(--split)) 0 0); }
+.imagen-divider { position: absolute; inset: 0 auto 0 calc(var(--split) - 1px); width: 2px; background: var(--text); outline: 1px solid var(--ground); pointer-events: none; }
+.imagen-split { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0; appearance: none; cursor: ew-resize; }
+.imagen-split::-webkit-slider-thumb { appearance: none; width: 1px; }
+.imagen-split::-moz-range-thumb { width: 1px; border: 0; }
+.imagen-picture:has(.imagen-split:focus-visible) .imagen-divider { outline: 2px solid var(--c); }
 .imagen-loupes { flex: none; display: flex; gap: 4px; justify-content: center; }
 .imagen-frame { position: relative; flex: 1; max-width: 110px; aspect-ratio: 1; }
 .imagen-loupe { width: 100%; height: 100%; border-radius: 4px; background-repeat: no-repeat; }
@@ -79,4 +85,8 @@ export const CSS = `
   position: absolute; left: 3px; bottom: 3px; padding: 0 4px; border-radius: 3px; opacity: .9;
   background: var(--ground); color: var(--text); font-size: 9px; line-height: 13px; white-space: nowrap;
 }
+.imagen-picture .imagen-label { top: 3px; bottom: auto; pointer-events: none; }
+.imagen-picture .imagen-now { left: auto; right: 3px; }
+.imagen-view:fullscreen { padding: 16px; font-size: 14px; }
+.imagen-view:fullscreen .imagen-frame { max-width: 24vh; }
 `;

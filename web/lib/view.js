@@ -1,4 +1,5 @@
-// The stages over each other, and a loupe that shows the same place in each of them.
+// The stages over each other, a loupe that shows the same place in each of them, and a run kept to compare with.
+import { cover, sideOf, splitBar } from "./compare.js";
 import { element } from "./elements.js";
 import { textsOf } from "./texts.js";
 
@@ -51,7 +52,8 @@ export function makeView(document, urlOf, say = textsOf("en")) {
   picture.tabIndex = 0;
   picture.setAttribute("role", "img");
   picture.setAttribute("aria-label", say.picture);
-  const state = { stages: [], top: 0, index: 0, zoom: 4, place: [0.5, 0.5] };
+  const state = { stages: [], top: 0, index: 0, zoom: 4, place: [0.5, 0.5], pinned: null, split: 0.5 };
+  const split = splitBar(document, say, (part) => ((state.split = part), look()));
 
   function look() {
     const stage = state.stages[state.top];
@@ -59,20 +61,27 @@ export function makeView(document, urlOf, say = textsOf("en")) {
     for (const pane of loupes.querySelectorAll(".imagen-loupe")) {
       pane.style.backgroundSize = `${placed.width}% ${placed.height}%`;
       pane.style.backgroundPosition = `${placed.x}% ${placed.y}%`;
+      pane.style.backgroundImage = `url("${urlOf(fileOf(underLoupe(pane.stage)))}")`;
     }
+    picture.style.setProperty("--split", `${100 * state.split}%`);
     const part = markedPart(placed);
     const mark = picture.querySelector(".imagen-mark");
     for (const key of Object.keys(part)) mark.style[key] = `${part[key]}%`;
   }
+
+  // What a loupe shows of a stage: the kept run's left of the line that divides the two, this run's right of it.
+  const underLoupe = (stage) => (sideOf(state) === "pinned" && kept(stage)) || stage;
+  const kept = (stage) => state.pinned?.find((each) => each.stage === stage.stage);
 
   function draw() {
     const stage = state.stages[state.top];
     picture.style.setProperty("--aspect", stage.width / stage.height);
     picture.replaceChildren(
       ...state.stages.map((each, i) => layer(document, each, urlOf(fileOf(each)), i === state.top)),
+      ...(kept(stage) ? cover(document, layer(document, kept(stage), urlOf(fileOf(kept(stage))), true), split, say) : []),
       element(document, "div", "imagen-mark"),
     );
-    loupes.replaceChildren(...state.stages.map((each) => loupe(document, each, urlOf(fileOf(each)))));
+    loupes.replaceChildren(...state.stages.map((each) => loupe(document, each)));
     const focused = Array.from(bar.children).indexOf(document.activeElement);
     bar.replaceChildren(...buttons());
     if (focused >= 0) bar.children[focused]?.focus();
@@ -95,6 +104,9 @@ export function makeView(document, urlOf, say = textsOf("en")) {
       made.push(button(document, `${state.index + 1}/${count}`, false, step(1), say.next));
       made.push(button(document, "›", false, step(1), say.next));
     }
+    const pin = { pinned: state.pinned ? null : state.stages };
+    made.push(button(document, say.pin, Boolean(state.pinned), change(pin), say.pinTip));
+    made.push(button(document, "⛶", false, () => fill(document, root), say.fullScreen));
     return made;
   }
 
@@ -106,6 +118,7 @@ export function makeView(document, urlOf, say = textsOf("en")) {
 
   picture.addEventListener("keydown", (event) => {
     const count = state.stages.length;
+    if (event.target === split) return; // its keys move the line
     if (!count || event.ctrlKey || event.metaKey || event.altKey) return;
     const zoom = (by) => ({ zoom: ZOOMS[within(ZOOMS.indexOf(state.zoom) + by, ZOOMS.length)] });
     const keys = { "+": zoom(1), "-": zoom(-1) };
@@ -150,10 +163,16 @@ function layer(document, stage, url, onTop) {
   return made;
 }
 
-function loupe(document, stage, url) {
+// The panel over the whole screen, or back from there.
+function fill(document, root) {
+  if (document.fullscreenElement === root) document.exitFullscreen();
+  else root.requestFullscreen?.();
+}
+
+function loupe(document, stage) {
   const frame = element(document, "div", "imagen-frame");
   const pane = element(document, "div", `imagen-loupe${crisp(stage)}`, frame);
-  pane.style.backgroundImage = `url("${url}")`;
+  pane.stage = stage;
   const label = element(document, "span", "imagen-label", frame);
   label.textContent = `${stage.width} × ${stage.height}`;
   return frame;
