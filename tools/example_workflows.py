@@ -210,7 +210,9 @@ def outpaint() -> Graph:
     b = Builder()
     loader, text, guidance = b.start("a red heart left of a green leaf, noto style")
     picture = b.add("LoadImage", "Picture", image="imagen_heart_64.png")
-    wider = b.add("ImagenOutpaint", image=Link(picture, 0), left=0.0, right=1.0, top=0.0, bottom=0.0)
+    wider = b.add(
+        "ImagenOutpaint", image=Link(picture, 0), left=0.0, right=1.0, top=0.0, bottom=0.0
+    )
     wires = {"image": Link(wider, 0), "mask": Link(wider, 1)}
     made = b.enlarge(loader, Link(b.base(loader, text, guidance, **wires), 0), text, upto=256)
     return b.save(Link(b.add("ImagenStitch", image=made, crop=Link(wider, 2)), 0))
@@ -349,8 +351,8 @@ NOTES = {
     crop_and_stitch: "## Crop, inpaint, stitch\nThe masked part of a large image is painted at the base's "
     "own size and put back; all else stays pixel-exact. Copy the two pictures of `example_workflows/input` "
     "to ComfyUI's input folder first.",
-    keep_the_base: "## Keep the base\nThe base keeps seed 0, the SR stages draw anew at each run. To keep another "
-    "image: choose `nothing` in *keep* until the base is right, then copy that seed to *kept_seed*.",
+    keep_the_base: "## Keep the base\nThe base keeps seed 0, the SR stages draw anew at each run. To keep "
+    "another image: choose `nothing` in *keep* until the base is right, then copy that seed to *kept_seed*.",
     outpaint: "## Outpaint\nAn image and as much room again on its right, painted at the base's own size; "
     "the old part comes back pixel-exact. Copy the two pictures of `example_workflows/input` to ComfyUI's "
     "input folder first.",
