@@ -228,13 +228,15 @@ def _all_records(out: Path, name: str = MANIFESTS) -> Iterator[dict[str, Any]]:
 def append(manifest: Path, lines: Iterable[dict[str, Any]]) -> None:
     """Add records, on the disk when this returns; what stands before them stays, whatever happens."""
     text = "".join(json.dumps(finite(line)) + "\n" for line in lines).encode()
-    with manifest.open("ab+") as file:
+    # Unbuffered: what a full disk did not take would be written once more by truncate() and close().
+    with manifest.open("ab+", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
         cut_off = file.read(1) not in (b"", b"\n")
+        left = memoryview((b"\n" if cut_off else b"") + text)
         try:
-            file.write((b"\n" if cut_off else b"") + text)
-            file.flush()
+            while left:
+                left = left[file.write(left) :]
             os.fsync(file.fileno())
         except OSError:
             with contextlib.suppress(OSError):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from imagen_nodes.headless import files
 from imagen_nodes.headless.jobs import manifest
+from imagen_nodes.headless.jobs.manifest import append
 
 GRAPH = {
     "1": {"class_type": "Slow", "inputs": {"seed": 0}},
@@ -51,6 +52,20 @@ def test_a_file_that_may_not_grow_stops_a_batch(start, rows, tmp_path, unfinishe
     assert "Traceback" not in child.said()
     assert unfinished(out) == []
     finished_later(start, rows(out), out)
+
+
+def test_what_does_not_fit_into_the_manifest_leaves_no_part_of_a_line(tmp_path):
+    resource = pytest.importorskip("resource")
+    manifest, first = tmp_path / "manifest.jsonl", {"key": "a", "state": "done"}
+    append(manifest, [first])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (manifest.stat().st_size + 10, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            append(manifest, [{"key": "b", "state": "done"}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert manifest.read_text() == json.dumps(first) + "\n"
 
 
 @pytest.fixture
