@@ -6,6 +6,7 @@ losses stay there until a log line or a checkpoint is due.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from ..lora import apply_lora
 from ..stage import Stage
 from ..text.embedding import TextEmbedding
 from ..text.encoder import TextEncoder
-from .checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from .checkpoint import has_checkpoint, hold, load_checkpoint, save_checkpoint
 from .data import Batch, MakePicture, add_noise
 from .distill import DistillLoss
 from .ema import EMA
@@ -113,7 +114,9 @@ def train(
     the last checkpoint as it was.
     """
     watch = watch or Watch()
-    with stop_signals() as signalled:
+    first = os.environ.get("RANK", "0") == "0"  # of several processes
+    held = hold(Path(recipe.run.out)) if first else nullcontext()
+    with stop_signals() as signalled, held:
         run = Run(recipe, make, watch, given)
         try:
             run.go(lambda: signalled() or watch.stop())

@@ -26,6 +26,7 @@ from imagen_nodes.imagen_core import (
 )
 from imagen_nodes.imagen_core.diffusion.schedules import DiscreteSchedule
 from imagen_nodes.imagen_core.training import loop
+from imagen_nodes.imagen_core.training.checkpoint import hold
 from imagen_nodes.imagen_core.training.loop import Watch, train
 from imagen_nodes.imagen_core.training.loss import diffusion_loss, variance_bound
 from imagen_nodes.imagen_core.training.progress import DivergedError
@@ -435,3 +436,12 @@ def test_from_a_folder_to_a_picture_in_a_shell(folder, monkeypatch, capsys):
     made = ["generate", "a dog", "--cascade", "mine", "--upto", "16", "--steps", "2"]
     assert main([*made, "--lora", f"{out}:0.8", "-o", str(picture)]) == 0
     assert Image.open(picture).size == (64, 64)
+
+
+def test_two_runs_at_once_in_one_folder_are_refused(folder):
+    held = hold(folder / "run")
+    with pytest.raises(RecipeError, match="another training works in this folder"):
+        follow(recipe(steps=1), folder)
+    held.close()
+    follow(recipe(steps=1), folder)
+    follow(recipe(steps=2), folder)
