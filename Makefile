@@ -1,5 +1,5 @@
-# Commands, each of which sets up what it needs in .venv: demo, test, lint, docs, bench, torture; and comfy, in a
-# ComfyUI of yours.
+# Commands, each of which sets up what it needs in .venv: demo, test, lint, docs, bench, torture; and comfy and pictures,
+# in a ComfyUI of yours.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
@@ -9,7 +9,7 @@ TORCH := $(if $(shell command -v nvidia-smi 2>/dev/null),torch>=2.4,torch==2.13.
 export PYTHONWARNINGS := ignore:Editable installation
 PROMPT ?= a red apple, noto style
 
-.PHONY: demo test lint docs bench torture comfy clean
+.PHONY: demo test lint docs bench torture comfy pictures clean
 
 demo: $(VENV)/.headless
 	$(BIN)/imagen generate "$(PROMPT)" -o demo.png
@@ -41,6 +41,14 @@ comfy: $(VENV)/.dev
 	@test -n "$(COMFYUI_DIR)" \
 	  || { echo "COMFYUI_DIR must name a checkout of ComfyUI, and COMFYUI_PYTHON its interpreter"; exit 1; }
 	$(BIN)/python -m pytest -m slow tests/comfy tests/web
+
+# All that shows what the bundled weights make, again: artwork, the README's grid, thumbnails, help pages.
+# In ComfyUI's real frontend: COMFYUI_DIR and COMFYUI_PYTHON as above.
+pictures: $(VENV)/.dev
+	$(BIN)/python tools/artwork.py
+	$(BIN)/python tools/readme_grid.py
+	$(BIN)/python tools/example_workflows.py --pictures
+	$(BIN)/python tools/node_pictures.py graph
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

@@ -1,8 +1,9 @@
 """Makes docs/graph.png and the pictures of the help pages, in ComfyUI's real frontend.
 
-    COMFYUI_DIR=… python tools/node_pictures.py [NODE ...]
+    COMFYUI_DIR=… python tools/node_pictures.py [graph] [NODE ...]
 
-All of them, or those of the named nodes, which then have not run. See tools/browser.py for what it needs.
+All of them, or those that are named: "graph" is the cascade after a run, with the pictures of its nodes; any
+other node has not run. See tools/browser.py for what it needs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ from imagen_nodes import NODE_CLASS_MAPPINGS
 DOCS = browser.ROOT / "docs"
 PAGES = browser.ROOT / "web" / "docs"
 KEPT = ("#e8b04b", "#f2d16b", "#b48be4", "#5fc9a8", "#64b5f6", "#f2c14e", "#6db3f2")
+GRAPH = "graph"
 GRAPH_BYTES, NODE_BYTES, MARGIN = 290_000, 55_000, 12
+# Files for nodes to offer: Imagen Load Text, Load Imagen LoRA, Imagen Dataset from Folder.
+OFFERED = ("models/imagen/texts/prompt.safetensors", "models/loras/my_style.safetensors")
+OFFERED += ("input/my_pictures/one.png",)
 EMPTY = {"last_node_id": 0, "last_link_id": 0, "nodes": [], "links": [], "groups": []}
 EMPTY |= {"config": {}, "extra": {}, "version": 0.4}
 QUIET = {
@@ -133,23 +138,24 @@ def alone(page: Any, kind: str) -> None:
 
 def main() -> None:
     browser.SETTINGS.update(QUIET)
-    wanted = sys.argv[1:] or list(NODE_CLASS_MAPPINGS)
+    wanted = sys.argv[1:] or [GRAPH, *NODE_CLASS_MAPPINGS]
     with browser.running() as server:
         make_pictures(server, wanted)
 
 
 def make_pictures(server: browser.Server, wanted: list[str]) -> None:
-    """The pictures of nodes; of all of them, also the graph.
+    """The pictures of nodes.
 
     server   running
-    wanted   nodes
+    wanted   nodes, and GRAPH for those that have run
     """
-    texts = server.folder / "models" / "imagen" / "texts"
-    texts.mkdir(parents=True)
-    (texts / "prompt.safetensors").touch()  # for Imagen Load Text to offer
+    for offered in OFFERED:
+        path = server.folder / offered
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     with browser.browser(server, width=2500, height=1150) as page:
-        done = [] if sys.argv[1:] else cascade(page, server)
-        for kind in (kind for kind in wanted if kind not in done):
+        done = cascade(page, server) if GRAPH in wanted else []
+        for kind in (kind for kind in wanted if kind not in (GRAPH, *done)):
             browser.load(page, EMPTY)
             page.evaluate(ADD, kind)
             alone(page, kind)

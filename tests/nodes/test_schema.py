@@ -68,31 +68,11 @@ def test_help_page_names_every_input(node_id):
     assert [name for name in names if name not in page] == []
 
 
-# Whose pictures are still to be taken in a real frontend, by tools/node_pictures.py.
-NO_PICTURE_YET = {
-    "ImagenSampleCascade",
-    "ImagenSeeds",
-    "ImagenXYPlot",
-    "ImagenCropForInpaint",
-    "ImagenOutpaint",
-    "ImagenStitch",
-    "ImagenStyle",
-    "ImagenLoadLoRA",
-    "ImagenSaveLoRA",
-    "ImagenDatasetFromFolder",
-    "ImagenFineTuneStage",
-    "ImagenEvaluateCascade",
-}
-
-
 @NODES
 def test_help_page_shows_the_node(node_id):
     """Made by tools/node_pictures.py in a real frontend; small, since every page loads its own."""
     page = (ROOT / "web" / "docs" / f"{node_id}.md").read_text("utf-8")
     picture = ROOT / "web" / "docs" / f"{node_id}.png"
-    if node_id in NO_PICTURE_YET:
-        assert not picture.exists(), "it has one: take it off the list"
-        return
     assert picture.is_file(), f"COMFYUI_DIR=… python tools/node_pictures.py {node_id}"
     assert f"]({node_id}.png)" in page
     assert 1_000 < picture.stat().st_size < 60_000

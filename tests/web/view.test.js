@@ -136,8 +136,9 @@ test("the view fills the screen, and comes back", () => {
   view.show({ imagen_view: STAGES });
   view.element.requestFullscreen = () => (document.fullscreenElement = view.element);
   document.exitFullscreen = () => (document.fullscreenElement = null);
-  press(view, "⛶");
+  const button = () => find(view.element, "imagen-whole")[0];
+  button().listeners.click();
   assert.equal(document.fullscreenElement, view.element);
-  press(view, "⛶");
+  button().listeners.click();
   assert.equal(document.fullscreenElement, null);
 });

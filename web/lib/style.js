@@ -63,6 +63,7 @@ export const CSS = `
 .imagen-bar button:hover { background: var(--faint); }
 .imagen-bar button:focus-visible, .imagen-picture:focus-visible { outline: 2px solid var(--c); outline-offset: 1px; }
 .imagen-bar button.imagen-pressed { background: var(--pressed); border-color: var(--pressed); color: var(--ground); }
+.imagen-whole svg { width: 10px; height: 10px; vertical-align: -1px; fill: none; stroke: currentColor; stroke-width: 1.5; }
 .imagen-room { flex: 1; min-height: 120px; container-type: size; display: grid; place-items: center; }
 .imagen-picture {
   position: relative; width: min(100cqw, 100cqh * var(--aspect, 1)); aspect-ratio: var(--aspect, 1);

@@ -1,6 +1,6 @@
 // The stages over each other, a loupe that shows the same place in each of them, and a run kept to compare with.
 import { cover, sideOf, splitBar } from "./compare.js";
-import { element } from "./elements.js";
+import { element, svg } from "./elements.js";
 import { textsOf } from "./texts.js";
 
 const EMPTY_HEIGHT = 44; // with ComfyUI's margin of 10 around the element
@@ -41,6 +41,7 @@ export function placeOf(event, box) {
 // Where a key moves the loupe: steps of the place, from its left and upper edge.
 const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const STEP = 0.05;
+const CORNERS = "M1 4V1H4M8 1H11V4M11 8V11H8M4 11H1V8"; // of a screen
 
 export function makeView(document, urlOf, say = textsOf("en")) {
   const root = element(document, "div", "imagen-panel imagen-view");
@@ -106,7 +107,10 @@ export function makeView(document, urlOf, say = textsOf("en")) {
     }
     const pin = { pinned: state.pinned ? null : state.stages };
     made.push(button(document, say.pin, Boolean(state.pinned), change(pin), say.pinTip));
-    made.push(button(document, "⛶", false, () => fill(document, root), say.fullScreen));
+    const whole = button(document, "", false, () => fill(document, root), say.fullScreen);
+    whole.className = "imagen-whole";
+    svg(document, "path", { d: CORNERS }, svg(document, "svg", { viewBox: "0 0 12 12" }, whole));
+    made.push(whole);
     return made;
   }
 
