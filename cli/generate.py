@@ -83,12 +83,32 @@ def add_generate_options(sub: argparse.ArgumentParser) -> None:
     )
     add("--seed", type=int, default=0, metavar="N", help=about)
     add("--batch", type=int, default=1, metavar="N", help="number of images; default: %(default)s")
-    about = "side of the SR stages' tiles, 0 = whole images; default: %(default)s"
-    add("--tile", type=int, default=0, metavar="PIXELS", help=about)
+    about = (
+        "side of the SR stages' tiles; 0 = whole images, auto = the largest that free memory takes; "
+        "default: %(default)s"
+    )
+    add("--tile", type=tile_side, default=0, metavar="PIXELS|auto", help=about)
     about = "auto (a GPU where there is one), cpu, cuda, cuda:1, mps, …; default: %(default)s"
     add("--device", default="auto", metavar="NAME", help=about)
     about = "of the networks; auto: float32 on a CPU, else half precision; default: %(default)s"
     add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help=about)
+
+
+def tile_side(text: str) -> int:
+    """The side of tiles as the sampling nodes take it.
+
+    text   of the command line: a number or auto
+    """
+    from ..nodes.widgets import FITTING
+
+    if text == "auto":
+        return FITTING
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected a side in pixels or auto, got {text!r}"
+        ) from error
 
 
 def numbers(kind: type) -> Any:
@@ -284,7 +304,7 @@ def generate_graph(options: argparse.Namespace) -> Graph:
     cascade, configs = chosen_cascade(options.cascade)
     for level in options.aug_level or [None]:  # of stages that do not run too: a slip is a slip
         for config in configs[1:]:
-            Settings(aug_level=level, tile=options.tile).check(config)
+            Settings(aug_level=level, tile=max(options.tile, 0)).check(config)
     every, configs = len(configs), configs[: stages_upto(configs, options.upto)]
     for name, values, more in (("steps", options.steps, 0), ("aug-level", options.aug_level, 1)):
         counts = {1, len(configs) - more, every - more}
@@ -307,7 +327,7 @@ def generate_graph(options: argparse.Namespace) -> Graph:
         chosen |= {"seed": options.seed, "sampler": options.sampler or own.sampler}
         if options.quality == "fast":
             chosen |= {"quality": "fast", "sampler": options.sampler or "dpmpp_2m"}
-        Settings(steps=spacing, **chosen).check(config)
+        Settings(steps=spacing, **chosen | {"tile": max(chosen.get("tile", 0), 0)}).check(config)
         samplings.append(chosen | spacing_inputs(spacing))
     loras = chosen_loras(options.lora, configs)
     guidance = configs[0].guidance(

@@ -24,9 +24,16 @@ PUBLISHED_T5 = {
 }
 
 
+def add_info_options(sub: argparse.ArgumentParser) -> None:
+    """The options of `imagen info`."""
+    sub.add_argument("path", type=Path, help="a model, an encoded prompt, a workflow or an image")
+    about = "of a stage or a cascade, instead: the memory that making one image takes at its peak"
+    sub.add_argument("--memory", action="store_true", help=about)
+
+
 def info(options: argparse.Namespace) -> dict[str, Any]:
     """Say what a file or folder is."""
-    found = describe(options.path)
+    found = memory_of(options.path) if options.memory else describe(options.path)
     if not options.json:
         for key, value in found.items():
             print(f"{key}: {value}")
@@ -49,6 +56,32 @@ def describe(path: Path) -> dict[str, Any]:
     if is_gguf(path):
         return _describe_text_encoder(path)
     return _describe_tensors(path)
+
+
+def memory_of(path: Path) -> dict[str, Any]:
+    """MB that one image takes at each stage's peak, on this machine's device in its own precision."""
+    from ..imagen_core.cascade import sizes_of
+    from ..imagen_core.formats.cascade import read_cascade
+    from ..imagen_core.formats.stage import open_stage
+    from ..imagen_core.peak import TILES, peak_of
+    from ..nodes import host
+
+    whole = (path / "cascade.json").is_file()
+    paths = list(read_cascade(path).stages) if whole else [path]
+    configs = []
+    for each in paths:
+        with open_stage(each) as stored:
+            configs.append(stored.config)
+    device, dtype = host.compute_device(), host.dtype("auto")
+    found: dict[str, Any] = {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
+    sides = sizes_of(configs) if len(configs) > 1 else [configs[0].resolution]
+    for config, side in zip(configs, sides, strict=True):
+        tiles = [tile for tile in TILES if tile < side] if config.kind == "sr" else []
+        for tile in [0, *tiles]:
+            peak = peak_of(config, dtype, 1, side, side, tile, device.type)
+            name = f"{config.kind} {side} x {side}" + (f" in tiles of {tile}" if tile else "")
+            found[f"{name}, MB"] = round(peak.total / 1e6)
+    return found
 
 
 def is_workflow(path: Path) -> bool:

@@ -18,7 +18,7 @@ from .doctor import doctor
 from .evaluate import add_evaluate_options, evaluate
 from .finetune import add_finetune_options, finetune
 from .generate import add_generate_options, generate
-from .info import info
+from .info import add_info_options, info
 from .new_cascade import add_new_cascade_options, new_cascade
 from .process import prepare_process
 from .run import add_run_options, run
@@ -115,8 +115,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_convert_options(command("convert", convert, "Write a stage's weights in another layout."))
     about = "Measure a cascade's images, or a folder of images; writes tables and a page."
     add_evaluate_options(command("evaluate", evaluate, about))
-    sub = command("info", info, "Show what a file or folder holds.")
-    sub.add_argument("path", type=Path, help="a model, an encoded prompt, a workflow or an image")
+    add_info_options(command("info", info, "Show what a file or folder holds."))
     command("doctor", doctor, "Check this installation and show what to fix.")
     return parser
 

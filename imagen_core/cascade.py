@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from operator import mul
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from .diffusion.guidance import Guidance
 from .diffusion.samplers import Sampler
 from .memory import pictures_at_once
+from .peak import fitting_tile
 from .sampling import sample_base, super_resolve
 from .settings import OnStep, Quality
 from .stage import Stage, StageConfig
@@ -64,7 +65,7 @@ class Cascade:
         steps: int | Sequence[int] | None = None,
         sampler: str | Sampler | None = None,
         aug_level: float | Sequence[float] | None = None,
-        tile: int = 0,
+        tile: int | Literal["auto"] = 0,
         on_step: OnStep | None = None,
         quality: Quality = "full",
     ) -> Tensor:
@@ -79,9 +80,8 @@ class Cascade:
         steps            for all stages, or one number a stage; None = each stage's default
         sampler          name in SAMPLERS or a function; None = each stage's default
         aug_level        for both SR stages, or one a stage; None = each stage's default
-        tile             side of the SR stages' tiles in pixels; 0 = whole pictures
-        on_step          called with (step, num_steps, x0) after each step of each stage, and of each part
-                         where memory does not hold all pictures at once
+        tile             side of the SR stages' tiles in pixels; 0 = whole, "auto" = what memory takes
+        on_step          called with (step, num_steps, x0) after each step of each stage and part of a batch
         quality          "full" or "fast", as in `Settings`
         """
         stages = self.stages_upto(upto)
@@ -104,12 +104,13 @@ class Cascade:
         ])  # fmt: skip
         for stage, count, level in zip(stages[1:], steps[1:], aug_levels, strict=True):
             side = stage.config.scale * image.shape[1]
+            own = fitting_tile(stage, 1, side, side) if tile == "auto" else tile
             image = torch.cat([
                 super_resolve(
                     stage, image[rows], text.take(rows), seed=(seed + rows.start) % 2**64, steps=count,
-                    aug_level=level, tile=tile, **common,
+                    aug_level=level, tile=own, **common,
                 )
-                for rows in parts_of(stage, batch, min(tile or side, side), min(tile or side, side))
+                for rows in parts_of(stage, batch, min(own or side, side), min(own or side, side))
             ])  # fmt: skip
         return image
 

@@ -132,13 +132,13 @@ def super_resolve(
     )  # fmt: skip
     batch, height, width = check_sr(stage, text, settings, image, original, mask)
     config, grid = stage.config, settings.grid(stage.config)
-    large = upsample(to_network(image, stage.device), config.scale, config.align_corners)
-    large = pad_to_multiple(large, stage.unet.size_multiple)
+    large = enlarged(stage, image)
     known, kept = started_from(stage, batch, original, mask, inpainting)
     noise = ImageNoise(settings.seed, batch, stage.device)
     x = start(noise.randn(*large.shape[1:]), grid, known)
     lowres = augmentation(stage.schedule, large, settings.level(config), aug_noise, noise)
     tiles = tiles_of(stage, large, settings.tile)
+    del large  # a picture of the output's size; who needs it to draw from has it
     unet: Any = stage.unet if reuse is None or tiles is not None else Reusing(stage.unet, reuse)
     denoise = make_denoiser(
         unet, stage.schedule, stage.prediction, text, settings.guidance_of(config), grid, batch,
@@ -149,6 +149,16 @@ def super_resolve(
         x = check_sampled(sample(leg.denoise, leg.begin(x, draw), leg.sigmas, draw, leg.on_step), x)
     made = to_image(x[..., :height, :width])
     return made if kept is None or original is None else kept.composite(made, original)
+
+
+def enlarged(stage: Stage, image: Tensor) -> Tensor:
+    """The picture in the size of the result, padded as an SR stage's network takes it: b 3 h w in [-1, 1].
+
+    image    b h w c in 0..1
+    """
+    config = stage.config
+    large = upsample(to_network(image, stage.device), config.scale, config.align_corners)
+    return pad_to_multiple(large, stage.unet.size_multiple)
 
 
 def to_network(image: Tensor, device: torch.device) -> Tensor:

@@ -8,6 +8,7 @@ from .many import call_together, seeds_of
 from .oom import attempts, rows_of, smaller_parts
 from .trace import Watch
 from .widgets import (
+    FITTING,
     INPAINT,
     QUALITY,
     SAMPLER,
@@ -173,7 +174,10 @@ class ImagenBaseSample:
         return call_together(self.sample, calls, at_once)
 
 
-TILE = "Side in pixels of overlapping tiles of the result, which save memory; 0 = the whole image at once."
+TILE = (
+    "Side in pixels of overlapping tiles of the result, which save memory; 0 = the whole image at once, "
+    "below 0 = the largest tiles that free memory takes."
+)
 
 
 def super_resolution_inputs() -> dict[str, Any]:
@@ -191,7 +195,7 @@ def super_resolution_inputs() -> dict[str, Any]:
             "aug_level": level_input(
                 "Noise added to `image` first: 0 keeps it as it is, 0.1 to 0.3 lets the stage invent detail."
             ),
-            "tile": advanced(integer(0, 0, 4096, 64, TILE)),
+            "tile": advanced(integer(0, FITTING, 4096, 64, TILE)),
         },
         "optional": {
             "guidance": wire(
@@ -289,9 +293,10 @@ class ImagenSR256:
         with named(self.NAME), torch.no_grad():
             chosen["inpainting"] = Inpainting(inpaint)
             require_stage(stage, "sr")
-            settings = Settings(seed=seed, tile=tile, **chosen)
+            settings = Settings(seed=seed, tile=max(tile, 0), **chosen)
             batch, height, width = check_sr(stage, text, settings, image, original, mask)
             require_input_size(stage, image)
+            tile = tile_that_fits(stage, tile, height, width)
             at_once = (min(tile or side, side) for side in (height, width))
             needed = stage.running_bytes(rows_a_step(text, batch), *at_once)
             ways = smaller_parts(batch, tile, max(height, width), 4 * stage.unet.size_multiple)
@@ -319,8 +324,9 @@ class ImagenSR256:
         def at_once(call: dict[str, Any], pictures: int) -> int:
             from ..imagen_core.memory import pictures_at_once
 
-            stage, tile = call["stage"], call["tile"]
+            stage = call["stage"]
             sides = [stage.config.scale * side for side in call["image"].shape[1:3]]
+            tile = tile_that_fits(stage, call["tile"], *sides)
             height, width = (min(tile or side, side) for side in sides)
             prompts, device = rows_a_step(call["text"], 1), host.compute_device()
             return pictures_at_once(stage, pictures, height, width, prompts, device)
@@ -337,6 +343,19 @@ class ImagenSR1024(ImagenSR256):
     )
     OUTPUT_TOOLTIPS = ("The finished image.",)
     NAME = "Imagen SR 1024"
+
+
+def tile_that_fits(stage: Any, tile: int, height: int, width: int) -> int:
+    """The side of the tiles of a run; 0 = the whole picture.
+
+    tile            as the widget says it
+    height, width   of the result
+    """
+    if tile >= 0:
+        return tile
+    from ..imagen_core.peak import fitting_tile
+
+    return fitting_tile(stage, 1, height, width, host.compute_device())
 
 
 def rows_a_step(text: Any, batch: int) -> int:

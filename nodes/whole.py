@@ -8,9 +8,10 @@ from . import host
 from .conditioning import ImagenT5Encode
 from .loaders import DTYPE_TIP, ImagenLoadCascade
 from .preview import stages_shown
-from .sampling import ImagenBaseSample, ImagenSR256, ImagenSR1024
+from .sampling import TILE, ImagenBaseSample, ImagenSR256, ImagenSR1024
 from .widgets import (
     AUTO,
+    FITTING,
     OWN_LEVEL,
     OWN_STEPS,
     SEED,
@@ -71,9 +72,7 @@ class ImagenSampleCascade:
                 "steps_1024": advanced(steps_input(own_steps)),
                 "aug_level_256": advanced(level_input("Noise on what SR 256 enlarges.")),
                 "aug_level_1024": advanced(level_input("Noise on what SR 1024 enlarges.")),
-                "tile": advanced(
-                    integer(0, 0, 4096, 64, "Side of the SR stages' tiles; 0 = whole images.")
-                ),
+                "tile": advanced(integer(0, FITTING, 4096, 64, TILE)),
                 "dtype": advanced(choice(list(host.DTYPES), "auto", DTYPE_TIP)),
             },
         }

@@ -5,6 +5,8 @@ from typing import Any
 SAMPLERS = ["dpmpp_2m", "dpmpp_2m_sde", "ddim", "ddpm", "heun"]
 AUTO, OWN_STEPS, OWN_LEVEL = "auto", 0, -1.0
 """Values of sampler, steps and aug_level that mean the stage's own."""
+FITTING = -64
+"""The tile that means the largest that free memory takes, a step of the widget below 0."""
 
 SEED = (
     "INT",

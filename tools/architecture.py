@@ -60,7 +60,8 @@ BOXES = [
         "sampling, stage, cascade .py", "text to 64, 64 to 256, 256 to 1024",
         (
             "imagen_core.cascade", "imagen_core.checks", "imagen_core.lora", "imagen_core.memory",
-            "imagen_core.sampling", "imagen_core.settings", "imagen_core.stage",
+            "imagen_core.offload", "imagen_core.peak", "imagen_core.sampling", "imagen_core.settings",
+            "imagen_core.stage",
         ), 668, 372, 292,
     ),
     Box(

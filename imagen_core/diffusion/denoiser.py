@@ -20,7 +20,7 @@ from ..unet.layers import Modulation, TextContext, modulations, residual_blocks
 from .guidance import Guidance
 from .lowres import Lowres, Shown
 from .schedules import AnySchedule, alpha_sigma
-from .tiles import Tiles
+from .tiles import Tiles, Window
 from .trace import Trace
 
 Prediction = Literal["eps", "v", "x0"]
@@ -199,24 +199,23 @@ def make_denoiser(
         both = joined_rows([*contexts, prepared(unet, prompt.null_text)], batch)
     shown = None if lowres is None else Shown(lowres, dtype)
     alone, total = len(contexts), len(contexts) + 1
-    levels = {
-        rows: Levels(unet, timesteps, context, rows * batch)
-        for rows, context in ((alone, cond), (total, both))
-    }
+    kinds = ((alone, cond), (total, both))
+    levels = {rows: Levels(unet, timesteps, of, rows * batch) for rows, of in kinds}
 
     def denoise(x: Tensor, i: int) -> Denoised:
-        guided = scales[i] != 1.0
-        context, rows = (both, total) if guided else (cond, alone)
+        context, rows = (cond, alone) if scales[i] == 1.0 else (both, total)
         x_t = alphas[i] * x
-        conditioning = None if shown is None else shown(rows)
-        level = levels[rows](i, None if conditioning is None else conditioning.timestep)
-        parts = []
-        for window in [None] if tiles is None else tiles.windows:
-            seen = x_t if window is None else window.crop(x_t)
-            given = () if conditioning is None else conditioning.crop(window)
-            output = unet(seen.to(dtype).repeat(rows, 1, 1, 1), level, context, *given).float()
-            parts.append(guide(output.chunk(rows), prompt.mixer, scales[i], x.shape[1]))
-        output = parts[0] if tiles is None else tiles.blend(parts)
+        conditioning = None if shown is None else shown.step()
+        aug = None if conditioning is None else conditioning.timestep.repeat(rows)
+        level = levels[rows](i, aug)
+
+        def under(window: Window | None) -> Tensor:
+            seen = (x_t if window is None else window.crop(x_t)).to(dtype).repeat(rows, 1, 1, 1)
+            given = () if shown is None else shown.under(window, rows)
+            output = unet(seen, level, context, *given).float()
+            return guide(output.chunk(rows), prompt.mixer, scales[i], x.shape[1])
+
+        output = under(None) if tiles is None else tiles.blend(map(under, tiles.windows))
         predicted, variance = output[:, : x.shape[1]], output[:, x.shape[1] :]
         x0 = x0_from_output(prediction, predicted, x_t, logsnrs[i])
         x0 = guidance.apply_threshold(x0, None if trace is None else partial(trace.record, i))

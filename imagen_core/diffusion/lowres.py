@@ -28,9 +28,9 @@ class Lowres(NamedTuple):
     image: Tensor
     timestep: Tensor
 
-    def crop(self, window: Window | None) -> "Lowres":
-        """The part of the conditioning under a window; all of it for None."""
-        return self if window is None else Lowres(window.crop(self.image), self.timestep)
+    def crop(self, window: Window) -> "Lowres":
+        """The part of the conditioning under a window."""
+        return Lowres(window.crop(self.image), self.timestep)
 
     def repeat(self, rows: int) -> "Lowres":
         """The batch `rows` times over."""
@@ -81,16 +81,24 @@ class Shown:
 
     def __init__(self, lowres: Callable[[], Lowres], dtype: torch.dtype):
         self.lowres, self.dtype = lowres, dtype
-        self.now: Lowres | None = None
+        self.drawn: Lowres | None = None
+        self.cast: Lowres | None = None
         self.made: dict[int, Lowres] = {}
 
-    def __call__(self, rows: int) -> Lowres:
-        """The step's conditioning, the batch `rows` times over."""
-        now = self.lowres()
-        if now is not self.now:
-            self.now, self.made = now, {}
+    def step(self) -> Lowres:
+        """The conditioning of the step that begins."""
+        drawn = self.lowres()
+        if self.cast is None or drawn is not self.drawn:
+            self.drawn, self.cast, self.made = drawn, drawn.to(self.dtype), {}
+        return self.cast
+
+    def under(self, window: Window | None, rows: int) -> Lowres:
+        """The step's conditioning under a window, the batch `rows` times over; None = the whole picture."""
+        assert self.cast is not None, "step() comes first"
+        if window is not None:
+            return self.cast.crop(window).repeat(rows)
         if rows not in self.made:
-            self.made[rows] = now.to(self.dtype).repeat(rows)
+            self.made[rows] = self.cast.repeat(rows)
         return self.made[rows]
 
 

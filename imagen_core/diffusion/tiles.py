@@ -6,6 +6,7 @@ network is then that of a window, whatever the picture's size.
 MultiDiffusion, arXiv:2302.08113.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -60,25 +61,29 @@ class Tiles:
 
     def __init__(self, windows: list[Window], device: torch.device | str = "cpu"):
         self.windows = windows
-        self.ramps = [
-            torch.outer(_ramp(window.height, device), _ramp(window.width, device))
-            for window in windows
-        ]
+        made = {
+            sides: torch.outer(*(_ramp(side, device) for side in sides))
+            for sides in {(window.height, window.width) for window in windows}
+        }
+        self.ramps = [made[window.height, window.width] for window in windows]
         height = max(window.top + window.height for window in windows)
         width = max(window.left + window.width for window in windows)
         self.weights = torch.zeros(1, 1, height, width, device=device, dtype=torch.float32)
         for window, ramp in zip(windows, self.ramps, strict=True):
             window.crop(self.weights).add_(ramp)
 
-    def blend(self, values: list[Tensor]) -> Tensor:
+    def blend(self, values: Iterable[Tensor]) -> Tensor:
         """Weighted mean of what was computed under each window: b c h w, the whole picture.
 
-        values   b c height width of each window
+        values   b c height width of each window, of which one is held at a time
         """
-        shape = *values[0].shape[:2], *self.weights.shape[2:]
-        total = torch.zeros(shape, device=self.weights.device, dtype=torch.float32)
+        total = None
         for window, ramp, value in zip(self.windows, self.ramps, values, strict=True):
+            if total is None:
+                shape = *value.shape[:2], *self.weights.shape[2:]
+                total = torch.zeros(shape, device=self.weights.device, dtype=torch.float32)
             window.crop(total).addcmul_(value, ramp)
+        assert total is not None, "no windows"
         return total.div_(self.weights)
 
 
