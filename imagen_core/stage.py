@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from .diffusion.denoiser import Prediction
 from .diffusion.guidance import Guidance, ThresholdName
 from .diffusion.respacing import Spacing
 from .diffusion.schedules import AnySchedule, DiscreteSchedule, Schedule
+from .offload import offloaded
 from .unet.adm import ADMConfig, ADMUNet
 from .unet.efficient import EfficientConfig, EfficientUNet
 
@@ -236,6 +238,15 @@ class Stage:
         else:
             values = unet.channels[0] / unet.patch**2 * ADM_VALUES
         return rows * height * width * values * self.dtype.itemsize
+
+    def offloaded(
+        self, budget_bytes: int, device: torch.device | str
+    ) -> AbstractContextManager[None]:
+        """Inside the block the network computes on a device that holds a part of its weights at a time.
+
+        budget_bytes   of the device, for weights: at least three of its largest layers, else ValueError
+        """
+        return offloaded(self.unet, budget_bytes, torch.device(device))
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None

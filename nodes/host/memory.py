@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Role = Literal["unet", "text_encoder"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+PART = 0.9  # of what is free on a GPU, for one network and what it computes
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 """What a RuntimeError says where there was none left: CUDA and MPS, CPUs of Linux and Windows, cuBLAS."""
 
@@ -89,6 +90,13 @@ def on_device(module: nn.Module, memory_required: float = 0, role: Role = "unet"
     ComfyUI knows of; the little that is its own follows.
     """
     management = comfy("comfy.model_management")
+    budget = _budget(module, memory_required, role)
+    if budget is not None:
+        from ...imagen_core.offload import offloaded
+
+        with offloaded(module, budget, compute_device(role)):
+            yield
+        return
     if management is None:
         device = compute_device()
         module.to(device)
@@ -104,6 +112,25 @@ def on_device(module: nn.Module, memory_required: float = 0, role: Role = "unet"
     if plain is not None:
         module.to(next(plain.parameters()).device)
     yield
+
+
+def _budget(module: nn.Module, memory_required: float, role: Role) -> int | None:
+    """Bytes that a GPU has for the weights of a network that it cannot hold; None where it can."""
+    from ...imagen_core.memory import free_bytes
+
+    device, management = compute_device(role), comfy("comfy.model_management")
+    if device.type != "cuda":
+        return None
+    weights = sum(each.nbytes for each in module.parameters())
+    if management is not None and weights + memory_required > PART * free_bytes(device):
+        management.free_memory(weights + memory_required, device)
+    room = PART * free_bytes(device) + _there(module, device) - memory_required
+    return None if weights <= room else max(0, int(room))
+
+
+def _there(module: nn.Module, device: torch.device) -> int:
+    """Bytes of a network's weights that are on a device."""
+    return sum(each.nbytes for each in module.parameters() if each.device == device)
 
 
 def patcher_of(module: nn.Module, role: Role = "unet") -> Any:
