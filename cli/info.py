@@ -9,6 +9,7 @@ from typing import Any
 
 from ..headless.graph import WorkflowError
 
+WEIGHTS = (".safetensors", ".sft", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
 # Whether the feed-forward is gated, width of the states, width inside the feed-forward.
 PUBLISHED_T5 = {
     (True, 512, 1024): "T5 v1.1 small",
@@ -33,7 +34,8 @@ def add_info_options(sub: argparse.ArgumentParser) -> None:
 
 def info(options: argparse.Namespace) -> dict[str, Any]:
     """Say what a file or folder is."""
-    found = memory_of(options.path) if options.memory else describe(options.path)
+    path = options.path if options.path.exists() else cascade_called(str(options.path))
+    found = memory_of(path) if options.memory else describe(path)
     if not options.json:
         for key, value in found.items():
             print(f"{key}: {value}")
@@ -45,16 +47,22 @@ def describe(path: Path) -> dict[str, Any]:
 
     path   of a stage, cascade, text encoder, workflow or picture
     """
+    from ..imagen_core.weights.files import is_pickle
     from ..imagen_core.weights.gguf import is_gguf
 
-    if not path.exists():
-        raise ValueError(f"{path}: no such file or folder")
     if path.is_dir():
         return _describe_folder(path)
     if is_workflow(path):
         return _describe_workflow(path)
     if is_gguf(path):
         return _describe_text_encoder(path)
+    if path.suffix.lower() not in WEIGHTS and not is_pickle(path):
+        with path.open("rb") as file:
+            if file.read(9)[8:] != b"{":  # safetensors under another name
+                known = ", ".join(WEIGHTS)
+                raise ValueError(
+                    f"{path}: expected weights ({known}), a workflow, or an image of one"
+                )
     return _describe_tensors(path)
 
 
@@ -82,6 +90,15 @@ def memory_of(path: Path) -> dict[str, Any]:
             name = f"{config.kind} {side} x {side}" + (f" in tiles of {tile}" if tile else "")
             found[f"{name}, MB"] = round(peak.total / 1e6)
     return found
+
+
+def cascade_called(name: str) -> Path:
+    """The folder of a cascade that the loaders offer under this name."""
+    from ..nodes import host
+
+    if name not in host.cascade_names():
+        raise ValueError(f"{name}: no such file or folder")
+    return host.cascade_folder(name)
 
 
 def is_workflow(path: Path) -> bool:

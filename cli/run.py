@@ -21,7 +21,10 @@ def add_run_options(sub: argparse.ArgumentParser) -> None:
     """The options of `imagen run`."""
     about = "a workflow: JSON in the UI or the API format, or a PNG that holds one"
     sub.add_argument("workflow", type=Path, help=about)
-    about = "change an input; NODE is an id, a title or a node type that occurs once; repeatable"
+    about = (
+        "change an input; NODE is an id, a title or a node type that occurs once, and is not needed where "
+        "one node alone has such an input; repeatable"
+    )
     sub.add_argument("--set", action="append", default=[], metavar="NODE.INPUT=VALUE", help=about)
     sub.add_argument(
         "--prompt-seed",

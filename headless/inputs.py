@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .graph import Graph, Node, brief, cut, listed
+from .graph import Graph, Link, Node, brief, cut, listed
 
 if TYPE_CHECKING:
     from .formats.queueing import Draft
 
+SEEDS = ("seed", "noise_seed")
+Place = tuple[str, str]  # node id, input
 SWITCH = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -17,20 +19,28 @@ class InputError(ValueError):
 
 
 def set_input(draft: Draft, change: str) -> None:
-    """Change one input of a workflow.
+    """Change one input of a workflow, or every seed.
 
     draft    changed in place
-    change   "NODE.INPUT=VALUE"; NODE is an id, a title or a node type that occurs once
+    change   "NODE.INPUT=VALUE"; NODE is an id, a title or a node type that occurs once, and may be left
+             out where one node alone has such an input
     """
     target, equals, value = change.partition("=")
-    if not equals or "." not in target:
+    if not equals:
         raise InputError(f"--set: expected NODE.INPUT=VALUE, got {brief(change)}")
     where = f"--set {cut(change, 80)}"
-    node, name = find_input(draft.graph, target, where)
-    switch = isinstance(node.inputs.get(name), bool) or node.widgets.get(name) == "BOOLEAN"
-    if switch and value.lower() not in SWITCH:
-        raise InputError(f"{where}: expected true or false, got {brief(value)}")
-    draft.set(node, name, SWITCH[value.lower()] if switch else value)
+    places = find_targets(draft.graph, target, where)
+    if not places:
+        raise InputError(
+            f"{where}: no node has an input {brief(target)}; expected NODE.INPUT=VALUE with one of "
+            f"{listed(draft.graph.values())}"
+        )
+    for node_id, name in places:
+        node = draft.graph[node_id]
+        switch = isinstance(node.inputs.get(name), bool) or node.widgets.get(name) == "BOOLEAN"
+        if switch and value.lower() not in SWITCH:
+            raise InputError(f"{where}: expected true or false, got {brief(value)}")
+        draft.set(node, name, SWITCH[value.lower()] if switch else value)
 
 
 def find_input(graph: Graph, target: str, where: str) -> tuple[Node, str]:
@@ -50,3 +60,25 @@ def find_input(graph: Graph, target: str, where: str) -> tuple[Node, str]:
         known = listed(names)
         raise InputError(f"{where}: {found[0]} has no input {brief(input_name)}; it has {known}")
     return found[0], input_name
+
+
+def find_targets(graph: Graph, target: str, where: str) -> list[Place]:
+    """The inputs that a name means: "NODE.INPUT", each seed, or the only input of that name; [] = none.
+
+    where   what an error begins with
+    """
+    if "." in target:
+        node, name = find_input(graph, target, where)
+        return [(node.id, name)]
+    found = [
+        node
+        for node in graph.values()
+        if (target in node.inputs or target in node.widgets)
+        and not isinstance(node.inputs.get(target), Link)
+    ]
+    if len(found) > 1 and target not in SEEDS:
+        raise InputError(
+            f"{where}: expected one node with an input {brief(target)}, got {listed(found)}; "
+            f'write "NODE.{cut(target, 80)}"'
+        )
+    return [(node.id, target) for node in found]

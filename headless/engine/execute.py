@@ -48,7 +48,7 @@ class NodeError(RuntimeError):
     """
 
     def __init__(self, node: Node, message: object):
-        super().__init__(f"{node}: {message}")
+        super().__init__(f"{node}: {str(message).removeprefix(f'{node.title}: ')}")
         self.node = node
 
 

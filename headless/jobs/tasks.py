@@ -17,21 +17,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..formats.queueing import Moment
 from ..formats.typed_texts import NOT_IN_FILE_NAMES
 from ..formats.workflow import load_draft
-from ..graph import Graph, Link, Node, brief, cut, finite, listed, to_api
-from ..inputs import SWITCH, InputError, find_input
+from ..graph import Graph, Node, brief, finite, listed, to_api
+from ..inputs import SEEDS, SWITCH, InputError, Place, find_targets
 
 if TYPE_CHECKING:
     from ..formats.queueing import Draft
     from ..registry import Registry
     from .rows import Row
 
-SEEDS = ("seed", "noise_seed")
 MOST_KEY = 100  # characters of an id that stand in a file's name
 SAFE_KEY = re.compile(rf"\w[\w.=@+-]{{0,{MOST_KEY - 1}}}", re.ASCII)
 _encode = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), default=str, check_circular=False
 ).encode
-Place = tuple[str, str]  # node id, input
 
 
 class Task(NamedTuple):
@@ -218,25 +216,3 @@ def typed(node: Node, name: str, value: Any, row: Row) -> Any:
     if value.lower() not in SWITCH:
         raise InputError(f"line {row.number}: {name}: expected true or false, got {brief(value)}")
     return SWITCH[value.lower()]
-
-
-def find_targets(graph: Graph, column: str, where: str) -> list[Place]:
-    """The inputs that a column sets: "NODE.INPUT", each seed, or the only input of that name; [] = none.
-
-    where   what an error begins with
-    """
-    if "." in column:
-        node, name = find_input(graph, column, where)
-        return [(node.id, name)]
-    found = [
-        node
-        for node in graph.values()
-        if (column in node.inputs or column in node.widgets)
-        and not isinstance(node.inputs.get(column), Link)
-    ]
-    if len(found) > 1 and column not in SEEDS:
-        raise InputError(
-            f"{where}: expected one node with an input {brief(column)}, got {listed(found)}; "
-            f'write "NODE.{cut(column, 80)}"'
-        )
-    return [(node.id, column) for node in found]

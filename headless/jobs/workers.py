@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..comfy_nodes.folders import Folders, folders
 from ..files import durable, no_room
 from ..graph import Graph, Link, WorkflowError
-from ..inputs import InputError
-from .tasks import SEEDS, Job, Task
+from ..inputs import SEEDS, InputError
+from .tasks import Job, Task
 
 if TYPE_CHECKING:
     from ..registry import Registry

@@ -37,6 +37,8 @@ def load_text(path: str | Path) -> EncodedPrompt:
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata() or {}
     try:
+        if "imagen" not in metadata:
+            raise ValueError("its header says nothing of one")
         about = json.loads(metadata["imagen"])
         if about["kind"] != KIND:
             raise ValueError(f"expected the kind {KIND!r}, got {about['kind']!r}")
@@ -52,6 +54,7 @@ def load_text(path: str | Path) -> EncodedPrompt:
                 raise ValueError(f"{name}: states of {part.embeds.dtype}")
         return EncodedPrompt(**parts, mixer=float(about["mixer"]))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
+        told = f"{error} is missing" if isinstance(error, KeyError) else error
         raise CheckpointError(
-            f"{path}: not an encoded prompt as Imagen Save Text writes it: {error!r}"
+            f"{path}: not an encoded prompt as Imagen Save Text writes it: {told}"
         ) from error

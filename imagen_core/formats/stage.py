@@ -87,6 +87,10 @@ def stage_files(path: Path) -> list[Path]:
     """
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
+    if (path / "cascade.json").is_file():
+        raise CheckpointError(
+            f"{path}: expected a stage, got a cascade's folder; load_cascade reads it"
+        )
     return weight_files(path / "unet" if (path / "unet").is_dir() else path)
 
 

@@ -54,10 +54,18 @@ def test_a_switch_is_set_by_the_word(text, value):
     assert changed["4"].inputs["on"] is value
 
 
+def test_a_name_that_one_node_alone_has_needs_no_node():
+    changed = graph()
+    set_input(Draft(changed), "on=false")
+    assert changed["4"].inputs["on"] is False
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ("x", "expected NODE.INPUT=VALUE"),
+        ("x=2", r"expected one node with an input 'x', got .*; write \"NODE.x\""),
+        ("y=2", "no node has an input 'y'; expected NODE.INPUT=VALUE with one of node 1"),
         ("First.x", "expected NODE.INPUT=VALUE"),
         ("Same.x=1", "2 nodes are called 'Same'"),
         ("Nope.x=1", "0 nodes are called 'Nope'; there are node 1"),

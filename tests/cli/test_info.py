@@ -156,3 +156,20 @@ def test_anything_else_ends_in_one_clear_error(tmp_path, capsys, name, content, 
     assert str(path) in caught.err
     assert caught.err.count("\n") == 1
     assert not caught.out
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "x.safetensors"])
+def test_a_file_of_no_known_kind_is_told_what_could_be(name, tmp_path, capsys):
+    (tmp_path / name).write_text("hello\n" * 20)
+    assert main(["info", str(tmp_path / name)]) == 2
+    said = capsys.readouterr().err
+    if name == "notes.txt":
+        assert "expected weights" in said and "header" not in said
+    else:
+        assert "not a whole safetensors file" in said
+
+
+def test_a_cascade_is_known_by_its_name(capsys):
+    found = told("emoji", capsys)
+    assert found["kind"] == "cascade" and found["base"] == "base.safetensors"
+    assert Path(found["path"]).is_dir()

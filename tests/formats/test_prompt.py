@@ -53,7 +53,8 @@ def test_other_files_are_refused(tmp_path):
         load_text(path)
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(
-        CheckpointError, match="not an encoded prompt as Imagen Save Text writes it"
+        CheckpointError,
+        match="not an encoded prompt as Imagen Save Text writes it: its header says nothing of one",
     ):
         load_text(path)
     save_file({"text.embeds": torch.zeros(1, 5, 2)}, path, {"imagen": '{"kind": "imagen text"}'})

@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -254,3 +255,11 @@ def test_a_residual_network_is_refused_for_anything_but_x0():
     assert StageConfig("sr", 64, 4, unet, prediction="x0").unet.residual
     with pytest.raises(ValueError, match="prediction: expected 'x0'"):
         StageConfig("sr", 64, 4, unet, prediction="v")
+
+
+def test_a_cascade_s_folder_is_no_stage():
+    folder = Path(files.__file__).parents[1] / "pretrained" / "emoji"
+    with pytest.raises(
+        CheckpointError, match="expected a stage, got a cascade's folder; load_cascade"
+    ):
+        load_stage(folder)

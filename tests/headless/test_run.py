@@ -177,6 +177,11 @@ def test_a_failing_node_is_named():
         shown(f=("Fails", {}), out=("Show", {"value": "f:0"}))
 
 
+def test_a_name_that_the_node_says_itself_is_not_said_twice():
+    node = Node("4", "S", "Sample", {})
+    assert str(NodeError(node, ValueError("Sample: width: 61"))) == 'node 4 "Sample" (S): width: 61'
+
+
 def problems(**nodes):
     with pytest.raises(WorkflowError) as caught:
         validate(graph_of(**nodes), REGISTRY)
