@@ -15,6 +15,7 @@ from .diffusion.schedules import AnySchedule, DiscreteSchedule, Schedule
 from .offload import offloaded
 from .unet.adm import ADMConfig, ADMUNet
 from .unet.efficient import EfficientConfig, EfficientUNet
+from .unet.layers import runs_on
 
 StageKind = Literal["base", "sr"]
 SCHEDULES = {
@@ -170,8 +171,8 @@ class Stage:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.unet.parameters()).device
+        """Where the network computes."""
+        return runs_on(self.unet)
 
     @property
     def dtype(self) -> torch.dtype:

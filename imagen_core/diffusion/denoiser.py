@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..text.embedding import EncodedPrompt, TextEmbedding
-from ..unet.layers import Modulation, TextContext, modulations, residual_blocks
+from ..unet.layers import Modulation, TextContext, modulations, residual_blocks, runs_on
 from .guidance import Guidance
 from .lowres import Lowres, Shown
 from .schedules import AnySchedule, alpha_sigma
@@ -143,7 +143,7 @@ class Levels:
         """timesteps (s,), 0..1000; rows of the evaluations"""
         self.unet, self.timesteps, self.rows = unet, timesteps, rows
         weight = next(unet.parameters())
-        self.once = not (weight.device.type == "cpu" and weight.dtype == torch.float32)
+        self.once = not (timesteps.device.type == "cpu" and weight.dtype == torch.float32)
         self.context, self.weight = context, weight
         self.first, self.made = 0, []
 
@@ -186,8 +186,7 @@ def make_denoiser(
     tiles        evaluate the network window by window and blend; None = the whole image at once
     trace        keeps what the threshold did at each level; None = nobody asks
     """
-    weight = next(unet.parameters())
-    device, dtype = weight.device, weight.dtype
+    device, dtype = runs_on(unet), next(unet.parameters()).dtype
     logsnrs = -2 * sigmas[:-1].log()
     alphas = alpha_sigma(logsnrs)[0].tolist()
     timesteps = (1000 * schedule.t(logsnrs)).to(device, torch.float32)

@@ -156,7 +156,7 @@ class AttentionPool(nn.Module):
         self.v_proj = nn.Linear(dim, dim)
 
     def forward(self, tokens: Tensor) -> Tensor:  # b n dim -> b dim
-        class_token = tokens.mean(dim=1, keepdim=True) + self.positional_embedding
+        class_token = tokens.mean(dim=1, keepdim=True) + self.positional_embedding.to(tokens)
         tokens = torch.cat([class_token, tokens], dim=1)
         q, k, v = self.q_proj(class_token), self.k_proj(tokens), self.v_proj(tokens)
         return attention(*(split_heads(part, self.head_dim) for part in (q, k, v))).squeeze(1)

@@ -36,6 +36,7 @@ from .layers import (
     activation,
     check_shape,
     number_layers,
+    runs_on,
     zeroed,
 )
 
@@ -181,7 +182,7 @@ class EfficientUNet(nn.Module):
         text     embeds b n text_dim, attended to
         pooled   the same shape, what the pooled vector is made from; None = text
         """
-        embeds = text.embeds.to(self.conv_in.weight)
+        embeds = text.embeds.to(runs_on(self), self.conv_in.weight.dtype)
         source = embeds if pooled is None else pooled.embeds.to(embeds)
         return TextContext(self.pooled_text(source), text_keys_values(self, self.text_proj(embeds)))
 

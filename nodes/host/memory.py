@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from .adapter import comfy
+from .paging import patcher_class, take_operations
 
 if TYPE_CHECKING:
     import torch
@@ -86,8 +86,9 @@ def on_device(module: nn.Module, memory_required: float = 0, role: Role = "unet"
 
     ComfyUI's memory management loads it, makes room for it by sending others away (the text encoder
     before a U-Net, say) and may put it aside later; outside ComfyUI it goes back to the CPU, so that
-    stages do not pile up on a GPU. A network with LoRAs shares the weights of the plain one, which is what
-    ComfyUI knows of; the little that is its own follows.
+    stages do not pile up on a GPU. A U-Net for which there is too little room stays behind in part, and
+    its layers bring their weights when they run. A network with LoRAs shares the weights of the plain one,
+    which is what ComfyUI knows of, and loads whole; the little that is its own follows.
     """
     management = comfy("comfy.model_management")
     budget = _budget(module, memory_required, role)
@@ -108,7 +109,9 @@ def on_device(module: nn.Module, memory_required: float = 0, role: Role = "unet"
         return
     plain = module.__dict__.get("plain")
     handle = patcher_of(module if plain is None else plain, role)
-    management.load_models_gpu([handle], memory_required=memory_required)
+    management.load_models_gpu(
+        [handle], memory_required=memory_required, force_full_load=plain is not None
+    )
     if plain is not None:
         module.to(next(plain.parameters()).device)
     yield
@@ -138,43 +141,28 @@ def patcher_of(module: nn.Module, role: Role = "unet") -> Any:
 
     module   a U-Net or a text encoder's model
     role     says which of ComfyUI's devices it belongs on
-
-    ComfyUI assigns attributes such as `device` to what it holds: it gets a module around the network.
     """
     patcher = module.__dict__.get("comfy_patcher")
-    if patcher is None:
-        from torch.nn import Sequential
-
-        patcher = keep_patcher(module, Sequential(module), role)
-    return patcher
+    return keep_patcher(module, module, role) if patcher is None else patcher
 
 
 def keep_patcher(module: nn.Module, outer: nn.Module, role: Role) -> Any:
     """A new handle, from now on the one that `patcher_of` finds: a network must have one alone.
 
     module   a U-Net or a text encoder's model
-    outer    holds it, and may be assigned attributes
+    outer    holds it, and is assigned attributes; may be the network itself
     role     says which of ComfyUI's devices it belongs on
     """
     management = comfy("comfy.model_management")
     if role == "unet":
         devices = management.get_torch_device(), management.unet_offload_device()
+        if devices[0].type != "cpu":  # there is nothing to bring there
+            take_operations(module, comfy("comfy.ops").disable_weight_init)
     else:
         devices = management.text_encoder_device(), management.text_encoder_offload_device()
-    patcher = _whole_patcher(comfy("comfy.model_patcher").ModelPatcher)(outer, *devices)
-    module.__dict__["comfy_patcher"] = patcher
-    return patcher
-
-
-@lru_cache(maxsize=1)
-def _whole_patcher(base: Any) -> type:
-    class WholePatcher(base):
-        """Loads a network whole: its layers do not cast as ComfyUI's own do when left on the CPU."""
-
-        def load(self, *args: Any, full_load: bool = False, **kwargs: Any) -> None:
-            super().load(*args, full_load=True, **kwargs)
-
-    return WholePatcher
+    handle = patcher_class(comfy("comfy.model_patcher").ModelPatcher, role == "text_encoder")
+    module.__dict__["comfy_patcher"] = handle(outer, *devices)
+    return module.__dict__["comfy_patcher"]
 
 
 def out_of_memory(error: BaseException) -> bool:

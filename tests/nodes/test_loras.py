@@ -112,7 +112,8 @@ def test_comfyui_is_told_of_the_plain_network_alone(monkeypatch):
     both, told = apply_lora(stage, a_lora(stage)), []
 
     class Management:
-        def load_models_gpu(self, handles, memory_required):
+        def load_models_gpu(self, handles, memory_required, force_full_load):
+            assert force_full_load, "its twin's layers do not bring weights"
             told.extend(handles)
 
     monkeypatch.setattr(memory, "comfy", lambda name: Management())

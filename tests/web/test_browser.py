@@ -127,6 +127,41 @@ def test_the_loupe_shows_the_same_place_in_each_stage(panels):
     assert on_top.evaluate(loaded) == 64
 
 
+NEW_SEED = """() => {
+  for (const node of window.app.graph._nodes)
+    for (const widget of node.widgets ?? []) if (widget.name === 'seed') widget.value = 77
+}"""
+
+
+def test_a_pinned_run_is_compared_with_the_next(panels):
+    panels.evaluate(CENTRE, "ImagenCascadeView")
+    panels.wait_for_timeout(500)
+    pin = panels.locator(".imagen-bar button", has_text="pin")
+    pin.click()
+    panels.evaluate(NEW_SEED)
+    tool().run(panels, panels.server, 600)
+    picture = panels.locator(".imagen-picture")
+    old, new = (picture.locator(f".imagen-{name}") for name in ("pinned", "on-top"))
+    assert old.count() == 1
+    sources = [each.get_attribute("src") for each in (old.first, new.first)]
+    assert sources[0] != sources[1]
+    box = picture.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    panels.mouse.move(box["x"] + 0.5 * box["width"], middle)
+    panels.mouse.down()
+    panels.mouse.move(box["x"] + 0.25 * box["width"], middle, steps=4)
+    panels.mouse.up()
+    clip = old.evaluate("each => getComputedStyle(each).clipPath")
+    assert 70 < float(clip.split("%")[0].split("inset(0px ")[-1].removeprefix("calc(")) < 80, clip
+    panels.locator(".imagen-whole").click()
+    panels.wait_for_function("() => document.fullscreenElement?.matches('.imagen-view')")
+    panels.keyboard.press("Escape")
+    panels.evaluate("() => document.exitFullscreen?.().catch(() => {})")
+    panels.wait_for_function("() => !document.fullscreenElement")
+    pin.click()
+    assert picture.locator(".imagen-pinned").count() == 0
+
+
 def test_wires_have_their_colours(opened):
     colours = opened.evaluate("() => window.LGraphCanvas.link_type_colors")
     assert colours["IMAGEN_TEXT"] == "#f2d16b"
