@@ -160,7 +160,7 @@ def keep_patcher(module: nn.Module, outer: nn.Module, role: Role) -> Any:
             take_operations(module, comfy("comfy.ops").disable_weight_init)
     else:
         devices = management.text_encoder_device(), management.text_encoder_offload_device()
-    handle = patcher_class(comfy("comfy.model_patcher").ModelPatcher, role == "text_encoder")
+    handle = patcher_class(comfy("comfy.model_patcher").ModelPatcher)
     module.__dict__["comfy_patcher"] = handle(outer, *devices)
     return module.__dict__["comfy_patcher"]
 

@@ -38,11 +38,10 @@ def hosted(kind: type, operations: Any) -> type:
 
 
 @cache
-def patcher_class(base: Any, whole: bool) -> type:
-    """ComfyUI's handle of a network that tells it where it computes.
+def patcher_class(base: Any) -> type:
+    """ComfyUI's handle of a network, which tells it where it computes; whole, unless layers are ComfyUI's.
 
-    base    ComfyUI's ModelPatcher
-    whole   the network is loaded whole: a text encoder, whose layers are not the host's
+    base   ComfyUI's ModelPatcher
     """
 
     class NetworkPatcher(base):
@@ -55,8 +54,11 @@ def patcher_class(base: Any, whole: bool) -> type:
             force_patch_weights: bool = False,
             full_load: bool = False,
         ) -> None:
-            super().load(device_to, lowvram_model_memory, force_patch_weights, full_load or whole)
-            network_of(self.model).__dict__["runs_on"] = device_to
+            network = network_of(self.model)
+            parted = any(hasattr(layer, "comfy_cast_weights") for layer in network.modules())
+            whole = full_load or not parted
+            super().load(device_to, lowvram_model_memory, force_patch_weights, whole)
+            network.__dict__["runs_on"] = device_to
 
         def unpatch_model(self, device_to: Any = None, unpatch_weights: bool = True) -> Any:
             if device_to is not None:

@@ -197,12 +197,18 @@ class FakeComfy:
             def loaded_size(self):
                 return self.loaded
 
-            def load(self, device_to=None, lowvram_model_memory=0, full_load=False):
+            def load(
+                self,
+                device_to=None,
+                lowvram_model_memory=0,
+                force_patch_weights=False,
+                full_load=False,
+            ):
                 self.loaded = 100 if full_load else lowvram_model_memory
                 self.model.to(device_to)
                 self.model.device = device_to
 
-        def load(patchers, memory_required=0):
+        def load(patchers, memory_required=0, force_full_load=False):
             for patcher in patchers:
                 outer.loaded.append((patcher, memory_required))
                 patcher.load(patcher.load_device, lowvram_model_memory=10)
@@ -249,6 +255,15 @@ def test_comfy_manages_the_memory_of_a_network_by_one_patcher(comfy):
     first, second = (patcher for patcher, *_ in comfy.loaded)
     assert first is second
     assert network in first.model.modules()
+
+
+def test_comfy_may_leave_a_part_of_a_network_behind_whose_layers_are_its_own(comfy):
+    network = torch.nn.Linear(2, 2)
+    network.comfy_cast_weights = False
+    with host.on_device(network):
+        pass
+    ((patcher, _),) = comfy.loaded
+    assert patcher.loaded_size() < patcher.model_size()
 
 
 def test_comfy_loads_a_network_whole_however_little_memory_it_means_to_use(comfy):
