@@ -88,7 +88,7 @@ def on_device(module: nn.Module, memory_required: float = 0, role: Role = "unet"
     before a U-Net, say) and may put it aside later; outside ComfyUI it goes back to the CPU, so that
     stages do not pile up on a GPU. A U-Net for which there is too little room stays behind in part, and
     its layers bring their weights when they run. A network with LoRAs shares the weights of the plain one,
-    which is what ComfyUI knows of, and loads whole; the little that is its own follows.
+    which is what ComfyUI knows of; the little that is its own follows.
     """
     management = comfy("comfy.model_management")
     budget = _budget(module, memory_required, role)
@@ -118,11 +118,16 @@ def on_device(module: nn.Module, memory_required: float = 0, role: Role = "unet"
 
 
 def _budget(module: nn.Module, memory_required: float, role: Role) -> int | None:
-    """Bytes that a GPU has for the weights of a network that it cannot hold; None where it can."""
+    """Bytes that a GPU has for the weights of a network that it cannot hold; None where it can.
+
+    None also for what ComfyUI leaves behind in part by itself: a U-Net whose layers are ComfyUI's.
+    """
     from ...imagen_core.memory import free_bytes
 
     device, management = compute_device(role), comfy("comfy.model_management")
     if device.type != "cuda":
+        return None
+    if management is not None and role == "unet" and "plain" not in module.__dict__:
         return None
     weights = sum(each.nbytes for each in module.parameters())
     if management is not None and weights + memory_required > PART * free_bytes(device):

@@ -112,6 +112,9 @@ def test_comfyui_is_told_of_the_plain_network_alone(monkeypatch):
     both, told = apply_lora(stage, a_lora(stage)), []
 
     class Management:
+        def get_torch_device(self):
+            return torch.device("cpu")
+
         def load_models_gpu(self, handles, memory_required, force_full_load):
             assert force_full_load, "its twin's layers do not bring weights"
             told.extend(handles)
