@@ -25,13 +25,11 @@ FEW_STEPS = """() => {
     for (const widget of node.widgets ?? [])
       if (widget.name === 'steps') widget.value = steps[node.type]
 }"""
-# The part that shows something: prompt, base, view.
+# What shows something stands together, the rest far away.
 CLOSE = """() => {
-  const graph = window.app.graph, at = {
-    ImagenT5Encode: [0, 0], ImagenBaseSample: [340, 0], ImagenSR256: [680, 0], ImagenCascadeView: [1020, 0],
-    ImagenDynamicThreshold: [0, 430], ImagenLoadCascade: [0, 650], ImagenSR1024: [2000, 0],
-    SaveImage: [2400, 0] }
-  for (const node of graph._nodes) node.pos = at[node.type]
+  const graph = window.app.graph
+  const at = { ImagenT5Encode: 0, ImagenBaseSample: 340, ImagenSR256: 680, ImagenCascadeView: 1020 }
+  for (const node of graph._nodes) node.pos = [at[node.type] ?? 5000, 0]
   graph.setDirtyCanvas(true, true)
 }"""
 SHOW = """([x, y, scale]) => {
@@ -50,7 +48,7 @@ class Look(NamedTuple):
     title: str
     settings: dict[str, Any]
     size: tuple[int, int] = (1280, 720)
-    show: tuple[float, float, float] = (130, 110, 0.82)
+    show: tuple[float, float, float] = (90, 155, 0.82)
 
 
 NEW = {"Comfy.VueNodes.Enabled": True}
@@ -65,7 +63,7 @@ LOOKS = [
         "dark, a phone",
         {"Comfy.ColorPalette": "dark", "Comfy.Locale": "en"},
         (390, 720),
-        (-950, 100, 1.0),
+        (-946, 160, 0.95),
     ),
 ]
 
@@ -84,7 +82,7 @@ def shot(page: Any, look: Look) -> Image.Image:
         page.wait_for_function(browser.READY, timeout=120_000)
         page.wait_for_timeout(4000)
     page.evaluate(SHOW, list(look.show))
-    page.mouse.move(5, 5)
+    page.mouse.move(look.size[0] - 5, look.size[1] - 5)
     page.wait_for_timeout(2500)
     return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from imagen_nodes.imagen_core import load_text_encoder
 from imagen_nodes.imagen_core.kernels import precision
 from imagen_nodes.nodes import host, loaders
 from imagen_nodes.nodes.host import listing
@@ -299,14 +300,14 @@ def test_the_imagen_folder_is_registered_beside_those_of_the_user(comfy, tmp_pat
     assert paths.folder_names_and_paths["imagen"][1] == {".safetensors"}
 
 
-def test_comfy_loads_a_t5_whose_device_cannot_be_set(comfy, t5_folder):
-    from transformers import T5EncoderModel
-
-    model = T5EncoderModel.from_pretrained(t5_folder)
+def test_comfy_loads_a_t5_and_its_weights_keep_their_names(comfy, t5_folder):
+    model = load_text_encoder(t5_folder).model
     before = set(model.state_dict())
-    with host.on_device(model):
-        assert model.device == torch.device("cpu")
+    with host.on_device(model, role="text_encoder"):
+        pass
     assert set(model.state_dict()) == before
+    ((patcher, _),) = comfy.loaded
+    assert patcher.model is model
 
 
 def test_comfy_shows_previews_and_may_interrupt(comfy):
