@@ -1,7 +1,7 @@
 // What the panels say, by language.
 
 const ENGLISH = {
-  chartHint: "Run: threshold and x0 appear here.",
+  chartHint: "Run: the threshold and the image of each step appear here.",
   viewHint: "Run: the stages appear here, over each other.",
   readingHint: "Run: what was read of the prompt appears here.",
   emptyPrompt: "the empty prompt",
@@ -28,7 +28,7 @@ const ENGLISH = {
 };
 
 const CHINESE = {
-  chartHint: "运行后，这里显示阈值与 x0。",
+  chartHint: "运行后，这里显示每一步的阈值与图像。",
   viewHint: "运行后，各阶段的图像叠放在这里。",
   readingHint: "运行后，这里显示实际读到的提示词。",
   emptyPrompt: "空提示词",
