@@ -18,17 +18,51 @@ OPTIONAL = {
 }
 
 
+# Images of one prompt, heads, width of a head, positions and tokens.
+ATTENTIONS = [
+    ("the bundled base, 2 images", 2, 8, 32, 16, 32),
+    ("DeepFloyd IF-I-XL at 32 x 32, 2 images", 2, 22, 64, 1024, 77),
+    ("DeepFloyd IF-I-XL at 16 x 16, 8 images", 8, 33, 64, 256, 77),
+]
 MARKS = {True: "ok  ", False: "FIX ", None: "--  "}  # None = optional, and not there
 
 
 def doctor(options: argparse.Namespace) -> dict[str, Any]:
     """Check this installation."""
+    if options.kernels:
+        return {"kernels": kernels(show=not options.json)}
     found = examine()
     if not options.json:
         for line in found["checks"]:
             print(f"{MARKS[line['ok']]} {line['what']}: {line['found']}")
     well = all(line["ok"] is not False for line in found["checks"])
     return {**found, "exit": 0 if well else 1}
+
+
+def kernels(show: bool) -> list[dict[str, Any]]:
+    """Each way to compute attention, timed on this device on shapes of the networks.
+
+    show   whether to print them as a table
+    """
+    import torch
+
+    from ..imagen_core.unet.attention import ATTENTION
+    from ..nodes import host
+
+    device, dtype, found = host.compute_device(), host.dtype("auto"), []
+    for about, images, heads, head, queries, tokens in ATTENTIONS:
+        own = torch.randn(images, queries, 3, heads, head, device=device, dtype=dtype)
+        text = torch.randn(2, 1, heads, tokens, head, device=device, dtype=dtype)
+        q, k, v = own.permute(2, 0, 3, 1, 4)
+        tried = ATTENTION.measured((q, tuple(text), (k, v)))
+        used = ATTENTION.forced() or ATTENTION.winner(tried)
+        found.append({"what": about, "dtype": str(dtype), "used": used, "ways": tried})
+    for line in found if show else []:
+        print(f"attention of {line['what']}, {line['dtype'].removeprefix('torch.')}")
+        for name, way in line["ways"].items():
+            told = way.get("failed") or f"{way['ms']:.3f} ms, error {way['error']:.1e}"
+            print(f"  {'*' if name == line['used'] else ' '} {name}: {told}")
+    return found
 
 
 def examine() -> dict[str, Any]:

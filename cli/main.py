@@ -116,7 +116,9 @@ def make_parser() -> argparse.ArgumentParser:
     about = "Measure a cascade's images, or a folder of images; writes tables and a page."
     add_evaluate_options(command("evaluate", evaluate, about))
     add_info_options(command("info", info, "Show what a file or folder holds."))
-    command("doctor", doctor, "Check this installation and show what to fix.")
+    sub = command("doctor", doctor, "Check this installation and show what to fix.")
+    about = "time the ways to compute attention on this device, instead, and show which one is used"
+    sub.add_argument("--kernels", action="store_true", help=about)
     return parser
 
 

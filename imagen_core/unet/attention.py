@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..kernels.choice import Choice
+
 KeysValues = tuple[Tensor, Tensor]  # each: b heads n d
 
 
@@ -111,8 +113,8 @@ class TextAttention(nn.Module):
             h = attention(split_heads(h, self.head_dim), *text)
             h = rearrange(h, "p (each n) c -> (p each) n c", each=len(x) // rows)
         else:
-            q, *kv = (split_heads(part, self.head_dim) for part in h.chunk(3, dim=-1))
-            h = attention(q, *(joined(ours, own) for ours, own in zip(text, kv, strict=True)))
+            q, k, v = (split_heads(part, self.head_dim) for part in h.chunk(3, dim=-1))
+            h = ATTENTION(q, text, (k, v))
         return x + rearrange(self.proj_out(h), "b (h w) c -> b c h w", h=height)
 
 
@@ -127,6 +129,26 @@ def joined(text: Tensor, image: Tensor) -> Tensor:
     image = rearrange(image, "(p each) h n d -> p each h n d", p=len(text))
     text = text[:, None].expand(-1, image.shape[1], -1, -1, -1)
     return torch.cat([text, image], dim=3).flatten(0, 1)
+
+
+def over_joined(q: Tensor, text: KeysValues, own: KeysValues) -> Tensor:
+    """Attention over the text's keys and the image's own, concatenated: b n (heads d).
+
+    q      b heads n d
+    text   p heads m d each, p dividing b
+    own    b heads n d each
+    """
+    return attention(q, *(joined(ours, image) for ours, image in zip(text, own, strict=True)))
+
+
+def over_both(q: Tensor, text: KeysValues, own: KeysValues) -> Tensor:
+    """The same without concatenating, by a Triton kernel; ModuleNotFoundError where Triton is not there."""
+    from ..kernels.two_source import two_source_attention
+
+    return two_source_attention(q, text, own)
+
+
+ATTENTION = Choice("attention", {"joined": over_joined, "triton": over_both})
 
 
 def text_keys_values(unet: nn.Module, tokens: Tensor) -> tuple[KeysValues, ...]:

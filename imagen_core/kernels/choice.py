@@ -1,0 +1,153 @@
+"""Several ways to compute one thing, of which a device uses the fastest that is right there.
+
+On first use on a GPU every way is tried on the real shapes: held against the plain one in float32, and timed.
+What won is kept in a file for the next process. Elsewhere, and where gradients are recorded, the plain
+way computes.
+"""
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+REPEATS = 7
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 2e-2}  # relative
+DEVICES = ("cuda",)  # where there is a choice
+Tried = dict[str, dict[str, Any]]
+
+
+def cache_file() -> Path:
+    """Where choices are kept: $XDG_CACHE_HOME, %LOCALAPPDATA% or ~/.cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    return Path(root or Path.home() / ".cache") / "imagen-nodes" / "kernels.json"
+
+
+class Choice:
+    """Ways to compute one thing; called like any of them.
+
+    name   the environment variable IMAGEN_<NAME> names the way that is used whatever was measured
+    ways   by name, the plain one first; each takes tensors and sequences of them, and returns a tensor
+    """
+
+    def __init__(self, name: str, ways: dict[str, Callable[..., Tensor]]):
+        self.name, self.ways = name, ways
+        self.plain = next(iter(ways))
+        self.chosen: dict[str, str] = {}
+
+    def __call__(self, *given: Any) -> Tensor:
+        tensors = flat(given)
+        asked = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
+        if tensors[0].device.type not in DEVICES or asked or torch.compiler.is_compiling():
+            return self.ways[self.plain](*given)
+        key = key_of(tensors)
+        if key not in self.chosen:
+            self.chosen[key] = self.decide(key, given)
+        return self.ways[self.chosen[key]](*given)
+
+    def forced(self) -> str | None:
+        """The way that the environment names; ValueError where there is none of the name."""
+        variable = f"IMAGEN_{self.name.upper()}"
+        name = os.environ.get(variable)
+        if name and name not in self.ways:
+            raise ValueError(f"{variable}: expected one of {', '.join(self.ways)}, got {name!r}")
+        return name or None
+
+    def decide(self, key: str, given: Sequence[Any]) -> str:
+        """The way to use: forced, as measured before, or measured now.
+
+        key     of `key_of`
+        given   what it is to compute with
+        """
+        forced = self.forced()
+        if forced is not None:
+            return forced
+        kept = read(cache_file())
+        known = kept.get(self.name, {}).get(key)
+        if known in self.ways:
+            return known
+        won = self.winner(self.measured(given))
+        write(cache_file(), {**kept, self.name: {**kept.get(self.name, {}), key: won}})
+        return won
+
+    @torch.no_grad()
+    def measured(self, given: Sequence[Any]) -> Tried:
+        """Of each way: {"ms", "error", "right"}, or {"failed"} where it does not run here.
+
+        given   what it is to compute with
+        """
+        first = flat(given)[0]
+        expected = self.ways[self.plain](*in_float32(given))
+        size, tried = expected.abs().max().item() or 1.0, {}
+        for name, way in self.ways.items():
+            try:
+                apart = (way(*given).float() - expected).abs().max().item() / size
+                times = [seconds(way, given, first.device) for _ in range(REPEATS)]
+            except Exception as error:  # whatever a compiler of kernels raises
+                tried[name] = {"failed": f"{type(error).__name__}: {error}".splitlines()[0][:100]}
+                continue
+            right = name == self.plain or apart <= TOLERANCE.get(first.dtype, 0.0)
+            tried[name] = {
+                "ms": 1e3 * statistics.median(times), "error": apart, "right": right,
+            }  # fmt: skip
+        return tried
+
+    def winner(self, tried: Tried) -> str:
+        """The fastest way whose result was right."""
+        right = {name: found["ms"] for name, found in tried.items() if found.get("right")}
+        return min(right, key=lambda name: right[name]) if right else self.plain
+
+
+def seconds(way: Callable[..., Tensor], given: Sequence[Any], device: torch.device) -> float:
+    """Wall-clock time of one call, the device idle before and after it."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    started = time.perf_counter()
+    way(*given)
+    wait()
+    return time.perf_counter() - started
+
+
+def flat(given: Sequence[Any]) -> list[Tensor]:
+    """All tensors of the arguments, in order."""
+    return [each for part in given for each in ([part] if isinstance(part, Tensor) else flat(part))]
+
+
+def in_float32(given: Sequence[Any]) -> list[Any]:
+    """The same arguments in float32."""
+    return [part.float() if isinstance(part, Tensor) else in_float32(part) for part in given]
+
+
+def key_of(tensors: list[Tensor]) -> str:
+    """What a choice holds for: device, torch, dtype and shapes."""
+    device = tensors[0].device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    shapes = " ".join("x".join(map(str, each.shape)) for each in tensors)
+    kind = str(tensors[0].dtype).removeprefix("torch.")
+    return f"{name}, torch {torch.__version__}, {kind}, {shapes}"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a file of choices holds; nothing where it cannot be read."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    usable = isinstance(found, dict) and all(isinstance(part, dict) for part in found.values())
+    return found if usable else {}
+
+
+def write(path: Path, choices: dict[str, Any]) -> None:
+    """Keep choices in a file where it can be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps(choices, indent=1), "utf-8")
+        os.replace(part, path)
+    except OSError:
+        return
