@@ -3,18 +3,19 @@
 Captions come from metadata.jsonl or metadata.csv (Hugging Face's imagefolder), from a .txt or .caption
 file beside the picture (each line is one), from kohya's folder names (`10_red car`: ten repeats), or
 last from the file's own name. `name_mask.png` beside `name.jpg` weighs the loss: white counts, black
-does not.
+does not. In archives of webdataset (.tar) a caption is the sample's .txt, .caption or .json.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .recipe import RecipeError
+from .shards import read_bytes, samples
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,7 +53,7 @@ MOST_ASPECT = 2.0
 class Picture:
     """One picture of a folder.
 
-    path       of the file
+    path       of the file, or its place in an archive
     captions   at least one
     weight     how often it is drawn beside the others
     mask       file that weighs the loss; "" = none
@@ -100,32 +102,67 @@ def read_folder(root: str | Path, least: int = 1, trigger: str = "") -> Folder:
     if not root.is_dir():
         raise RecipeError(f"data.folder: expected a folder of pictures, got {root}, which is none")
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    masks = {p.with_suffix("") for p in files if p.stem.endswith(MASK)}
     stems = {p.with_suffix("") for p in files}
-    files = [p for p in files if not is_mask(p, stems)]
     texts = dict(pair for table in tables(root) for pair in table)
+    drafts = [draft(p, root, stems, texts) for p in files if not is_mask(p, stems)]
+    drafts += [each for path in sorted(root.rglob("*.tar")) for each in packed(path)]
     with ThreadPoolExecutor() as pool:
-        looked = list(pool.map(lambda path: look_at(path, least), files))
+        looked = list(pool.map(lambda picture: look_at(picture.path, least), drafts))
     found, skipped, seen = [], [], {}
-    for path, (size, digest, reason) in zip(files, looked, strict=True):
+    for picture, (size, digest, reason) in zip(drafts, looked, strict=True):
         if not reason and digest in seen:
-            reason = f"the same file as {seen[digest].name}"
+            reason = f"the same file as {Path(seen[digest]).name}"
         if reason:
-            skipped.append((str(path), reason))
+            skipped.append((picture.path, reason))
             continue
-        seen[digest] = path
-        repeats, name = repeats_of(path, root)
-        captions = texts.get(path.resolve()) or beside(path) or [name or spoken(path.stem)]
-        captions = [f"{trigger}, {text}" if trigger else text for text in captions]
-        mask = path.with_name(path.stem + MASK)
-        mask = (
-            next((str(f) for f in mask.parent.glob(mask.name + ".*")), "") if mask in masks else ""
-        )
-        found.append(Picture(str(path), tuple(captions), repeats, mask, size))
+        seen[digest] = picture.path
+        captions = [f"{trigger}, {text}" if trigger else text for text in picture.captions]
+        found.append(replace(picture, captions=tuple(captions), size=size))
     if not found:
         why = f"; all {len(skipped)} were skipped, such as {skipped[0]}" if skipped else ""
         raise RecipeError(f"data.folder: {root}: expected pictures, found none{why}")
     return Folder(tuple(found), tuple(skipped))
+
+
+def draft(path: Path, root: Path, stems: set[Path], texts: dict[Path, list[str]]) -> Picture:
+    """A picture of a folder before it is looked at.
+
+    root    of the folder
+    stems   of all its pictures, without suffixes
+    texts   captions by resolved path, of metadata files
+    """
+    repeats, name = repeats_of(path, root)
+    captions = texts.get(path.resolve()) or beside(path) or [name or spoken(path.stem)]
+    mask = path.with_name(path.stem + MASK)
+    masks = mask.parent.glob(mask.name + ".*") if mask in stems else ()
+    return Picture(str(path), tuple(captions), repeats, next(map(str, masks), ""), (0, 0))
+
+
+def packed(archive: Path) -> Iterator[Picture]:
+    """Pictures of an archive before they are looked at."""
+    for sample in samples(archive):
+        suffix = next((s for s in sample if s in SUFFIXES), None)
+        if suffix is None:
+            continue
+        texts: list[str] = []
+        for kind in (*CAPTIONS, ".json"):
+            if kind in sample and not texts:
+                content = read_bytes(sample[kind]).decode("utf-8-sig", "replace")
+                texts = told(content) if kind == ".json" else lines_of(content)
+        name = Path(sample[suffix]).name.rpartition(":")[2]
+        texts = texts or [spoken(name.partition(".")[0])]
+        yield Picture(sample[suffix], tuple(texts), 1.0, "", (0, 0))
+
+
+def told(content: str) -> list[str]:
+    """The captions in a sample's JSON; none where it names none."""
+    try:
+        row = json.loads(content)
+    except ValueError:
+        return []
+    text = next((row[k] for k in TEXT_KEYS if row.get(k)), None) if isinstance(row, dict) else None
+    texts = text if isinstance(text, list) else [text]
+    return [each for each in texts if isinstance(each, str)]
 
 
 def is_mask(path: Path, stems: set[Path]) -> bool:
@@ -133,13 +170,13 @@ def is_mask(path: Path, stems: set[Path]) -> bool:
     return path.stem.endswith(MASK) and path.with_name(path.stem[: -len(MASK)]) in stems
 
 
-def look_at(path: Path, least: int) -> tuple[tuple[int, int], str, str]:
+def look_at(path: str, least: int) -> tuple[tuple[int, int], str, str]:
     """A picture's size, its file's digest, and why it cannot be used ("" = it can)."""
     from PIL import Image, ImageOps
 
     try:
-        data = path.read_bytes()
-        with Image.open(path) as image:
+        data = read_bytes(path)
+        with Image.open(io.BytesIO(data)) as image:
             image.load()
             size = ImageOps.exif_transpose(image).size
     except Exception as error:  # a damaged file raises what its decoder likes
@@ -193,9 +230,13 @@ def beside(path: Path) -> list[str]:
     for suffix in CAPTIONS:
         file = path.with_suffix(suffix)
         if file.is_file():
-            text = file.read_text("utf-8-sig", errors="replace")
-            return [line.strip() for line in text.splitlines() if line.strip()]
+            return lines_of(file.read_text("utf-8-sig", errors="replace"))
     return []
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a text that are not empty."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def repeats_of(path: Path, root: Path) -> tuple[float, str]:
@@ -214,11 +255,12 @@ def spoken(stem: str) -> str:
 def open_rgb(path: str, ground: str = "white") -> Image.Image:
     """A picture upright in RGB: 16 bit and CMYK converted, alpha on a ground.
 
+    path     of a file, or its place in an archive
     ground   colour, as pillow reads them
     """
     from PIL import Image, ImageOps
 
-    with Image.open(path) as file:
+    with Image.open(io.BytesIO(read_bytes(path))) as file:
         image = ImageOps.exif_transpose(file)
         if image.mode.startswith("I") or image.mode == "F":
             values = np.asarray(image, np.float64)

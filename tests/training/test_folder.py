@@ -61,6 +61,27 @@ def test_captions_come_from_files_metadata_folders_and_names(tmp_path):
     assert captions(with_trigger)["b.jpg"] == ("sks style, a green one",)
 
 
+def test_archives_of_webdataset_are_read_picture_by_picture(tmp_path):
+    writer = pytest.importorskip("webdataset").ShardWriter
+    (tmp_path / "shards").mkdir()
+    images = {name: Image.new("RGB", (40, 32), name) for name in ("red", "green", "blue", "gray")}
+    with writer(f"{tmp_path}/shards/%03d.tar", maxcount=2, verbose=0) as shards:
+        shards.write({"__key__": "red_one", "png": images["red"], "txt": "red\nof one colour"})
+        shards.write({"__key__": "b/green", "png": images["green"], "json": {"caption": "leaf"}})
+        shards.write({"__key__": "blue-heart_02", "png": images["blue"]})
+        shards.write({"__key__": "broken", "png": b"no picture", "txt": "x"})
+    draw(tmp_path / "gray.png", "gray")
+    folder = read_folder(tmp_path, trigger="new")
+    texts = ("new, gray", "new, leaf", "new, red", "new, blue heart")
+    assert {p.captions[0] for p in folder.pictures} == set(texts)
+    assert [path.rpartition("::")[2] for path, _ in folder.skipped] == ["broken.png"]
+    colours = {p.captions[0]: open_rgb(p.path).getpixel((1, 1)) for p in folder.pictures}
+    assert colours["new, leaf"] == (0, 128, 0) and colours["new, blue heart"] == (0, 0, 255)
+    (tmp_path / "x.tar").write_bytes(b"not an archive" * 99)
+    with pytest.raises(RecipeError, match=r"x\.tar: expected an uncompressed tar file"):
+        read_folder(tmp_path)
+
+
 def test_damaged_tiny_and_double_files_are_listed_once(tmp_path):
     draw(tmp_path / "a.png", "red")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
