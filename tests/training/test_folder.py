@@ -14,6 +14,7 @@ from imagen_nodes.imagen_core.training.folder import (
     Mixed,
     Picture,
     bucket_of,
+    cut,
     open_rgb,
     read_folder,
 )
@@ -240,3 +241,15 @@ def test_prompts_on_disk_serve_the_next_run_with_the_same_encoder(tmp_path, t5_f
         for parameter in other.model.parameters():
             parameter.mul_(0.5)
     assert Prompts(other, kept=tmp_path).states == {}
+
+
+def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(tmp_path):
+    rng = np.random.default_rng(0)
+    blobs = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    blobs.resize((640, 480), Image.Resampling.BICUBIC).save(tmp_path / "a.jpg", quality=95)
+    assert open_rgb(str(tmp_path / "a.jpg"), least=128).size == (320, 240)
+    whole = open_rgb(str(tmp_path / "a.jpg"))
+    (picture,) = read_folder(tmp_path).pictures
+    made, _ = FolderMaker((picture,), 64, random=False)(rng)
+    expected = np.asarray(cut(whole, (64, 64), (0.5, 0.5), 0))
+    assert np.abs(made.astype(int) - expected).mean() < 1.5
