@@ -43,6 +43,7 @@ SUFFIXES = {
 }
 CAPTIONS = (".txt", ".caption")
 MASK = "_mask"
+ORIENTATION = 0x0112  # EXIF's tag; from 5 on width and height are exchanged
 REPEATS = re.compile(r"(\d+)_(.+)")
 NAME_KEYS, TEXT_KEYS = ("file_name", "image", "file"), ("text", "caption", "captions", "prompt")
 BUCKET_STEP = 8  # sides of aspect buckets are multiples of it
@@ -172,13 +173,15 @@ def is_mask(path: Path, stems: set[Path]) -> bool:
 
 def look_at(path: str, least: int) -> tuple[tuple[int, int], str, str]:
     """A picture's size, its file's digest, and why it cannot be used ("" = it can)."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
         data = read_bytes(path)
         with Image.open(io.BytesIO(data)) as image:
+            turned = image.getexif().get(ORIENTATION, 1) >= 5
+            size = image.size[::-1] if turned else image.size
+            image.draft(None, (1, 1))  # a JPEG is read to its end, but not made whole
             image.load()
-            size = ImageOps.exif_transpose(image).size
     except Exception as error:  # a damaged file raises what its decoder likes
         return (0, 0), "", f"cannot be read: {type(error).__name__}: {str(error)[:80]}"
     reason = f"too small: {size[0]} x {size[1]}, at least {least} is needed" * (min(size) < least)
