@@ -2,13 +2,21 @@
 
 import ast
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from imagen_nodes.cli.main import make_parser
 from imagen_nodes.imagen_core import PRESETS, Stage, StageConfig, save_stage
+from imagen_nodes.imagen_core.training.recipe import parse_recipe
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
@@ -39,6 +47,35 @@ def test_links_and_paths_lead_somewhere(path):
     if path.name in ("CONTRIBUTING.md", "architecture.md"):
         for target in re.findall(r"`([\w./]+/[\w.]*)`", text):
             assert (ROOT / target).exists(), target
+
+
+def commands(path):
+    """The lines of a document's code that call `imagen`, without comments."""
+    text = "\n".join(re.findall(r"```\w*\n(.*?)```", path.read_text("utf-8"), re.S))
+    lines = [re.sub(r"\s+#.*", "", line) for line in text.replace("\\\n", " ").split("\n")]
+    parts = [part.strip() for line in lines for part in line.split("&&")]
+    return [part for part in parts if part.startswith("imagen ")]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_shell_takes_the_commands_of_the_documents(path):
+    for command in commands(path):
+        if "COMMAND" not in command:
+            make_parser().parse_args(shlex.split(command)[1:])
+
+
+def test_the_recipes_of_a_cascade_from_scratch_make_stages_that_fit():
+    text = (ROOT / "docs" / "your_cascade.md").read_text("utf-8")
+    base, sr64 = (tomllib.loads(block) for block in re.findall(r"```toml\n(.*?)```", text, re.S))
+    sr128 = re.search(r"sed '(.*?)'", text)[1].split("; ")
+    assert sr128 == ["s/resolution = 64/resolution = 128/", "s/sr64/sr128/"]
+    first, second = (parse_recipe(tables, ROOT) for tables in (base, sr64))
+    assert Path(first.data.text_encoder).is_dir()
+    config = second.stage_config()
+    assert config.resolution == first.stage_config().resolution * config.scale
+    with torch.device("meta"):
+        Stage(first.stage_config()), Stage(config)
+    assert sum(t["run"]["minutes"] for t in (base, sr64, sr64)) < 30
 
 
 def examples():
