@@ -1,71 +1,54 @@
-"""Before and after side by side: what the bundled cascade makes, with and without LoRAs.
+"""Before and after side by side, from the pictures that `imagen evaluate` made.
 
-    python recipes/openmoji/grid.py SPRITES_DIR OUT_DIR BASE_LORA SR_LORA GRID.png
+    python recipes/openmoji/grid.py BEFORE AFTER REAL GRID.png [--things NAME ...]
 
-OUT_DIR is what pictures.py wrote. Rows, each of eight things: the cascade as it is, with the LoRAs, the
-real drawings, and the cascade's own styles with the LoRAs. 128 pixels each, averaged from 256.
+BEFORE and AFTER are folders of `imagen evaluate`, REAL is what pictures.py wrote. Rows, each of the same
+things: the bundled base, the base with the LoRA, the real drawings; then the things in the base's own
+styles, before and with the LoRA.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
+import numpy as np
 from PIL import Image
-from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "emoji"))
-from compose import Drawings, Piece, Scene
+from imagen_nodes.imagen_core.evaluation.prompts import LINES, Prompt, read_prompts
 
-from imagen_nodes.imagen_core import Cascade, apply_lora, load_cascade, load_lora
-from imagen_nodes.imagen_core.evaluation.prompts import LINES, read_prompts
-
-ACROSS, SIDE = 8, 128
+STYLE, ACROSS, SIDE = "openmoji", 8, 96
 COLOURS = 128  # of the palette
 
 
-def real(drawings: Drawings, thing: str) -> Tensor:
-    """OpenMoji's drawing of a thing: 256 256 3 in 0..1."""
-    row = next(r for r in drawings.rows if (r["style"], r["name"]) == ("openmoji", thing))
-    scene = Scene((Piece(row["row"]),), thing, "plain")
-    return torch.from_numpy(drawings.render(scene, 256)) / 255
+def shown(folder: Path, new: bool) -> dict[str, tuple[Prompt, Path]]:
+    """Prompts and files by thing, in the new style or in the others."""
+    prompts = read_prompts(folder / LINES)
+    return {str(p.thing): (p, folder / str(p.file)) for p in prompts if (p.style == STYLE) == new}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sprites", type=Path, help="folder that sprites.py wrote")
-    parser.add_argument("folder", type=Path, help="folder that pictures.py wrote")
-    parser.add_argument("base", type=Path, help="LoRA of the base")
-    parser.add_argument("sr", type=Path, help="LoRA of SR 256")
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    parser.add_argument("real", type=Path)
     parser.add_argument("out", type=Path, help="PNG")
-    parser.add_argument("--things", nargs="*", help="names; default: the first that are asked for")
+    parser.add_argument("--things", nargs="*", help="default: the first that are asked for")
     args = parser.parse_args()
-    prompts = read_prompts(args.folder / LINES)
-    asked = [p for p in prompts if p.style == "openmoji"]
-    things = args.things or [p.thing for p in asked[:ACROSS]]
-    own = [
-        next(p.prompt for p in prompts if p.thing == t and p.style != "openmoji") for t in things
-    ]
-    new = [f"{thing}, openmoji style" for thing in things]
-    plain = load_cascade("emoji")
-    base = apply_lora(plain.base, load_lora(args.base, plain.base))
-    sr = apply_lora(plain.sr256, load_lora(args.sr, plain.sr256))
-    tuned = Cascade(plain.text_encoder, base, sr)
-    drawn = torch.stack([real(Drawings(args.sprites), thing) for thing in things])
+    before, after = args.before / "pictures", args.after / "pictures"
     rows = [
-        plain.generate(new, upto=256, seed=0),
-        tuned.generate(new, upto=256, seed=0),
-        drawn,
-        tuned.generate(own, upto=256, seed=0),
+        *(shown(folder, True) for folder in (before, after, args.real)),
+        *(shown(folder, False) for folder in (before, after)),
     ]
-    small = [F.interpolate(r.permute(0, 3, 1, 2), (SIDE, SIDE), mode="area") for r in rows]
-    grid = torch.cat([torch.cat(list(row), dim=2) for row in small], dim=1).permute(1, 2, 0)
-    image = Image.fromarray((grid.clamp(0, 1) * 255).round().byte().numpy())
-    image.quantize(COLOURS).save(args.out, optimize=True)
-    print(", ".join(things), "|", ", ".join(own))
+    things = args.things or [t for t in rows[1] if all(t in row for row in rows)][:ACROSS]
+    sheet = np.full((SIDE * len(rows), SIDE * len(things), 3), 255, np.uint8)
+    for i, row in enumerate(rows):
+        for k, thing in enumerate(things):
+            image = Image.open(row[thing][1]).convert("RGB")
+            image = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+            sheet[i * SIDE : (i + 1) * SIDE, k * SIDE : (k + 1) * SIDE] = np.asarray(image)
+    Image.fromarray(sheet).quantize(COLOURS).save(args.out, optimize=True)
+    print("\n".join(rows[4][thing][0].prompt for thing in things))
 
 
 if __name__ == "__main__":
