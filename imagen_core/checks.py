@@ -1,6 +1,5 @@
 """What sampling asks of the text and the pictures that it is given; an error says what to give instead."""
 
-import math
 from typing import Any
 
 from torch import Tensor
@@ -8,9 +7,8 @@ from torch import Tensor
 from .diffusion.respacing import whole
 from .settings import Settings
 from .stage import Stage
-from .text.embedding import EncodedPrompt
-
-OVERSHOOT = 0.5
+from .tensor_checks import check_numbers, check_tensor
+from .text.prompt import EncodedPrompt
 
 
 def check_base(
@@ -83,7 +81,7 @@ def check_batch(stage: Stage, text: Any, batch: int) -> None:
     stage.check_text(text.text.embeds)
     if batch < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch}")
-    for part in (*(part for pair in text.positives for part in pair), text.null_text):
+    for part in (*(part for p in text.positives for part in (p.text, p.pooled)), text.null_text):
         if len(part) not in (1, batch):
             expected = "1 prompt" if batch == 1 else f"1 prompt or {batch}, one for each image"
             raise ValueError(
@@ -143,34 +141,3 @@ def check_mask(mask: Tensor | None, image: Tensor | None, batch: int, name: str)
             f"{list(mask.shape)}"
         )
     check_numbers(mask, "mask")
-
-
-def check_tensor(image: Any, name: str) -> None:
-    """Raise TypeError unless this is a torch.Tensor."""
-    if not isinstance(image, Tensor):
-        raise TypeError(
-            f"{name}: expected a torch.Tensor, got {type(image).__name__}; torch.from_numpy makes one"
-        )
-
-
-def check_numbers(tensor: Tensor, name: str) -> None:
-    """Raise ValueError where pictures or masks hold NaN, infinities, or values far outside 0..1.
-
-    tensor   any shape; what resampling adds at edges passes
-    """
-    least, most = (
-        (float(bound) for bound in tensor.detach().aminmax()) if tensor.numel() else (0.0, 1.0)
-    )
-    if not math.isfinite(least + most):
-        raise ValueError(
-            f"{name}: has values that are not numbers (NaN or infinite); check the node or file that made it"
-        )
-    if least < -OVERSHOOT or most > 1 + OVERSHOOT:
-        raise ValueError(
-            f"{name}: expected values in 0..1, got {least:.3g} to {most:.3g}; {advice(least)}"
-        )
-
-
-def advice(least: float) -> str:
-    """How to bring a picture into 0..1, by the smallest of its values."""
-    return "divide by 255" if least >= -OVERSHOOT else "of -1..1, take (image + 1) / 2"

@@ -22,7 +22,8 @@ from .kernels.convolution import DTYPES, MOST_BYTES, Conv2d
 from .memory import PART, free_bytes
 from .sampling import sample_base, super_resolve
 from .stage import Stage, StageConfig
-from .text.embedding import EncodedPrompt, TextEmbedding
+from .text.embedding import TextEmbedding
+from .text.prompt import EncodedPrompt
 
 STEPS = 2  # of the run: later ones take what the second does
 TOKENS = 77

@@ -29,7 +29,7 @@ from .diffusion.tiles import Tiles, windows
 from .diffusion.trace import Trace
 from .settings import OnStep, Quality, Settings, Sigmas
 from .stage import Stage
-from .text.embedding import EncodedPrompt
+from .text.prompt import EncodedPrompt
 from .unet.reuse import Reuse, Reusing
 
 

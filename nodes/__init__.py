@@ -15,6 +15,7 @@ from .loras import ImagenLoadLoRA, ImagenSaveLoRA
 from .plot import ImagenXYPlot
 from .preview import ImagenCascadeView
 from .prompt_files import ImagenLoadText, ImagenSaveText
+from .regions import ImagenRegionalPrompt
 from .sampling import ImagenBaseSample, ImagenSR256, ImagenSR1024
 from .styles import ImagenStyle
 from .training import ImagenDatasetFromFolder, ImagenEvaluateCascade, ImagenFineTuneStage
@@ -50,6 +51,7 @@ NODE_CLASS_MAPPINGS = {
     "ImagenOutpaint": ImagenOutpaint,
     "ImagenStitch": ImagenStitch,
     "ImagenStyle": ImagenStyle,
+    "ImagenRegionalPrompt": ImagenRegionalPrompt,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -82,6 +84,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "ImagenOutpaint": "Imagen Outpaint",
     "ImagenStitch": "Imagen Stitch",
     "ImagenStyle": "Imagen Style",
+    "ImagenRegionalPrompt": "Imagen Regional Prompt",
 }
 
 host.register_folders()

@@ -157,12 +157,14 @@ class ImagenTextToConditioning:
 
     def convert(self, text: Any) -> tuple:
         """Positive and negative."""
-        weights = [1.0] if len(text.positives) == 1 else [1 - text.mixer, text.mixer]
         positive = [
-            entry(attended, pooled, weight)
-            for (attended, pooled), weight in zip(text.positives, weights, strict=True)
+            entry(text.at(span[0]), pooled.at(span[0]), share, mask, span)
+            for text, pooled, share, mask in text.positives
+            for span in spans(text, pooled)
         ]
-        return positive, [entry(text.null_text, text.null_text, 1.0)]
+        nulls = [(text.null_text.at(span[0]), span) for span in spans(text.null_text)]
+        negative = [entry(null, null, 1.0, None, span) for null, span in nulls]
+        return positive, negative
 
 
 class ImagenConditioningToText:
@@ -206,15 +208,33 @@ class ImagenConditioningToText:
             return (EncodedPrompt(text, null_text, style=style_of(positive)),)
 
 
-def entry(text: Any, pooled: Any, weight: float) -> list:
-    """An entry of a CONDITIONING; ComfyUI averages a list of them by their strength.
+def spans(*texts: Any) -> list[tuple[float, float]]:
+    """The parts of the schedule, from where to where, in which none of the texts changes."""
+    from ..imagen_core.text.embedding import starts_of
+
+    starts = starts_of(list(texts))
+    return list(zip(starts, [*starts[1:], 1.0], strict=True))
+
+
+def entry(
+    text: Any, pooled: Any, weight: float, mask: Tensor | None, span: tuple[float, float]
+) -> list:
+    """An entry of a CONDITIONING; ComfyUI averages those of a step by strength and mask.
 
     text     TextEmbedding that is attended to
     pooled   TextEmbedding that is pooled
     weight   of the prediction that it leads to
+    mask     h w, where it acts; None = everywhere
+    span     part of the schedule at which it begins, and ends
     """
     given = {"attention_mask": text.mask, "pooled_output": None, "strength": weight}
-    return [text.embeds, given if pooled is text else {**given, host.STYLE: pooled.embeds}]
+    if pooled is not text:
+        given[host.STYLE] = pooled.embeds
+    if mask is not None:
+        given |= {"mask": mask[None], "mask_strength": 1.0, "set_area_to_bounds": False}
+    if span != (0.0, 1.0):
+        given |= {"start_percent": span[0], "end_percent": span[1]}
+    return [text.embeds, given]
 
 
 def embedding_of(conditioning: Any, name: str) -> Any:
@@ -227,9 +247,16 @@ def embedding_of(conditioning: Any, name: str) -> Any:
     if len(conditioning) != 1:
         raise ValueError(
             f"{name}: expected one entry, got {len(conditioning)}; join them with Conditioning (Concat) "
-            f"or (Average) in place of (Combine)"
+            f"or (Average) in place of (Combine). A text with regions, or one that changes with the "
+            f"steps, has several: use it without conversion"
         )
     ((embeds, given),) = conditioning
+    limited = [key for key in ("mask", "area", "start_percent", "end_percent") if key in given]
+    if limited:
+        raise ValueError(
+            f"{name}: expected a text for the whole image and all steps, got one with {', '.join(limited)}; "
+            f"use Imagen Regional Prompt, or [from:to:0.4] in the prompt, and no conversion"
+        )
     return TextEmbedding(embeds, host.text_mask(embeds, given.get("attention_mask")))
 
 

@@ -38,7 +38,8 @@ class ImagenT5Encode:
                         **text,
                         "default": "a red apple, noto style",
                         "tooltip": "What the image should show. (word:1.2) makes a word stronger, "
-                        "(word:0.8) weaker.",
+                        "(word:0.8) weaker. [cat:dog:0.4] changes from cat to dog after 40 % of the "
+                        "steps. Texts between BREAK are encoded apart.",
                     },
                 ),
                 "negative_prompt": (
@@ -56,7 +57,7 @@ class ImagenT5Encode:
                     {
                         "default": False,
                         "tooltip": "DeepFloyd IF's caption cleaning: removes links, brackets, sizes etc., "
-                        "so that no word has a weight.",
+                        "so that no word has a weight, no text changes and BREAK is a word.",
                         "advanced": True,
                     },
                 ),
@@ -69,20 +70,14 @@ class ImagenT5Encode:
         """The encoded prompt and its null text; the interface is told how the prompt was read."""
         with host.on_device(text_encoder.model, role="text_encoder"):
             text = text_encoder.encode_prompt(prompt, negative_prompt, clean_caption)
-        reading = text_encoder.describe(prompt, clean_caption)
-        weights = ", ".join(f"{text} {weight:.3g}" for text, weight in reading.weights)
+        told = reading_of(text_encoder.describe(prompt, clean_caption), text_encoder.max_length)
         lines = [
-            f"reads: {reading.text}",
-            f"{len(reading.tokens)} of {text_encoder.max_length} tokens: {' '.join(reading.tokens)}",
-            *([f"weights: {weights}"] if weights else []),
-            *([f"cut: {reading.cut}"] if reading.cut else []),
+            f"reads: {told['text']}",
+            f"{told['tokens']} of {told['limit']} tokens: {told['pieces']}",
+            *(f"from {change['from']:.0%}: {change['text']}" for change in told["later"]),
+            *([f"weights: {told['weights']}"] if told["weights"] else []),
+            *([f"cut: {told['cut']}"] if told["cut"] else []),
         ]
-        told = {
-            "text": reading.text,
-            "tokens": len(reading.tokens),
-            "limit": text_encoder.max_length,
-        }
-        told |= {"weights": weights, "cut": reading.cut or ""}
         ui = {"text": ["\n".join(lines)], "imagen_reading": [told]}
         return {"ui": ui, "result": (text,)}
 
@@ -97,6 +92,25 @@ class ImagenT5Encode:
             with host.on_device(encoder.model, role="text_encoder"):
                 encoder.encode_prompt(prompts, negative, clean)  # which keeps them
         return [self.encode(**call) for call in calls]
+
+
+def reading_of(reading: Any, max_length: int) -> dict[str, Any]:
+    """What the interface is told of how a prompt was read: weights and what is cut at any step.
+
+    reading      imagen_core.Reading
+    max_length   tokens of each part
+    """
+    every = [reading, *(later for _, later in reading.later)]
+    weights = dict.fromkeys(weighted for each in every for weighted in each.weights)
+    return {
+        "text": reading.text,
+        "tokens": len(reading.tokens),
+        "pieces": " ".join(reading.tokens),
+        "limit": max_length * reading.parts,
+        "weights": ", ".join(f"{text} {weight:.3g}" for text, weight in weights),
+        "cut": " … ".join(dict.fromkeys(each.cut for each in every if each.cut)),
+        "later": [{"from": start, "text": later.text} for start, later in reading.later],
+    }
 
 
 class ImagenMixPrompts:
@@ -135,17 +149,15 @@ class ImagenMixPrompts:
 
     def mix(self, text: Any, mixer: float, second: Any = None, style: Any = None) -> tuple:
         """The prompt with the second one and the style."""
-        from ..imagen_core import EncodedPrompt
+        from dataclasses import replace
 
-        return (
-            EncodedPrompt(
-                text.text,
-                text.null_text,
-                None if second is None else second.text,
-                mixer if second is not None else 0.0,
-                None if style is None else style.text,
-            ),
+        mixed = replace(
+            text,
+            second=None if second is None else second.text,
+            mixer=mixer if second is not None else 0.0,
+            style=None if style is None else style.text,
         )
+        return (mixed,)
 
 
 class ImagenDynamicThreshold:

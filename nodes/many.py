@@ -52,10 +52,7 @@ def pictures_of(call: Call) -> int:
 
 def likeness(call: Call) -> Any:
     """What calls have in common that can be evaluated together."""
-    text = call["text"]
-    found: list[Any] = [
-        ("text", text.mixer, text.second is None, text.style is None, text.text.embeds.shape[1:])
-    ]
+    found: list[Any] = [("text", call["text"].form)]
     for name, value in sorted(call.items()):
         if name in PICTURES:
             found.append((name, None if value is None else (tuple(value.shape[1:]), value.dtype)))

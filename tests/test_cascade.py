@@ -12,7 +12,8 @@ from imagen_nodes.imagen_core.diffusion.samplers import SAMPLERS
 from imagen_nodes.imagen_core.sampling import sample_base, super_resolve
 from imagen_nodes.imagen_core.settings import Settings
 from imagen_nodes.imagen_core.stage import SamplingDefaults, Stage, StageConfig
-from imagen_nodes.imagen_core.text.embedding import EncodedPrompt, TextEmbedding
+from imagen_nodes.imagen_core.text.embedding import TextEmbedding
+from imagen_nodes.imagen_core.text.prompt import EncodedPrompt
 from imagen_nodes.imagen_core.unet.presets import PRESETS
 
 

@@ -69,7 +69,9 @@ BOXES = [
         ("imagen_core.diffusion",), 668, 472, 292,
     ),
     Box("unet/", "the networks", ("imagen_core.unet",), 668, 572, 292),
-    Box("text/", "prompt to states", ("imagen_core.text",), 668, 672, 140),
+    Box(
+        "text/", "prompt to states", ("imagen_core.text", "imagen_core.tensor_checks"), 668, 672, 140,
+    ),
     Box("kernels/", "fast paths", ("imagen_core.kernels",), 824, 672, 136),
     Box("weights/", "how files hold tensors", ("imagen_core.weights",), 668, 772, 292),
 ]  # fmt: skip

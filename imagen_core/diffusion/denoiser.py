@@ -15,7 +15,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..text.embedding import EncodedPrompt, TextEmbedding
+from ..text.embedding import TextEmbedding, starts_of
+from ..text.prompt import EncodedPrompt, Positive, fitted
 from ..unet.layers import Modulation, TextContext, modulations, residual_blocks, runs_on
 from .guidance import Guidance
 from .lowres import Lowres, Shown
@@ -90,23 +91,52 @@ def target(prediction: Prediction, x0: Tensor, eps: Tensor, logsnr: Tensor) -> T
 
 
 # (Eq. 2)
-def guide(rows: Sequence[Tensor], mixer: float, scale: float, channels: int) -> Tensor:
-    """One output from those of the prompt, of the second prompt and of the null text.
+def guide(
+    rows: Sequence[Tensor], shares: Sequence[float | Tensor], scale: float, channels: int
+) -> Tensor:
+    """One output from those of the positive prompts and of the null text.
 
-    rows       each b c h w; the second prompt's only where mixer > 0, the null text's where scale != 1
-    mixer      weight of the second prompt, 0..1
-    channels   of the prediction; what follows, a learned variance, is the prompt's as it is
+    rows       each b c h w: one a share, then the null text's where scale != 1
+    shares     of the positive prompts, together 1: numbers, or h w each where they differ from place to place
+    channels   of the prediction; what follows, a learned variance, is the first prompt's as it is, or mixed
+               by shares that differ from place to place
 
-    u + w * ((1 - m) * c + m * p - u), DeepFloyd IF's positive mixer; with m = 0, classifier-free
-    guidance: Imagen, arXiv:2205.11487, Eq. 2.
+    u + w * ((1 - m) * c + m * p - u), DeepFloyd IF's positive mixer; with one prompt, classifier-free
+    guidance: Imagen, arXiv:2205.11487, Eq. 2. In regions: MultiDiffusion, arXiv:2302.08113, section 4.2.
     """
-    output, *others = rows
+    output = rows[0]
+    if any(isinstance(share, Tensor) for share in shares):
+        output = torch.stack([share * row for share, row in zip(shares, rows, strict=False)]).sum(0)
     prediction = output[:, :channels]
-    if mixer:
-        prediction = prediction.lerp(others[0][:, :channels], mixer)
+    if len(shares) == 2 and isinstance(shares[1], float):
+        prediction = prediction.lerp(rows[1][:, :channels], shares[1])
     if scale != 1.0:
-        prediction = others[-1][:, :channels].lerp(prediction, scale)
+        prediction = rows[-1][:, :channels].lerp(prediction, scale)
     return torch.cat([prediction, output[:, channels:]], dim=1)
+
+
+class Shares:
+    """Each positive prompt's share of the prediction, its mask in the picture's size."""
+
+    def __init__(self, positives: Sequence[Positive]):
+        self.positives = positives
+        self.made: list[float | Tensor] = []
+
+    def __call__(self, x: Tensor, window: Window | None) -> list[float | Tensor]:
+        """The shares in a window of the picture: numbers, or h w.
+
+        x        b c h w, the whole picture, of one size at all steps
+        window   None = the whole picture
+        """
+        if not self.made:
+            size = x.shape[2], x.shape[3]
+            self.made = [
+                p.share if p.mask is None else (p.share * fitted(p.mask, size)).to(x.device)
+                for p in self.positives
+            ]
+        if window is None:
+            return self.made
+        return [window.crop(each) if isinstance(each, Tensor) else each for each in self.made]
 
 
 def prepared(
@@ -163,6 +193,50 @@ class Levels:
         return self.made[i - self.first]
 
 
+class Said(NamedTuple):
+    """What the network is told in the steps of one text: rows of an evaluation, their context and levels."""
+
+    rows: int
+    context: TextContext
+    levels: Levels
+
+
+class Texts:
+    """What the network is told of the prompts at each step, all of it prepared before the first."""
+
+    def __init__(
+        self,
+        unet: Network,
+        prompt: EncodedPrompt,
+        guidance: Guidance,
+        timesteps: Tensor,
+        batch: int,
+    ):
+        """timesteps (num_steps,), 0..1000; rows of a step: one a positive prompt, and the null text's"""
+        positives, steps = prompt.positives, len(timesteps)
+        guided = any(scale != 1.0 for scale in guidance.scales(steps))
+        starts = starts_of([prompt.null_text, *(t for p in positives for t in (p.text, p.pooled))])
+        parts = [guidance.done(i, steps) for i in range(steps)]
+        self.stretch = [sum(start <= part for start in starts) - 1 for part in parts]
+        self.said: dict[tuple[int, bool], Said] = {}
+        for k in sorted(set(self.stretch)):
+            start, known = starts[k], timesteps[: steps - self.stretch[::-1].index(k)]
+            contexts = [prepared(unet, p.text.at(start), p.pooled.at(start)) for p in positives]
+            for null in [False, True] if guided else [False]:
+                if null:
+                    contexts = [*contexts, prepared(unet, prompt.null_text.at(start))]
+                rows, context = len(contexts), joined_rows(contexts, batch)
+                levels = Levels(unet, known, context, rows * batch)
+                self.said[k, null] = Said(rows, context, levels)
+
+    def at(self, i: int, guided: bool) -> Said:
+        """What is told at step i.
+
+        guided   whether the null text is evaluated too
+        """
+        return self.said[self.stretch[i], guided]
+
+
 def make_denoiser(
     unet: Network,
     schedule: AnySchedule,
@@ -192,27 +266,20 @@ def make_denoiser(
     timesteps = (1000 * schedule.t(logsnrs)).to(device, torch.float32)
     logsnrs = logsnrs.to(device, torch.float32)
     scales = guidance.scales(len(alphas))
-    contexts = [prepared(unet, *pair) for pair in prompt.positives]
-    cond = both = joined_rows(contexts, batch)
-    if any(scale != 1.0 for scale in scales):
-        both = joined_rows([*contexts, prepared(unet, prompt.null_text)], batch)
+    texts, shares = Texts(unet, prompt, guidance, timesteps, batch), Shares(prompt.positives)
     shown = None if lowres is None else Shown(lowres, dtype)
-    alone, total = len(contexts), len(contexts) + 1
-    kinds = ((alone, cond), (total, both))
-    levels = {rows: Levels(unet, timesteps, of, rows * batch) for rows, of in kinds}
 
     def denoise(x: Tensor, i: int) -> Denoised:
-        context, rows = (cond, alone) if scales[i] == 1.0 else (both, total)
+        rows, context, levels = texts.at(i, scales[i] != 1.0)
         x_t = alphas[i] * x
         conditioning = None if shown is None else shown.step()
-        aug = None if conditioning is None else conditioning.timestep.repeat(rows)
-        level = levels[rows](i, aug)
+        level = levels(i, None if conditioning is None else conditioning.timestep.repeat(rows))
 
         def under(window: Window | None) -> Tensor:
             seen = (x_t if window is None else window.crop(x_t)).to(dtype).repeat(rows, 1, 1, 1)
             given = () if shown is None else shown.under(window, rows)
             output = unet(seen, level, context, *given).float()
-            return guide(output.chunk(rows), prompt.mixer, scales[i], x.shape[1])
+            return guide(output.chunk(rows), shares(x, window), scales[i], x.shape[1])
 
         output = under(None) if tiles is None else tiles.blend(map(under, tiles.windows))
         predicted, variance = output[:, : x.shape[1]], output[:, x.shape[1] :]

@@ -71,6 +71,13 @@ class Guidance:
             for i in range(self.skipped, total)
         ]
 
+    def done(self, i: int, num_steps: int) -> float:
+        """The part of the schedule before step i of the run, 0 to below 1.
+
+        num_steps   steps of the run, the last ones of a schedule of skipped + num_steps
+        """
+        return (self.skipped + i) / (self.skipped + num_steps)
+
     def apply_threshold(
         self, x0: Tensor, on_bound: Callable[[Tensor, Tensor], None] | None = None
     ) -> Tensor:

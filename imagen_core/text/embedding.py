@@ -1,5 +1,6 @@
-"""What a text encoder hands on: token states and their mask, and the pair that guidance needs."""
+"""What a text encoder hands on: token states and their mask, over the steps of a run."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,19 +13,44 @@ class TextEmbedding:
 
     embeds   b n d
     mask     b n bool, True = real token
+    later    states that take their place, each with the part of the steps before it, rising in 0..1
     """
 
     embeds: Tensor
     mask: Tensor
+    later: "tuple[tuple[float, TextEmbedding], ...]" = ()
+
+    def __post_init__(self):
+        starts = [0.0, *self.starts]
+        if starts != sorted(set(starts)) or starts[-1] > 1:
+            raise ValueError(f"later: expected rising parts of the steps in 0..1, got {starts[1:]}")
+        for _, text in self.later:
+            if text.embeds.shape != self.embeds.shape or text.later:
+                raise ValueError(
+                    f"later: expected states of {list(self.embeds.shape)} that nothing follows, got "
+                    f"{list(text.embeds.shape)}{', followed by others' if text.later else ''}"
+                )
 
     def __len__(self) -> int:
         return self.embeds.shape[0]
+
+    @property
+    def starts(self) -> list[float]:
+        """The parts of the steps after which other states take the place of those before."""
+        return [start for start, _ in self.later]
+
+    def at(self, part: float) -> "TextEmbedding":
+        """The states that are read after a part of the steps, which nothing follows."""
+        found = replace(self, later=()) if self.later else self
+        for start, text in self.later:
+            found = text if start <= part else found
+        return found
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "TextEmbedding":
         """The same states elsewhere or in another dtype."""
-        return TextEmbedding(self.embeds.to(device, dtype), self.mask.to(device))
+        return self._each(lambda embeds: embeds.to(device, dtype), lambda mask: mask.to(device))
 
     def expand(self, batch: int) -> "TextEmbedding":
         """One prompt for `batch` images (views), or itself when it has that many rows."""
@@ -32,104 +58,57 @@ class TextEmbedding:
             return self
         if len(self) != 1:
             raise ValueError(f"text: {len(self)} prompts do not fit {batch} images")
-        return TextEmbedding(self.embeds.expand(batch, -1, -1), self.mask.expand(batch, -1))
+        return self._each(
+            lambda embeds: embeds.expand(batch, -1, -1), lambda mask: mask.expand(batch, -1)
+        )
 
     def shared(self) -> "TextEmbedding":
         """One row where all rows are views of it, as `expand` makes them; else itself."""
         one = len(self) > 1 and self.embeds.stride(0) == 0
-        return TextEmbedding(self.embeds[:1], self.mask[:1]) if one else self
+        return self._each(lambda embeds: embeds[:1], lambda mask: mask[:1]) if one else self
 
     def take(self, rows: slice) -> "TextEmbedding":
         """Some rows (views); of a single one, which stands for every picture, that one."""
-        return self if len(self) == 1 else TextEmbedding(self.embeds[rows], self.mask[rows])
+        if len(self) == 1:
+            return self
+        return self._each(lambda embeds: embeds[rows], lambda mask: mask[rows])
 
     def equals(self, other: "TextEmbedding") -> bool:
-        """Whether these are the same states of the same tokens."""
+        """Whether these are the same states of the same tokens at the same steps."""
         if self is other:
             return True
-        return torch.equal(self.mask, other.mask) and torch.equal(self.embeds, other.embeds)
+        if self.starts != other.starts or self.embeds.shape != other.embeds.shape:
+            return False
+        same = torch.equal(self.mask, other.mask) and torch.equal(self.embeds, other.embeds)
+        pairs = zip(self.later, other.later, strict=True)
+        return same and all(own.equals(theirs) for (_, own), (_, theirs) in pairs)
 
     @staticmethod
     def cat(embeddings: "list[TextEmbedding]") -> "TextEmbedding":
-        """All rows in order.
+        """All rows in order, each with its own states at every step.
 
         embeddings   of equal length and width
         """
-        return TextEmbedding(
-            torch.cat([e.embeds for e in embeddings]), torch.cat([e.mask for e in embeddings])
-        )
-
-
-@dataclass(frozen=True)
-class EncodedPrompt:
-    """A prompt as guidance needs it.
-
-    text        states of the prompt
-    null_text   states of the negative prompt; of "" where there is none
-    second      states of a second positive prompt, mixed into the prediction
-    mixer       its weight m: (1 - m) of the prompt's prediction + m of the second's, 0..1
-    style       states that the positive prompts are pooled from; None = each from its own
-
-    The last three are DeepFloyd IF's positive mixer and style prompt.
-    """
-
-    text: TextEmbedding
-    null_text: TextEmbedding
-    second: TextEmbedding | None = None
-    mixer: float = 0.0
-    style: TextEmbedding | None = None
-
-    def __post_init__(self):
-        if not 0 <= self.mixer <= 1:
-            raise ValueError(f"mixer must be in [0, 1], got {self.mixer}")
-        if self.mixer and self.second is None:
-            raise ValueError("mixer: needs a second prompt, got none")
-        shape = tuple(self.text.embeds.shape[1:])
-        for name in ("null_text", "second", "style"):
-            other = getattr(self, name)
-            if other is not None and tuple(other.embeds.shape[1:]) != shape:
-                raise ValueError(
-                    f"{name}: expected {shape[0]} tokens of width {shape[1]} as in text, got "
-                    f"{tuple(other.embeds.shape[1:])}; encode both with the same T5"
-                )
-
-    def take(self, rows: slice) -> "EncodedPrompt":
-        """The prompts of some pictures of a batch."""
-        parts = {
-            name: part.take(rows)
-            for name in ("text", "null_text", "second", "style")
-            if (part := getattr(self, name)) is not None
-        }
-        return replace(self, **parts)
-
-    @staticmethod
-    def cat(prompts: "list[EncodedPrompt]", counts: list[int]) -> "EncodedPrompt":
-        """The prompts of several pictures, a row for each picture; a part that all share stays one row.
-
-        prompts   of one T5, all with a second prompt or none, likewise a style, and of one mixer
-        counts    pictures of each
-        """
-
-        def joined(name: str) -> TextEmbedding | None:
-            parts = [getattr(prompt, name) for prompt in prompts]
-            if parts[0] is None:
-                return None
-            one = parts[0]
-            if len(one) == 1 and all(one.equals(part) for part in parts[1:]):
-                return one
-            rows = zip(parts, counts, strict=True)
-            return TextEmbedding.cat([part.expand(count) for part, count in rows])
-
-        parts = {name: joined(name) for name in ("text", "null_text", "second", "style")}
-        return replace(prompts[0], **parts)
-
-    @property
-    def positives(self) -> list[tuple[TextEmbedding, TextEmbedding]]:
-        """Of each positive prompt that has a weight: what is attended to, and what is pooled."""
-        second = [self.second] if self.second is not None and self.mixer else []
-        pairs = [(text, self.style or text) for text in [self.text, *second]]
-        rows = [max(len(text), len(pooled)) for text, pooled in pairs]
-        return [
-            (text.expand(n), pooled.expand(n))
-            for (text, pooled), n in zip(pairs, rows, strict=True)
+        first, *later = [
+            (
+                start,
+                TextEmbedding(
+                    torch.cat([e.at(start).embeds for e in embeddings]),
+                    torch.cat([e.at(start).mask for e in embeddings]),
+                ),
+            )
+            for start in starts_of(embeddings)
         ]
+        return replace(first[1], later=tuple(later))
+
+    def _each(
+        self, change: Callable[[Tensor], Tensor], change_mask: Callable[[Tensor], Tensor]
+    ) -> "TextEmbedding":
+        """The same with all its states and masks changed."""
+        later = tuple((start, text._each(change, change_mask)) for start, text in self.later)
+        return TextEmbedding(change(self.embeds), change_mask(self.mask), later)
+
+
+def starts_of(texts: list[TextEmbedding]) -> list[float]:
+    """The parts of the steps at which any of several texts changes, 0 before them."""
+    return sorted({0.0}.union(*(text.starts for text in texts)))

@@ -7,34 +7,46 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from .caption import clean_caption as cleaned
-from .embedding import EncodedPrompt, TextEmbedding
+from .embedding import TextEmbedding
+from .prompt import EncodedPrompt
+from .schedule import scheduled
 from .t5 import T5Encoder
 from .tokenizer import Tokenizer
-from .weighting import apply_weights, weighted_parts
+from .weighting import apply_weights, chunks_of
 
 CACHE_SIZE = 256  # prompts
 AT_ONCE = 16  # prompts that go through T5 together
 
 
+Chunk = list[tuple[str, float]]  # texts that follow each other, and their weights
+EMPTY: Chunk = [("", 1.0)]
+
+
 class Reading(NamedTuple):
     """How an encoder reads a prompt.
 
-    text      after lower-casing, stripping and caption cleaning, without the brackets of weights
-    tokens    pieces that are encoded, a space as ▁, the last of them </s>
+    text      after lower-casing, stripping and caption cleaning, without brackets; BREAK between its parts
+    tokens    pieces that are encoded, a space as ▁, the last of each part </s>
     cut       text of the pieces that are left out; "" = none
     weights   parts of the text with another weight than 1, and it
+    parts     texts that are encoded apart
+    later     readings that take its place, each with the part of the steps before it
     """
 
     text: str
     tokens: list[str]
     cut: str
     weights: list[tuple[str, float]]
+    parts: int = 1
+    later: "tuple[tuple[float, Reading], ...]" = ()
 
 
 class TextEncoder:
@@ -80,13 +92,30 @@ class TextEncoder:
         texts = [normalised(prompt, clean_caption) for prompt in prompts]
         return self._states([self.tokenizer.encode(text) for text in texts])
 
-    def encode_weighted(self, prompts: Sequence[str]) -> TextEmbedding:
-        """States of prompts whose brackets weigh their tokens, `(word:1.2)`: as `encode` otherwise.
+    def encode_marked(self, prompts: Sequence[str], parts: int = 1) -> TextEmbedding:
+        """States of prompts in the prompt language: b (parts n) d, over the steps; as `encode` otherwise.
+
+        prompts   `(word:1.2)` weighs, `[from:to:0.4]` changes with the steps, and texts between BREAK are
+                  encoded apart and joined; fewer parts than others have are filled up with empty prompts
+        parts     at least so many
 
         The states of a token with another weight than 1 are led away from, or towards, the empty prompt's
-        at its place. Each part between brackets is tokenized by itself.
+        at its place. Each text between brackets is tokenized by itself.
         """
-        tokens = [self._weighted_tokens(weighted_parts(normalised(prompt))) for prompt in prompts]
+        texts = [chunks_over_steps(prompt) for prompt in prompts]
+        starts = sorted({start for text in texts for start, _ in text})
+        rows = [[c for at, c in text if at <= start][-1] for start in starts for text in texts]
+        parts = max([parts, *map(len, rows)])
+        filled = [chunk for row in rows for chunk in [*row, *[EMPTY] * (parts - len(row))]]
+        states, shape = self._weighted(filled), dict(s=len(starts), p=parts)
+        embeds = rearrange(states.embeds, "(s b p) n d -> s b (p n) d", **shape)
+        masks = rearrange(states.mask, "(s b p) n -> s b (p n)", **shape)
+        first, *later = [TextEmbedding(*both) for both in zip(embeds, masks, strict=True)]
+        return replace(first, later=tuple(zip(starts[1:], later, strict=True)))
+
+    def _weighted(self, chunks: list[Chunk]) -> TextEmbedding:
+        """States of weighted texts, each padded to max_length."""
+        tokens = [self._weighted_tokens(chunk) for chunk in chunks]
         states = self._states([[*numbers, self.tokenizer.end] for numbers, _ in tokens])
         if all(weight == 1 for _, weights in tokens for weight in weights):
             return states
@@ -103,39 +132,51 @@ class TextEncoder:
         prompt: str | Sequence[str],
         negative_prompt: str = "",
         clean_caption: bool = False,
-        weights: bool = True,
+        markup: bool = True,
     ) -> EncodedPrompt:
         """A prompt, or one a picture, with its null text.
 
         prompt            one text or several
         negative_prompt   what guidance leads away from; "" = the empty prompt
         clean_caption     whether all go through DeepFloyd IF's caption cleaning, which removes brackets
-        weights           whether brackets weigh their words, `(word:1.2)`, where captions are not cleaned
+        markup            whether `(word:1.2)`, `[from:to:0.4]` and BREAK are read; never in cleaned captions
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not isinstance(negative_prompt, str):
             raise TypeError(
                 f"negative_prompt: expected one text for all images, got {type(negative_prompt).__name__}"
             )
-        if weights and not clean_caption:
-            return EncodedPrompt(
-                self.encode_weighted(prompts), self.encode_weighted([negative_prompt])
-            )
+        if markup and not clean_caption:
+            every = [chunks_over_steps(each) for each in (*prompts, negative_prompt)]
+            parts = max([1, *(len(chunks) for text in every for _, chunks in text)])
+            null_text = self.encode_marked([negative_prompt], parts)
+            return EncodedPrompt(self.encode_marked(prompts, parts), null_text)
         text = self.encode(prompts, clean_caption)
         return EncodedPrompt(text, self.encode([negative_prompt], clean_caption))
 
-    def describe(self, prompt: str, clean_caption: bool = False, weights: bool = True) -> Reading:
+    def describe(self, prompt: str, clean_caption: bool = False, markup: bool = True) -> Reading:
         """How `encode_prompt` reads a prompt with the same settings; nothing is encoded."""
-        text = normalised(prompt, clean_caption)
-        parts = weighted_parts(text) if weights and not clean_caption else [(text, 1.0)]
-        numbers = [*self._weighted_tokens(parts)[0], self.tokenizer.end]
-        kept = self.tokenizer.cut(numbers)
-        left_out = numbers[len(kept) - 1 :] if len(kept) < len(numbers) else []
+        if not markup or clean_caption:
+            return self._read([[(normalised(prompt, clean_caption), 1.0)]])
+        (_, first), *later = chunks_over_steps(prompt)
+        rest = tuple((start, self._read(chunks)) for start, chunks in later)
+        return self._read(first)._replace(later=rest)
+
+    def _read(self, chunks: list[Chunk]) -> Reading:
+        tokens: list[str] = []
+        cut: list[str] = []
+        for chunk in chunks:
+            numbers = [*self._weighted_tokens(chunk)[0], self.tokenizer.end]
+            kept = self.tokenizer.cut(numbers)
+            tokens += self.tokenizer.names(kept)
+            if len(kept) < len(numbers):
+                cut.append(self.tokenizer.decode(numbers[len(kept) - 1 :]))
         return Reading(
-            "".join(text for text, _ in parts),
-            self.tokenizer.names(kept),
-            self.tokenizer.decode(left_out),
-            [(text.strip(), weight) for text, weight in parts if weight != 1],
+            " BREAK ".join("".join(text for text, _ in chunk) for chunk in chunks),
+            tokens,
+            " … ".join(cut),
+            [(text.strip(), weight) for chunk in chunks for text, weight in chunk if weight != 1],
+            len(chunks),
         )
 
     def _weighted_tokens(self, parts: list[tuple[str, float]]) -> tuple[list[int], list[float]]:
@@ -200,6 +241,24 @@ def normalised(prompt: str, clean_caption: bool = False) -> str:
 
     clean_caption   whether it goes through DeepFloyd IF's caption cleaning
     """
-    # Half of a surrogate pair, which JavaScript may leave of an emoji that was cut, is no text.
-    prompt = prompt.encode("utf-8", "replace").decode()
+    prompt = readable(prompt)
     return cleaned(prompt) if clean_caption else prompt.lower().strip()
+
+
+def readable(prompt: str) -> str:
+    """A prompt without halves of surrogate pairs, which JavaScript may leave of an emoji that was cut."""
+    return prompt.encode("utf-8", "replace").decode()
+
+
+def chunks_over_steps(prompt: str) -> list[tuple[float, list[Chunk]]]:
+    """What of a prompt is encoded apart, and from which part of the steps on: 0, then rising, below 1."""
+    return [
+        (
+            start,
+            [
+                [(part.lower(), weight) for part, weight in chunk]
+                for chunk in chunks_of(text.strip())
+            ],
+        )
+        for start, text in scheduled(readable(prompt))
+    ]

@@ -1,4 +1,4 @@
-"""Weights in prompts, `(word:1.2)`, read and applied as ComfyUI's own text encoders do.
+"""Weights in prompts, `(word:1.2)`, read and applied as ComfyUI's own text encoders do; and parts, `BREAK`.
 
 Brackets may be nested: a pair multiplies the weight by 1.1, and one that ends in a number sets it. A bracket
 after a backslash, or without a partner, is an ordinary character.
@@ -10,10 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .brackets import pairs
+
 STRONGER, MOST = 1.1, 100.0
 NUMBER = re.compile(r":\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*$", re.IGNORECASE)
 LONGEST_NUMBER = 24  # characters, its colon and blanks counted
 ESCAPED = re.compile(r"\\([()])")
+BREAK = re.compile(r"\s*\bBREAK\b\s*")
 
 
 def weighted_parts(prompt: str) -> list[tuple[str, float]]:
@@ -21,7 +24,7 @@ def weighted_parts(prompt: str) -> list[tuple[str, float]]:
 
     ValueError where a weight is over MOST.
     """
-    closing = _pairs(prompt)
+    closing = pairs(prompt, "()")
     ends = set(closing.values())
     numbers = {end: _number(prompt, start, end) for start, end in closing.items()}
     parts: list[tuple[str, float]] = []
@@ -45,16 +48,17 @@ def weighted_parts(prompt: str) -> list[tuple[str, float]]:
     return parts or [("", 1.0)]
 
 
-def _pairs(prompt: str) -> dict[int, int]:
-    """Where each bracket that has a partner opens, and where it closes."""
-    opened: list[int] = []
-    pairs: dict[int, int] = {}
-    for found in re.finditer(r"\\[()]|[()]", prompt):
-        if found[0] == "(":
-            opened.append(found.start())
-        elif found[0] == ")" and opened:
-            pairs[opened.pop()] = found.start()
-    return pairs
+def chunks_of(prompt: str) -> list[list[tuple[str, float]]]:
+    """The weighted parts of each text that is encoded by itself: `BREAK` stands between two of them.
+
+    prompt   with its capitals; a pair of brackets may hold `BREAK`, as AUTOMATIC1111 has it
+    """
+    chunks: list[list[tuple[str, float]]] = [[]]
+    for text, weight in weighted_parts(prompt):
+        first, *others = BREAK.split(text)
+        chunks[-1].append((first, weight))
+        chunks += [[(other, weight)] for other in others]
+    return [[part for part in chunk if part[0]] or [("", 1.0)] for chunk in chunks]
 
 
 def _number(prompt: str, start: int, end: int) -> re.Match[str] | None:

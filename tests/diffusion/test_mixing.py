@@ -6,7 +6,8 @@ import torch
 from imagen_nodes.imagen_core.diffusion.denoiser import guide, make_denoiser
 from imagen_nodes.imagen_core.diffusion.guidance import Guidance
 from imagen_nodes.imagen_core.stage import Stage, StageConfig
-from imagen_nodes.imagen_core.text.embedding import EncodedPrompt, TextEmbedding
+from imagen_nodes.imagen_core.text.embedding import TextEmbedding
+from imagen_nodes.imagen_core.text.prompt import EncodedPrompt
 from imagen_nodes.imagen_core.unet.presets import PRESETS
 
 W = 3.0
@@ -95,7 +96,7 @@ def test_some_rows_keep_the_second_prompt_and_the_style(stage):
 
 def test_a_learned_variance_is_the_prompts_own():
     rows = [torch.full((1, 2, 1, 1), value) for value in (1.0, 2.0, 5.0)]
-    assert guide(rows, 0.5, 3.0, 1).flatten().tolist() == [5.0 + 3.0 * (1.5 - 5.0), 1.0]
+    assert guide(rows, [0.5, 0.5], 3.0, 1).flatten().tolist() == [5.0 + 3.0 * (1.5 - 5.0), 1.0]
 
 
 def test_states_of_another_encoder_are_refused():

@@ -1,5 +1,6 @@
 """Encoded prompts on disk: the same tensors come back, and other files are refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,27 @@ def states(seed, rows=1):
     return TextEmbedding(embeds, torch.arange(5).expand(rows, 5) < 3)
 
 
+def scheduled(*seeds):
+    """States that change at 0.25, 0.5 and so on."""
+    first, *later = (states(seed) for seed in seeds)
+    return replace(first, later=tuple((0.25 * (i + 1), text) for i, text in enumerate(later)))
+
+
 SAME = states(4)
+IN_REGION = EncodedPrompt(states(5), states(1), states(6), 0.25).with_region(
+    EncodedPrompt(states(7), states(1)), torch.rand(3, 3)
+)
+
+
+def assert_same(text, found):
+    assert found.mixer == text.mixer
+    for name in ("text", "null_text", "second", "style"):
+        ours, theirs = getattr(text, name), getattr(found, name)
+        assert (ours is None) == (theirs is None)
+        assert ours is None or (ours.equals(theirs) and ours.embeds.dtype == theirs.embeds.dtype)
+    for ours, theirs in zip(text.regions, found.regions, strict=True):
+        assert torch.equal(ours.mask, theirs.mask)
+        assert_same(ours.prompt, theirs.prompt)
 
 
 @pytest.mark.parametrize(
@@ -30,20 +51,18 @@ SAME = states(4)
         EncodedPrompt(states(0, 2).to(dtype=torch.float16), states(1).to(dtype=torch.float16)),
         EncodedPrompt(states(0), states(1), states(2), 0.25, states(3)),
         EncodedPrompt(SAME, SAME, SAME, 0.5, SAME),
+        EncodedPrompt(scheduled(0, 1, 2), scheduled(3), states(1), 0.5, scheduled(4, 5)),
+        EncodedPrompt(states(0), states(1))
+        .with_region(EncodedPrompt(scheduled(2, 3), states(1)), torch.rand(4, 6))
+        .with_region(IN_REGION, torch.rand(1, 8, 8), 0.5),
     ],
-    ids=["plain", "two rows in halves", "mixed", "shared memory"],
+    ids=["plain", "two rows in halves", "mixed", "shared memory", "over the steps", "regions"],
 )
 def test_what_is_saved_comes_back(tmp_path, text):
     path = tmp_path / "deeper" / "text.safetensors"
     save_text(path, text)
     found = load_text(path)
-    assert found.mixer == text.mixer
-    for name in ("text", "null_text", "second", "style"):
-        ours, theirs = getattr(text, name), getattr(found, name)
-        assert (ours is None) == (theirs is None)
-        if ours is not None:
-            assert torch.equal(ours.embeds, theirs.embeds)
-            assert torch.equal(ours.mask, theirs.mask)
+    assert_same(text, found)
     assert [entry.name for entry in path.parent.iterdir()] == ["text.safetensors"]
 
 

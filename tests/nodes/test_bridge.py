@@ -1,5 +1,7 @@
 """The bridges, without ComfyUI: the hook on a stand-in for a MODEL, and text there and back."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -141,6 +143,45 @@ def test_a_second_prompt_is_a_second_entry_and_a_style_travels_along(texts):
     assert torch.equal(back.style.embeds, texts[3].embeds)
     with pytest.raises(ValueError, match=r"positive: expected one entry, got 2; join them with"):
         node("ImagenConditioningToText", positive=positive, negative=negative)
+
+
+def test_what_changes_with_the_steps_is_an_entry_for_each_part(texts):
+    text = replace(texts[0], later=((0.4, texts[1]), (0.7, texts[2])))
+    positive, negative = node("ImagenTextToConditioning", text=EncodedPrompt(text, texts[3]))
+    spans = [(given["start_percent"], given["end_percent"]) for _, given in positive]
+    assert spans == [(0.0, 0.4), (0.4, 0.7), (0.7, 1.0)]
+    for (states, _), expected in zip(positive, texts, strict=False):
+        assert torch.equal(states, expected.embeds)
+    assert len(negative) == 1 and "start_percent" not in negative[0][1]
+    with pytest.raises(ValueError, match="one that changes with the steps, has several"):
+        node("ImagenConditioningToText", positive=positive, negative=negative)
+    with pytest.raises(
+        ValueError, match="for the whole image and all steps, got one with start_perc"
+    ):
+        node("ImagenConditioningToText", positive=positive[:1], negative=negative)
+
+
+def test_regions_are_masked_entries_that_together_make_one(texts):
+    left = torch.zeros(1, 8, 8)
+    left[..., :4] = 1
+    region = EncodedPrompt(texts[2], texts[3])
+    (text,) = node(
+        "ImagenRegionalPrompt",
+        text=EncodedPrompt(*texts[:2]),
+        region=region,
+        mask=left,
+        strength=0.75,
+    )
+    positive, _ = node("ImagenTextToConditioning", text=text)
+    base, inside = (given["mask"] for _, given in positive)
+    assert torch.equal(inside, 0.75 * left) and torch.equal(base + inside, torch.ones(1, 8, 8))
+    assert torch.equal(positive[1][0], texts[2].embeds)
+    with pytest.raises(
+        ValueError, match="Imagen Regional Prompt: mask: expected one of height x width"
+    ):
+        node(
+            "ImagenRegionalPrompt", text=text, region=region, mask=torch.ones(2, 8, 8), strength=1.0
+        )
 
 
 def test_conditionings_of_unequal_length_are_refused(texts):

@@ -1,5 +1,7 @@
 """Calls of sampling nodes evaluated together: the pictures of each call alone, in fewer evaluations."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -85,6 +87,18 @@ def test_other_negative_prompts_batches_and_second_prompts(base):
         for n in range(3)
     ]
     assert held_together("ImagenBaseSample", "sample_many", base, calls) == [18, 18]
+
+
+def test_prompts_with_changes_and_regions_of_their_own_share_evaluations(base):
+    left = torch.zeros(1, 16, 16)
+    left[..., :8] = 1
+    calls = []
+    for n in range(3):
+        later = ((0.2 * n + 0.1, text(10 + n).text),)
+        changing = replace(text(n), text=replace(text(n).text, later=later))
+        own = changing.with_region(text(20 + n), left)
+        calls.append({"stage": base, "text": own, "seed": n, **BASE})
+    assert held_together("ImagenBaseSample", "sample_many", base, calls) == [9, 9]
 
 
 def test_what_differs_in_settings_is_evaluated_apart(base):

@@ -81,7 +81,7 @@ def test_without_brackets_prompts_and_captions_are_the_same_bits(encoder):
 def test_weights_are_off_where_they_are_not_wanted(encoder):
     text = "a (red:1.4) dog"
     assert torch.equal(
-        encoder.encode_prompt(text, weights=False).text.embeds, encoder.encode([text]).embeds
+        encoder.encode_prompt(text, markup=False).text.embeds, encoder.encode([text]).embeds
     )
     cleaned = encoder.encode_prompt(text, clean_caption=True)
     assert torch.equal(cleaned.text.embeds, encoder.encode([text], clean_caption=True).embeds)
@@ -96,4 +96,4 @@ def test_a_reading_tells_the_weights_and_what_is_cut(encoder):
     reading = encoder.describe("a (red:1.4) dog sat on the (hill) of blue pear")
     assert reading.text == "a red dog sat on the hill of blue pear"
     assert reading.weights == [("red", 1.4), ("hill", 1.1)]
-    assert reading.cut and encoder.describe("a (red:2)", weights=False).weights == []
+    assert reading.cut and encoder.describe("a (red:2)", markup=False).weights == []

@@ -197,7 +197,8 @@ def models(tmp_path_factory, t5_folder):
         save_stage,
         save_text,
     )
-    from imagen_nodes.imagen_core.text.embedding import EncodedPrompt, TextEmbedding
+    from imagen_nodes.imagen_core.text.embedding import TextEmbedding
+    from imagen_nodes.imagen_core.text.prompt import EncodedPrompt
 
     place = tmp_path_factory.mktemp("models")
     stage = Stage(StageConfig("base", 16, 1, PRESETS["tiny-base"]))

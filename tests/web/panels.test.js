@@ -219,7 +219,11 @@ test("what was read of a prompt is shown, with its tokens, and what was cut stan
     [of("imagen-text"), of("imagen-done"), of("imagen-warning")],
     ["a red apple", "5 of 32 tokens · red 1.2", "Too long, not read: and more"],
   );
+  const later = [{ from: 0.4, text: "a pear" }];
+  reading.show({ imagen_reading: [{ ...told, later }] });
+  assert.equal(find(reading.element, "imagen-text")[1].textContent, "from 40 %: a pear");
   reading.show({ imagen_reading: [{ ...told, text: "", weights: "", cut: "" }] });
+  assert.equal(find(reading.element, "imagen-text")[1].textContent, "");
   assert.deepEqual([of("imagen-text"), of("imagen-warning")], [say.emptyPrompt, ""]);
   assert.equal(reading.show({ text: ["x"] }), false);
 });

@@ -9,6 +9,7 @@ export function makeReading(document, say = textsOf("en")) {
   const root = element(document, "div", "imagen-panel imagen-reading");
   const hint = element(document, "div", "imagen-hint", root);
   const text = element(document, "div", "imagen-text", root);
+  const later = element(document, "div", "imagen-text", root);
   const count = element(document, "div", "imagen-done", root);
   const cut = element(document, "div", "imagen-warning", root);
   let shown = false;
@@ -31,6 +32,8 @@ export function makeReading(document, say = textsOf("en")) {
       root.classList.add("imagen-filled");
       hint.textContent = "";
       text.textContent = reading.text || say.emptyPrompt;
+      const changes = (reading.later ?? []).map((change) => say.change(change.from, change.text));
+      later.textContent = changes.join(" · ");
       const weights = reading.weights ? ` · ${reading.weights}` : "";
       count.textContent = say.tokens(reading.tokens, reading.limit) + weights;
       cut.textContent = reading.cut ? say.cut(reading.cut) : "";
