@@ -66,7 +66,7 @@ def sample_prompts(
         pictures.append(
             sample_base(
                 stage,
-                encoder.encode_prompt([prompt.prompt for prompt in part], weights=False),
+                encoder.encode_prompt([prompt.prompt for prompt in part], markup=False),
                 guidance=guidance, width=side, height=side, batch_size=len(part),
                 seed=seed + first, steps=steps, sampler=sampler,
             )

@@ -99,7 +99,7 @@ def goal(
     if guidance.guidance_scale != 1:
         nothing = null_text.expand(len(x))
         rows.append(network_output(teacher, x, levels.now, nothing, lowres))
-    output = guide(rows, 0.0, guidance.guidance_scale, x.shape[1])
+    output = guide(rows, [1.0], guidance.guidance_scale, x.shape[1])
     x0 = guidance.apply_threshold(clean(teacher, x, levels.now, output))
     after = ddim(teacher, x, x0, levels.now, levels.next)
     output = network_output(student, after, levels.next, text, lowres)
