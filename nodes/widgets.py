@@ -2,7 +2,7 @@
 
 from typing import Any
 
-SAMPLERS = ["dpmpp_2m", "dpmpp_2m_sde", "ddim", "ddpm", "heun"]
+SAMPLERS = ["dpmpp_2m", "dpmpp_2m_sde", "ddim", "ddpm", "heun", "unipc", "restart"]
 AUTO, OWN_STEPS, OWN_LEVEL = "auto", 0, -1.0
 """Values of sampler, steps and aug_level that mean the stage's own."""
 FITTING = -64
@@ -25,7 +25,8 @@ SAMPLER = (
         "default": AUTO,
         "tooltip": "auto = the stage's own. dpmpp_2m is sharp in few steps; ddpm and "
         "dpmpp_2m_sde add fresh noise at each step; heun evaluates the network twice "
-        "per step.",
+        "per step; unipc corrects each step by the next one's estimate; restart repeats the middle steps "
+        "with fresh noise.",
     },
 )
 

@@ -71,7 +71,9 @@ class Prepared:
         monkeypatch.setattr(unet, "prepare", prepare)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "heun", "dpmpp_2m", "dpmpp_2m_sde"])
+@pytest.mark.parametrize(
+    "sampler", ["ddim", "ddpm", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "restart"]
+)
 @torch.no_grad()
 def test_no_step_waits(sampler):
     stage, marks = random_stage("base"), []

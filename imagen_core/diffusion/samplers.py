@@ -5,7 +5,7 @@ is 0), `noise()` (a fresh unit-normal draw shaped like x) and `on_step(i, x0)`. 
 is known of the grid alone is computed in float64 on the CPU.
 
 References: DDPM, arXiv:2006.11239; DDIM, arXiv:2010.02502; EDM, arXiv:2206.00364; DPM-Solver++,
-arXiv:2211.01095.
+arXiv:2211.01095; UniPC, arXiv:2302.04867; Restart, arXiv:2306.14878.
 """
 
 import math
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .denoiser import Denoise
 
+RESTART = 2.0, 0.1  # sigma, as for Stable Diffusion in the paper
 Noise = Callable[[], Tensor]
 OnStep = Callable[[int, Tensor], None]
 Sampler = Callable[[Denoise, Tensor, Tensor, Noise, OnStep], Tensor]
@@ -102,8 +103,19 @@ def sample_dpmpp_2m(
 
     DPM-Solver++, arXiv:2211.01095, algorithm 2.
     """
-    previous, h_previous = None, 0.0
-    for i, (sigma, sigma_next) in enumerate(_pairs(sigmas)):
+    return _multistep(denoise, x, sigmas, range(len(sigmas) - 1), on_step)
+
+
+def _multistep(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, steps: range, on_step: OnStep
+) -> Tensor:
+    """Some steps of `sample_dpmpp_2m`: x at the level after them.
+
+    steps   by the numbers of the levels where they begin
+    """
+    previous, h_previous, pairs = None, 0.0, _pairs(sigmas)
+    for i in steps:
+        sigma, sigma_next = pairs[i]
         x0 = denoise(x, i).x0
         h = _log_step(sigma, sigma_next)
         extrapolated = x0
@@ -139,12 +151,66 @@ def sample_dpmpp_2m_sde(
     return x
 
 
+# UniPC (algorithms 1 and 2), of second order, B(h) = exp(-h) - 1
+def sample_unipc(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep
+) -> Tensor:
+    """Deterministic third-order multistep sampling, one evaluation a step.
+
+    Each step is `sample_dpmpp_2m`'s; the estimate at its end then corrects it, with no evaluation more.
+
+    noise     not drawn from
+
+    UniPC, arXiv:2302.04867, algorithms 1 and 2.
+    """
+    begun, previous, h_previous = None, None, 0.0
+    for i, (sigma, sigma_next) in enumerate(_pairs(sigmas)):
+        x0 = denoise(x, i).x0
+        h = _log_step(sigma, sigma_next)
+        if begun is not None and previous is not None:
+            started, slope, across, along, ratio = begun
+            mean = previous + across * (x0 - previous)
+            x = torch.lerp(mean if slope is None else mean + along * slope, started, ratio)
+        slope = None if previous is None else x0 - previous
+        across, along = _correction(h, h_previous)
+        begun = x, slope, across, along, sigma_next / sigma
+        extrapolated = x0
+        if slope is not None and sigma_next > 0:
+            extrapolated = x0 + _reach(h, h_previous) * slope
+        x = torch.lerp(extrapolated, x, sigma_next / sigma)
+        previous, h_previous = x0, h
+        on_step(i, x0)
+    return x
+
+
+# Restart (algorithm 1), of one interval
+def sample_restart(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep
+) -> Tensor:
+    """`sample_dpmpp_2m` that repeats the steps from RESTART[0] to RESTART[1] with fresh noise.
+
+    noise     one draw, where the grid has steps in the interval
+    on_step   not called for the steps that are repeated
+
+    Restart, arXiv:2306.14878, algorithm 1.
+    """
+    levels, whole = sigmas.tolist(), len(sigmas) - 1
+    high, low = (sum(level > end for level in levels[:-1]) for end in RESTART)
+    x = _multistep(denoise, x, sigmas, range(low), on_step)
+    if high < low < whole:
+        x = x + math.sqrt(levels[high] ** 2 - levels[low] ** 2) * noise()
+        x = _multistep(denoise, x, sigmas, range(high, low), lambda i, x0: None)
+    return _multistep(denoise, x, sigmas, range(low, whole), on_step)
+
+
 SAMPLERS: dict[str, Sampler] = {
     "ddim": sample_ddim,
     "ddpm": sample_ddpm,
     "heun": sample_heun,
     "dpmpp_2m": sample_dpmpp_2m,
     "dpmpp_2m_sde": sample_dpmpp_2m_sde,
+    "unipc": sample_unipc,
+    "restart": sample_restart,
 }
 
 
@@ -156,6 +222,22 @@ def _pairs(sigmas: Tensor) -> list[tuple[float, float]]:
 def _log_step(sigma: float, sigma_next: float) -> float:
     """Step in half logsnr; infinite on the way to sigma 0."""
     return math.log(sigma / sigma_next) if sigma_next > 0 else math.inf
+
+
+def _correction(h: float, h_previous: float) -> tuple[float, float]:
+    """Weights of the change of x0 across a step, and of its change across the one before it.
+
+    Where a step is over twice the one before, that one says too little: the second is 0.
+    """
+    if not math.isfinite(h):
+        return 0.0, 0.0
+    if h_previous == 0 or h > 2 * h_previous:
+        return 0.5, 0.0
+    whole = math.expm1(-h)
+    first = -whole / h - 1
+    b_1, b_2 = first / whole, 2 * (-first / h - 0.5) / whole
+    along = (b_1 - b_2) / (1 + h_previous / h)
+    return b_1 - along, along * h / h_previous
 
 
 def _reach(h: float, h_previous: float) -> float:
