@@ -28,7 +28,8 @@ edges = {}
 for axis, steps in (("top", large.diff(dim=0).abs()), ("left", large.diff(dim=1).abs().T)):
     borders = set()
     for window in windows(*large.shape, tile, cascade.sr1024.unet.size_multiple):
-        borders |= {getattr(window, axis) - 1, getattr(window, axis) + tile - 1}
+        side = window.height if axis == "top" else window.width
+        borders |= {getattr(window, axis) - 1, getattr(window, axis) + side - 1}
     at = torch.zeros(len(steps), dtype=torch.bool)
     at[[line for line in borders if 0 <= line < len(steps)]] = True
     edges[axis] = float(steps[at].mean() / steps[~at].mean())

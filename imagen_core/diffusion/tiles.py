@@ -6,6 +6,7 @@ network is then that of a window, whatever the picture's size.
 MultiDiffusion, arXiv:2302.08113.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -42,18 +43,33 @@ def starts(length: int, tile: int, overlap: int, multiple: int) -> list[int]:
 
 
 def windows(height: int, width: int, tile: int, multiple: int) -> list[Window]:
-    """Windows of side `tile` that cover a picture, neighbours sharing at least a quarter of it.
+    """Windows that cover a picture, of sides up to `tile`, neighbours sharing at least a quarter of them.
 
     height, width   of the picture, multiples of `multiple`
-    tile            side of a window in pixels, a multiple of `multiple`
+    tile            largest side of a window in pixels, a multiple of `multiple`
     multiple        what the network's input sides must be multiples of
     """
-    overlap = tile // 4
+    high, wide = (side_of(length, tile, multiple) for length in (height, width))
     return [
-        Window(top, left, min(tile, height), min(tile, width))
-        for top in starts(height, tile, overlap, multiple)
-        for left in starts(width, tile, overlap, multiple)
+        Window(top, left, high, wide)
+        for top in starts(height, high, high // 4, multiple)
+        for left in starts(width, wide, wide // 4, multiple)
     ]
+
+
+def side_of(length: int, tile: int, multiple: int) -> int:
+    """The least side of as many tiles as a length needs.
+
+    length     pixels, a multiple of `multiple`
+    tile       largest side
+    """
+    if tile >= length:
+        return length
+    count = len(starts(length, tile, tile // 4, multiple))
+    least = math.ceil(4 * length / (3 * count + 1) / multiple) * multiple
+    while least < tile and len(starts(length, least, least // 4, multiple)) > count:
+        least += multiple
+    return min(least, tile)
 
 
 class Tiles:

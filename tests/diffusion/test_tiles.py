@@ -15,7 +15,8 @@ def test_windows_cover_the_picture_on_the_grid(rows, columns, tile, multiple):
     covered = torch.zeros(height, width)
     for window in windows(height, width, side, multiple):
         assert window.top % multiple == 0 and window.left % multiple == 0
-        assert window.height == min(side, height) and window.width == min(side, width)
+        assert window.height <= min(side, height) and window.width <= min(side, width)
+        assert window.height % multiple == 0 and window.width % multiple == 0
         assert window.crop(covered).shape == (window.height, window.width)
         window.crop(covered).add_(1)
     assert covered.min() >= 1
@@ -24,6 +25,14 @@ def test_windows_cover_the_picture_on_the_grid(rows, columns, tile, multiple):
 def test_neighbours_share_at_least_a_quarter_less_one_grid_step():
     lefts = sorted({window.left for window in windows(64, 1000 // 16 * 16, 256, 16)})
     assert max(b - a for a, b in zip(lefts, lefts[1:], strict=False)) <= 256 - 64 + 16
+
+
+def test_tiles_are_no_larger_than_their_number_needs():
+    found = windows(1024, 1024, 512, 16)
+    assert (len(found), found[0].height, found[0].width) == (9, 416, 416)
+    for length in (1024, 2048, 4096):
+        pixels = sum(window.height * window.width for window in windows(length, length, 512, 16))
+        assert pixels < 1.8 * length**2  # (4 / 3)^2 where every tile shares a quarter on every side
 
 
 @pytest.mark.parametrize("size", [(64, 96), (48, 64)])
