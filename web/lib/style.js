@@ -18,7 +18,7 @@ export const CSS = `
 .imagen-panel:not(.imagen-filled) { background: none; justify-content: center; }
 .imagen-panel:not(.imagen-filled) > :not(.imagen-hint):not(.imagen-bar) { display: none; }
 .imagen-chart { height: 100%; min-height: 24px; }
-.imagen-chart.imagen-filled { min-height: 164px; }
+.imagen-chart.imagen-filled { min-height: 164px; max-height: 204px; }
 .imagen-hint { text-align: center; opacity: .75; flex: none; }
 .imagen-hint:empty { display: none; }
 .imagen-warning { opacity: 1; color: color-mix(in srgb, var(--error-text, #f44) 70%, var(--text)); }
@@ -54,6 +54,8 @@ export const CSS = `
 .imagen-reading .imagen-warning { text-align: center; overflow-wrap: anywhere; }
 .imagen-view { height: 100%; min-height: 24px; }
 .imagen-view.imagen-filled { min-height: 340px; }
+[data-node-id]:has(.imagen-view.imagen-filled:not(.imagen-running)) img.object-contain.contain-size,
+[data-node-id]:has(.imagen-view.imagen-filled:not(.imagen-running)) img.object-contain.contain-size + div { display: none; }
 .imagen-bar { display: flex; flex-wrap: wrap; gap: 4px; justify-content: center; flex: none; }
 .imagen-view:not(.imagen-filled) .imagen-bar { opacity: .75; text-align: center; }
 .imagen-bar button {

@@ -142,13 +142,15 @@ export function makeView(document, urlOf, say = textsOf("en")) {
     element: root,
     height: () => (state.stages.length ? HEIGHT : EMPTY_HEIGHT),
     maxHeight: undefined,
-    clear() {},
+    // While it runs, "Nodes 2.0" shows its live preview below; afterwards that is a second copy of what is here.
+    clear: () => root.classList.add("imagen-running"),
     // output   of the node; whether there was something to show
     show(output) {
       const stages = output?.imagen_view;
       if (!stages?.length) return false;
       Object.assign(state, { stages, top: stages.length - 1, index: 0 });
       root.classList.add("imagen-filled");
+      root.classList.remove("imagen-running");
       draw();
       return true;
     },
