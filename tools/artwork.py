@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from node_pictures import small
 from PIL import Image, ImageDraw, ImageFont
 
 from imagen_nodes import imagen_core as core
@@ -14,7 +15,7 @@ from imagen_nodes import imagen_core as core
 OUT = Path(__file__).parent.parent / "docs"
 ICON, BANNER = 256, (1260, 540)  # 21:9
 DARK, LIGHT, ACCENT = "#17171c", "#e8e8ee", "#b48be4"
-COLOURS = 96
+MOST_BYTES = 100_000
 
 
 def stages() -> list[Image.Image]:
@@ -81,7 +82,7 @@ def banner(pictures: list[Image.Image]) -> Image.Image:
 def main() -> None:
     pictures = stages()
     for name, image in (("icon", icon(pictures)), ("banner", banner(pictures))):
-        image.quantize(COLOURS).save(OUT / f"{name}.png", optimize=True)
+        (OUT / f"{name}.png").write_bytes(small(image, MOST_BYTES))
 
 
 if __name__ == "__main__":
