@@ -68,8 +68,8 @@ class Server:
         for name in ("custom_nodes", "input", "output", "temp", "user/default"):
             (folder / name).mkdir(parents=True)
         shutil.copytree(ROOT, folder / "custom_nodes" / "imagen_nodes", ignore=LEFT_OUT)
-        for picture in (ROOT / "example_workflows" / "input").iterdir():
-            shutil.copy(picture, folder / "input")
+        pictures = ROOT / "example_workflows" / "input"
+        shutil.copytree(pictures, folder / "input", dirs_exist_ok=True)
         settings = {**SETTINGS, "Comfy.VueNodes.Enabled": new_nodes}
         (folder / "user/default/comfy.settings.json").write_text(json.dumps(settings))
 

@@ -334,6 +334,47 @@ def if_into_bundled_sr() -> Graph:
     return b.save(b.enlarge(loader, small, text))
 
 
+ICONS = "imagen_icons"  # a folder of example_workflows/input
+
+
+def tuned_base(b: Builder, **settings: Any) -> tuple[str, str]:
+    """Loader, and the base tuned on a folder; the LoRA is saved."""
+    loader = b.add("ImagenLoadCascade")
+    data = b.add("ImagenDatasetFromFolder", folder=ICONS)
+    tuned = b.add(
+        "ImagenFineTuneStage", stage=Link(loader, 1), dataset=Link(data, 0),
+        text_encoder=Link(loader, 0), sr256=Link(loader, 2), **settings,
+    )  # fmt: skip
+    b.add("ImagenSaveLoRA", lora=Link(tuned, 1), name=settings["name"])
+    return loader, tuned
+
+
+def style_lora() -> Graph:
+    """A style from a folder of pictures, and a picture in it."""
+    b = Builder()
+    prompt = "house, line icon"
+    loader, tuned = tuned_base(b, name="my_style", steps=300, sample_prompts=prompt)
+    text = b.add("ImagenT5Encode", text_encoder=Link(loader, 0), prompt=prompt)
+    wires = {"stage": Link(tuned, 0), "text": Link(text, 0)}
+    small = Link(b.add("ImagenBaseSample", guidance=Link(b.add("ImagenDynamicThreshold"), 0),
+                       batch_size=4, **wires), 0)  # fmt: skip
+    return b.save(b.enlarge(loader, small, text, upto=256), "my_style")
+
+
+def domain_lora() -> Graph:
+    """A domain from a folder of pictures, measured before and after."""
+    b = Builder()
+    prompts = "house, line icon\nkey, line icon\nfish, line icon\numbrella, line icon"
+    loader, tuned = tuned_base(b, name="my_domain", steps=250, sample_prompts=prompts)
+    made = [
+        b.add("ImagenEvaluateCascade", title, stage=stage, text_encoder=Link(loader, 0),
+              prompts=prompts, steps=32)
+        for title, stage in (("Before", Link(loader, 1)), ("After", Link(tuned, 0)))
+    ]  # fmt: skip
+    b.add("PreviewImage", "Preview before", images=Link(made[0], 1))
+    return b.save(Link(made[1], 1), "after")
+
+
 IF_NOTE = (
     f"\n\nDeepFloyd IF's weights are yours to fetch, under their own licence: `{IF_I}` and `{IF_II}` into "
     f"`models/diffusion_models`, `{IF_T5}` into `models/text_encoders`; then choose them in the loaders."
@@ -366,6 +407,13 @@ NOTES = {
     synthetic_data: "## Synthetic data\nEach run adds eight pictures to `output/dataset` and the seeds "
     "change: choose *Run (instant)* beside the Run button and it goes on until you stop it. In a shell "
     "`imagen batch` does it, from a file with a line for each run.",
+    style_lora: "## A style from your images\nA LoRA of the base, with samples and the loss while it trains. "
+    "Put 50 to 300 images of one style with captions into a folder of ComfyUI's input and choose it; "
+    "`example_workflows/input` has a folder of twelve to try with. Some minutes on a CPU; a second run uses "
+    "what the first one made. Another name trains anew.",
+    domain_lora: "## A domain from your images\nLine drawings, scans, photographs: a LoRA of the base, and "
+    "images of the same prompts before and after. Put your images with captions into a folder of ComfyUI's "
+    "input and choose it; write prompts that none of them is captioned with.",
     if_text_to_picture: "## DeepFloyd IF: text to picture\nStages I and II with the presets they were "
     "published with." + IF_NOTE,
     if_image_to_image: "## DeepFloyd IF: image to image\n`strength` 0.7 at guidance 10; then stage II "
@@ -386,6 +434,7 @@ ASKED = {
     "ImagenStyle": "prompt",
     "ImagenSeeds": "seed",
     "LoadImage": "image",
+    "ImagenDatasetFromFolder": "folder",
     "ImagenDynamicThreshold": "guidance_scale",
     "ImagenBaseSample": "seed",
 }
@@ -408,8 +457,8 @@ def main() -> None:
         chosen = options.pictures is not None and (
             make.__name__ in options.pictures or not options.pictures
         )
-        # Pictures of weights that are not here cannot be made here.
-        if chosen and not make.__name__.startswith("if_"):
+        # Pictures of weights that are not here cannot be made here; those of trainings are docs/*.png's.
+        if chosen and not make.__name__.startswith("if_") and not make.__name__.endswith("_lora"):
             thumbnail(graph, workflow, OUT / f"{make.__name__}.jpg")
 
 

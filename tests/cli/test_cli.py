@@ -193,9 +193,10 @@ def deepfloyd_names(tmp_path, monkeypatch):
 def test_example_workflows_are_the_same_graph_in_both_formats(path):
     from imagen_nodes.headless.comfy_nodes.folders import Folders, folders
     from imagen_nodes.headless.engine.validate import validate
+    from imagen_nodes.nodes import host
 
     registry = default_registry()
-    token = folders.set(Folders(EXAMPLES / "input"))
+    token, own = folders.set(Folders(EXAMPLES / "input")), host.inputs.set(EXAMPLES / "input")
     try:
         ui, workflow = load_workflow(path, registry)
         api, none = load_workflow(EXAMPLES / "api" / path.name, registry)
@@ -205,6 +206,7 @@ def test_example_workflows_are_the_same_graph_in_both_formats(path):
         assert validate(ui, registry)
     finally:
         folders.reset(token)
+        host.inputs.reset(own)
 
 
 def test_timesteps_are_told_stage_by_stage_and_written_into_the_graph(monkeypatch):

@@ -95,8 +95,7 @@ class Server:
         self.base, self.input = base, base / "input"
         for folder in ("custom_nodes", "input", "output", "temp", "user/default", "models"):
             (base / folder).mkdir(parents=True)
-        for picture in (ROOT / "example_workflows" / "input").iterdir():
-            shutil.copy(picture, self.input)
+        shutil.copytree(ROOT / "example_workflows" / "input", self.input, dirs_exist_ok=True)
         settings = json.dumps(browser_tool().SETTINGS)
         (base / "user/default/comfy.settings.json").write_text(settings)
         (base / "custom_nodes" / "imagen_nodes").symlink_to(ROOT, target_is_directory=True)

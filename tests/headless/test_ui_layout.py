@@ -86,8 +86,8 @@ def test_an_example_runs_anew_shows_what_it_changed_and_knows_what_an_app_asks(p
     asked = data["extra"]["linearData"]
     for node_id, name in asked["inputs"]:
         assert name in {slot["name"] for slot in nodes[node_id]["inputs"]}
-    assert any(name in ("prompt", "image") for _, name in asked["inputs"])
-    assert [nodes[node_id]["type"] for node_id in asked["outputs"]] == ["SaveImage"]
+    assert any(name in ("prompt", "image", "folder") for _, name in asked["inputs"])
+    assert {nodes[node_id]["type"] for node_id in asked["outputs"]} == {"SaveImage"}
 
 
 def test_a_title_that_is_the_type_s_own_is_left_to_the_translation():
