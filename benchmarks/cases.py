@@ -25,6 +25,7 @@ from imagen_nodes.imagen_core.stage import build_unet
 
 PACKAGE = Path(core.__file__ or "").parent
 BUNDLED = PACKAGE / "pretrained" / "emoji"
+COLOURS, THINGS = ("red", "blue", "green", "small"), ("apple", "house", "cat face", "rocket")
 DOWN, UP = "ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"
 CROSS_DOWN, CROSS_UP = "SimpleCrossAttnDownBlock2D", "SimpleCrossAttnUpBlock2D"
 IF_COMMON: dict[str, Any] = dict(
@@ -247,6 +248,33 @@ def cascade(device: torch.device) -> Case:
     )
 
 
+def batches(device: torch.device) -> Case:
+    """Sixteen prompts by the bundled base, in one batch and one by one."""
+    prompts = [f"a {colour} {thing}" for colour in COLOURS for thing in THINGS]
+    runs: dict[str, Callable[[], Any]] = {}
+    for dtype in (torch.float32, half_of(device)):
+        if dtype is not None:
+            made: Any = core.load_cascade("emoji", device, dtype)
+            kind = str(dtype).removeprefix("torch.")
+            settings: dict[str, Any] = dict(upto=64, steps=4)
+
+            def one_by_one(made: Any = made, settings: Any = settings) -> Any:
+                return torch.cat(
+                    [made.generate(prompts[i], seed=i, **settings) for i in range(len(prompts))]
+                )
+
+            runs[f"ours, {kind}, one by one"] = one_by_one
+            runs[f"ours, {kind}, in one batch"] = lambda made=made, settings=settings: (
+                made.generate(prompts, **settings)
+            )
+    alone, together = list(runs.values())[:2]
+    apart = (alone() - together()).abs().max().item()
+    return Case(
+        "sixteen prompts by the bundled base, 4 steps, 64 x 64", runs, "ours, float32, one by one",
+        {"largest_difference": apart},
+    )  # fmt: skip
+
+
 def start(device: torch.device) -> Case:
     """From the shell to the first step: CPU seconds of `imagen generate --upto 64 --steps 1`."""
 
@@ -278,5 +306,6 @@ CASES: dict[str, Callable[[torch.device], Case]] = {
     "efficient": efficient,
     "t5": t5,
     "cascade": cascade,
+    "batches": batches,
     "start": start,
 }
