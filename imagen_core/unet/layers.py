@@ -269,7 +269,7 @@ def modulations(unet: Any, t: Tensor, pooled: Tensor, aug: Tensor | None) -> lis
     return [tuple((scale[i], shift[i]) for scale, shift in made) for i in range(levels)]
 
 
-def runs_on(unet: nn.Module) -> torch.device:
+def runs_on(unet: Any) -> torch.device:
     """Where a network computes: where its weights are, but for a host that brings them as they are used."""
     told = unet.__dict__.get("runs_on")
     return next(unet.parameters()).device if told is None else told
