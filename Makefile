@@ -47,6 +47,7 @@ comfy: $(VENV)/.dev
 pictures: $(VENV)/.dev
 	$(BIN)/python tools/artwork.py
 	$(BIN)/python tools/readme_grid.py
+	$(BIN)/python tools/prompt_pictures.py
 	$(BIN)/python tools/example_workflows.py --pictures
 	$(BIN)/python tools/node_pictures.py graph
 

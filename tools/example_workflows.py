@@ -230,6 +230,22 @@ def styles() -> Graph:
     return b.graph
 
 
+def regional_prompt() -> Graph:
+    """Two prompts, each inside its mask; the stage after the base reads one prompt of both."""
+    b = Builder()
+    loader, text, guidance = b.start("a red apple left of a taxi, noto style")
+    chain = text
+    for side, thing in (("left", "a red apple"), ("right", "a taxi")):
+        own = b.add(
+            "ImagenT5Encode", f"Prompt of the {side}", text_encoder=Link(loader, 0),
+            prompt=f"{thing} on the {side}, noto style",
+        )  # fmt: skip
+        mask = b.add("LoadImageMask", f"The {side}", image=f"imagen_{side}_64.png", channel="red")
+        wires = {"text": Link(chain, 0), "region": Link(own, 0), "mask": Link(mask, 0)}
+        chain = b.add("ImagenRegionalPrompt", f"Region: the {side}", **wires)
+    return b.save(b.enlarge(loader, Link(b.base(loader, chain, guidance), 0), text, upto=256))
+
+
 def another_upscaler() -> Graph:
     b = Builder()
     loader, text, guidance = b.start("a red apple, noto style")
@@ -399,6 +415,9 @@ NOTES = {
     "input folder first.",
     styles: "## Styles\nOne prompt, two styles. Add your own to `models/imagen/styles.txt`, one a line: "
     "`ink: ink on paper, {prompt}`.",
+    regional_prompt: "## Regional prompts\nEach half has a prompt of its own, which says where its thing is. "
+    "Draw other masks, or chain more *Imagen Regional Prompt*. Copy the pictures of "
+    "`example_workflows/input` to ComfyUI's input folder first.",
     guidance_sweep: "## Guidance sweep\nOne seed, three guidance scales, two thresholds; choose other "
     "settings for the columns and rows. On white backgrounds, as here, dynamic thresholding greys "
     "and then breaks what static clipping leaves alone; on photographs it is static clipping that burns.",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from imagen_nodes import imagen_core as core
 
@@ -44,6 +45,24 @@ def labelled(prompt: str) -> list[str]:
     return lines
 
 
+def sheet(cells: list[tuple[Tensor, str]], columns: int) -> Image.Image:
+    """Images in rows, each over its label.
+
+    cells   h w 3 in 0..1, and the label
+    """
+    step, rows = SIDE + GAP, -(-len(cells) // columns)
+    grid = Image.new("RGB", (columns * step + GAP, rows * (step + LINE) + GAP), "white")
+    draw, font = ImageDraw.Draw(grid), ImageFont.load_default(11)
+    for i, (image, label) in enumerate(cells):
+        picture = Image.fromarray((255 * image).round().byte().numpy().astype(np.uint8))
+        x, y = GAP + step * (i % columns), GAP + (step + LINE) * (i // columns)
+        grid.paste(picture.resize((SIDE, SIDE), Image.Resampling.NEAREST), (x, y))
+        draw.rectangle((x - 1, y - 1, x + SIDE, y + SIDE), outline="#cccccc")
+        for line, text in enumerate(labelled(label)):
+            draw.text((x, y + SIDE + 2 + 13 * line), text, "#444444", font)
+    return grid
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cascade", nargs="?", default="emoji")
@@ -54,18 +73,12 @@ def main() -> None:
     stage = cascade.base if options.base is None else core.load_stage(options.base)
     cells = [(prompt, 0, prompt) for prompt in COMPOSED + STYLED]
     cells += [(SEEDED, seed, f"{SEEDED}, seed {seed}") for seed in range(COLUMNS)]
-    step = SIDE + GAP
-    grid = Image.new("RGB", (COLUMNS * step + GAP, 3 * (step + LINE) + GAP), "white")
-    draw, font = ImageDraw.Draw(grid), ImageFont.load_default(11)
-    for i, (prompt, seed, label) in enumerate(cells):
-        image = core.sample_base(stage, cascade.text_encoder.encode_prompt(prompt), seed=seed)[0]
-        picture = Image.fromarray((255 * image).round().byte().numpy().astype(np.uint8))
-        x, y = GAP + step * (i % COLUMNS), GAP + (step + LINE) * (i // COLUMNS)
-        grid.paste(picture.resize((SIDE, SIDE), Image.Resampling.NEAREST), (x, y))
-        draw.rectangle((x - 1, y - 1, x + SIDE, y + SIDE), outline="#cccccc")
-        for line, text in enumerate(labelled(label)):
-            draw.text((x, y + SIDE + 2 + 13 * line), text, "#444444", font)
-    grid.save(options.out)
+    encode = cascade.text_encoder.encode_prompt
+    made = [
+        (core.sample_base(stage, encode(prompt), seed=seed)[0], label)
+        for prompt, seed, label in cells
+    ]
+    sheet(made, COLUMNS).save(options.out)
     print(options.out)
 
 

@@ -204,6 +204,37 @@ told(
     assert got["mixed"] > 0.05
 
 
+def test_changes_and_regions_cross_the_bridge(inside_comfy):
+    """Six even steps: a change at half of the schedule is one after three of them in both."""
+    got = inside_comfy(
+        STAGE
+        + """
+encode = cascade.text_encoder.encode_prompt
+left = torch.zeros(1, 64, 64)
+left[..., :32] = 1
+text = encode("a [red apple:green pear:0.45], noto style", "a dog")
+(text,) = node(
+    "ImagenRegionalPrompt", text=text, region=encode("a house"), mask=left, strength=0.8
+)
+positive, negative = node("ImagenTextToConditioning", text=text)
+model, _ = node("ImagenStageToModel", stage=cascade.base)
+(patched,) = node("ImagenPatchModel", model=model, guidance=guidance, data_range=1.0)
+with torch.inference_mode():
+    latent = torch.zeros(1, 3, 64, 64)
+    made = theirs(patched, positive, negative, latent, 3, 6, "euler", "normal")
+    expected = ours(cascade.base, sigmas_of(model, "normal", 6), 3, guidance, "ddim")
+    text = encode("a red apple, noto style", "a dog")
+    plain = ours(cascade.base, sigmas_of(model, "normal", 6), 3, guidance, "ddim")
+told(
+    difference=(made - expected).abs().max().item(), changed=(made - plain).abs().max().item(),
+    entries=len(positive),
+)
+"""
+    )
+    assert got["difference"] < 1e-3, got
+    assert got["changed"] > 0.05 and got["entries"] == 3
+
+
 CUSTOM = (
     STAGE
     + """
