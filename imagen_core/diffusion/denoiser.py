@@ -18,7 +18,7 @@ from torch import Tensor
 from ..text.embedding import TextEmbedding, starts_of
 from ..text.prompt import EncodedPrompt, Positive, fitted
 from ..unet.layers import Modulation, TextContext, modulations, residual_blocks, runs_on
-from .guidance import Guidance
+from .guidance import Guidance, project
 from .lowres import Lowres, Shown
 from .schedules import AnySchedule, alpha_sigma
 from .tiles import Tiles, Window
@@ -276,10 +276,16 @@ def make_denoiser(
         level = levels(i, None if conditioning is None else conditioning.timestep.repeat(rows))
 
         def under(window: Window | None) -> Tensor:
-            seen = (x_t if window is None else window.crop(x_t)).to(dtype).repeat(rows, 1, 1, 1)
+            seen = x_t if window is None else window.crop(x_t)
             given = () if shown is None else shown.under(window, rows)
-            output = unet(seen, level, context, *given).float()
-            return guide(output.chunk(rows), shares(x, window), scales[i], x.shape[1])
+            output = unet(seen.to(dtype).repeat(rows, 1, 1, 1), level, context, *given).float()
+            parts, channels = (output.chunk(rows), shares(x, window)), x.shape[1]
+            guided = guide(*parts, scales[i], channels)
+            if guidance.parallel == 1.0 or scales[i] == 1.0:
+                return guided
+            own = guide(*parts, 1.0, channels)
+            clean = x0_from_output(prediction, own[:, :channels], seen, logsnrs[i])
+            return project(guided, own, clean, guidance.parallel)
 
         output = under(None) if tiles is None else tiles.blend(map(under, tiles.windows))
         predicted, variance = output[:, : x.shape[1]], output[:, x.shape[1] :]

@@ -3,7 +3,7 @@
 Guiding x0 equals guiding epsilon, since the weights sum to one. Thresholds act per image.
 
 References: CFG, arXiv:2207.12598; Imagen, arXiv:2205.11487, sections 2.2 and 2.3; oscillating
-guidance, Imagen Video, arXiv:2210.02303; guidance interval, arXiv:2404.07724.
+guidance, Imagen Video, arXiv:2210.02303; guidance interval, arXiv:2404.07724; APG, arXiv:2410.02416.
 """
 
 import math
@@ -30,6 +30,8 @@ class Guidance:
     start, end         part of the schedule in which guidance acts, 0 = first step, 1 = last
     oscillate          every other step of the interval's second half uses scale 1 instead
     skipped            steps of the schedule that come before the run, which starts at a picture
+    parallel           part of guidance along the prompt's own estimate that is kept, 0..1: 1 = all, 0 = APG,
+                       which leads to strong colours less (arXiv:2410.02416)
     """
 
     guidance_scale: float = 3.0
@@ -40,6 +42,7 @@ class Guidance:
     end: float = 1.0
     oscillate: bool = False
     skipped: int = 0
+    parallel: float = 1.0
 
     def __post_init__(self):
         if self.threshold not in THRESHOLDS:
@@ -50,6 +53,8 @@ class Guidance:
             raise ValueError(f"percentile must be in (0, 1], got {self.percentile}")
         if self.max_value is not None and not self.max_value >= 1:
             raise ValueError(f"max_value must be at least 1, got {self.max_value}")
+        if not 0 <= self.parallel <= 1:
+            raise ValueError(f"parallel must be in [0, 1], got {self.parallel}")
         if not 0 <= self.start <= self.end <= 1:
             raise ValueError(
                 f"0 <= start <= end <= 1 must hold, got start {self.start}, end {self.end}"
@@ -95,6 +100,25 @@ class Guidance:
         if on_bound is not None:
             on_bound(x0, bound)
         return rescale(x0, bound)
+
+
+# APG (Eq. 7), on outputs of any kind, as these differ in x0 by the same factor
+def project(guided: Tensor, cond: Tensor, x0: Tensor, parallel: float) -> Tensor:
+    """A guided output whose difference from the prompt's keeps a part of what lies along x0.
+
+    guided, cond   b c h w, with and without guidance; more channels, a learned variance, stay as they are
+    x0             b c h w, the prompt's own estimate
+    parallel       the part, 0..1
+
+    APG, arXiv:2410.02416, Eq. 7.
+    """
+    axes, channels = (1, 2, 3), x0.shape[1]
+    led = (guided - cond)[:, :channels]
+    along = (led * x0).sum(axes, keepdim=True) / x0.square().sum(axes, keepdim=True).clamp_min(
+        1e-12
+    )
+    kept = guided[:, :channels] - (1 - parallel) * along * x0
+    return torch.cat([kept, guided[:, channels:]], dim=1)
 
 
 def dynamic_threshold(

@@ -108,3 +108,18 @@ def test_states_of_another_encoder_are_refused():
         EncodedPrompt(TEXT, NULL, SECOND, 1.5)
     with pytest.raises(ValueError, match="mixer: needs a second prompt"):
         EncodedPrompt(TEXT, NULL, mixer=0.5)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.4, 1.0])
+@torch.no_grad()
+def test_guidance_along_the_own_estimate_is_kept_in_part(stage, part):
+    """APG: the difference that guidance makes, split along the prompt's own estimate and across it."""
+    prompt, sigmas = EncodedPrompt(TEXT, NULL), torch.tensor([2.0, 1.0, 0.0], dtype=torch.float64)
+    network = stage.unet, stage.schedule, stage.prediction
+    chosen = Guidance(W, "none", parallel=part)
+    made = make_denoiser(*network, prompt, chosen, sigmas, 2)(X, 1).x0
+    own, plain = alone(stage, TEXT), estimate(stage, prompt)
+    axes = (1, 2, 3)
+    along = ((plain - own) * own).sum(axes, keepdim=True) / own.square().sum(axes, keepdim=True)
+    assert (along * own).abs().max() > 1e-3
+    assert torch.allclose(made, plain - (1 - part) * along * own, atol=1e-4)
