@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+from imagen_nodes.imagen_core import PRESETS, Stage, StageConfig, save_stage
+
 BUNDLED = Path(__file__).parents[2] / "imagen_core" / "pretrained" / "emoji"
 GRAPH = {
     "1": {"class_type": "Slow", "inputs": {"seed": 0}},
@@ -158,17 +160,8 @@ def test_killed_generations(start, chance, tmp_path, much, unfinished):
         (folder / "x.png").unlink()
 
 
-@pytest.fixture
-def recipe(tmp_path, t5_folder):
-    rng = np.random.default_rng(0)
-    np.save(tmp_path / "images.npy", rng.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8))
-    names = ("a red apple", "a dog", "a blue heart", "a hill")
-    entries = [{"captions": [[name, 1.0]], "weight": 1.0} for name in names]
-    (tmp_path / "manifest.json").write_text(json.dumps({"pictures": entries}))
-    (tmp_path / "t5").symlink_to(t5_folder)
-
-    def recipe(out):
-        text = f"""
+TABLES = {
+    "stage": """
 [stage]
 preset = "tiny-base"
 kind = "base"
@@ -178,6 +171,38 @@ scale = 1
 images = "images.npy"
 manifest = "manifest.json"
 text_encoder = "t5"
+""",
+    "lora": """
+[stage]
+start_from = "base.safetensors"
+[data]
+folder = "pictures"
+text_encoder = "t5"
+workers = 0
+[tune]
+what = "lora"
+rank = 4
+""",
+}
+
+
+@pytest.fixture
+def recipe(tmp_path, t5_folder):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "images.npy", rng.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8))
+    names = ("a red apple", "a dog", "a blue heart", "a hill")
+    entries = [{"captions": [[name, 1.0]], "weight": 1.0} for name in names]
+    (tmp_path / "manifest.json").write_text(json.dumps({"pictures": entries}))
+    (tmp_path / "t5").symlink_to(t5_folder)
+    (tmp_path / "pictures").mkdir()
+    for name, pixels in zip(names, np.load(tmp_path / "images.npy"), strict=True):
+        Image.fromarray(pixels).save(tmp_path / f"pictures/{name}.png")
+    save_stage(
+        Stage(StageConfig("base", 16, 1, PRESETS["tiny-base"])), tmp_path / "base.safetensors"
+    )
+
+    def recipe(out, kind):
+        text = f"""{TABLES[kind]}
 [optim]
 warmup_steps = 3
 lr = 2e-3
@@ -200,8 +225,9 @@ def stages(folder):
 
 
 @pytest.mark.slow
-def test_killed_trainings(start, chance, recipe, tmp_path, much):
-    assert start("train", recipe("whole")).wait() == 0
+@pytest.mark.parametrize("kind", list(TABLES))
+def test_killed_trainings(start, chance, recipe, tmp_path, much, kind):
+    assert start("train", recipe("whole", kind)).wait() == 0
     expected = stages(tmp_path / "whole")
     assert expected
     hits = campaign = 0
@@ -214,7 +240,7 @@ def test_killed_trainings(start, chance, recipe, tmp_path, much):
                 assert load_file(path).keys() == load_file(tmp_path / "whole" / path.name).keys()
 
         hits += killed_until_done(
-            start, chance, ["train", recipe(out.name)], 4.0, whole, much - hits
+            start, chance, ["train", recipe(out.name, kind)], 4.0, whole, much - hits
         )
         assert stages(out) == expected
         shutil.rmtree(out)
