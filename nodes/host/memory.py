@@ -120,14 +120,15 @@ def on_device(module: nn.Module, memory_required: float = 0, role: Role = "unet"
 def _budget(module: nn.Module, memory_required: float, role: Role) -> int | None:
     """Bytes that a GPU has for the weights of a network that it cannot hold; None where it can.
 
-    None also for what ComfyUI leaves behind in part by itself: a U-Net whose layers are ComfyUI's.
+    None also for what ComfyUI leaves behind in part by itself, a U-Net whose layers are ComfyUI's, and for
+    text encoders, with which this was not tested.
     """
     from ...imagen_core.memory import free_bytes
 
     device, management = compute_device(role), comfy("comfy.model_management")
-    if device.type != "cuda":
+    if device.type != "cuda" or role != "unet":
         return None
-    if management is not None and role == "unet" and "plain" not in module.__dict__:
+    if management is not None and "plain" not in module.__dict__:
         return None
     weights = sum(each.nbytes for each in module.parameters())
     if management is not None and weights + memory_required > PART * free_bytes(device):
