@@ -328,7 +328,8 @@ def generate_graph(options: argparse.Namespace) -> Graph:
         if options.quality == "fast":
             chosen |= {"quality": "fast", "sampler": options.sampler or "dpmpp_2m"}
         Settings(steps=spacing, **chosen | {"tile": max(chosen.get("tile", 0), 0)}).check(config)
-        samplings.append(chosen | spacing_inputs(spacing))
+        size = {} if i else {"width": config.resolution, "height": config.resolution}
+        samplings.append(size | chosen | spacing_inputs(spacing))
     loras = chosen_loras(options.lora, configs)
     guidance = configs[0].guidance(
         guidance_scale=options.guidance,
@@ -380,7 +381,7 @@ def graph_of(
         end=1.0,
     )
     image: dict[str, Any] = {}
-    first = {"width": 64, "height": 64, "batch_size": options.batch, "strength": 1.0}
+    first = {"batch_size": options.batch, "strength": 1.0}
     samplings = [{**first, "guidance": Link(guide, 0), **samplings[0]}, *samplings[1:]]
     for i, inputs in enumerate(samplings):
         stage = Link(loader, 1 + i)

@@ -435,7 +435,7 @@ def test_from_a_folder_to_a_picture_in_a_shell(folder, monkeypatch, capsys):
     picture = folder / "dog.png"
     made = ["generate", "a dog", "--cascade", "mine", "--upto", "16", "--steps", "2"]
     assert main([*made, "--lora", f"{out}:0.8", "-o", str(picture)]) == 0
-    assert Image.open(picture).size == (64, 64)
+    assert Image.open(picture).size == (16, 16)
 
 
 def test_two_runs_at_once_in_one_folder_are_refused(folder):
