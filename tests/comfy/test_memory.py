@@ -1,7 +1,7 @@
 """Networks that do not fit: ComfyUI leaves a part of them behind, and the picture is the same.
 
-Once at DeepFloyd IF's largest shape: 8.02 GiB of random bfloat16 weights under a limit of 8 GiB, 6.79 GiB of them
-loaded, 158 layers brought theirs at each evaluation; two steps of 32 x 32 gave the bytes of the unlimited run.
+Once at DeepFloyd IF's largest shape: of 8.02 GiB of random bfloat16 weights, 6.79 GiB were loaded under a
+limit of 8 GiB, and 158 layers brought theirs; two steps of 32 x 32 gave the bytes of the unlimited run.
 """
 
 LIMITED = """
