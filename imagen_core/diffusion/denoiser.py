@@ -115,6 +115,27 @@ def guide(
     return torch.cat([prediction, output[:, channels:]], dim=1)
 
 
+def lead(
+    rows: Sequence[Tensor],
+    shares: Sequence[float | Tensor],
+    scale: float,
+    channels: int,
+    parallel: float,
+    clean: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """`guide`, and of what guidance adds only a part along the clean image: APG.
+
+    rows, shares, scale, channels   as for `guide`
+    parallel                        that part, 0..1; 1 = all of it
+    clean                           the clean image that a prediction stands for
+    """
+    guided = guide(rows, shares, scale, channels)
+    if parallel == 1.0 or scale == 1.0:
+        return guided
+    own = guide(rows, shares, 1.0, channels)
+    return project(guided, own, clean(own[:, :channels]), parallel)
+
+
 class Shares:
     """Each positive prompt's share of the prediction, its mask in the picture's size."""
 
@@ -268,27 +289,25 @@ def make_denoiser(
     scales = guidance.scales(len(alphas))
     texts, shares = Texts(unet, prompt, guidance, timesteps, batch), Shares(prompt.positives)
     shown = None if lowres is None else Shown(lowres, dtype)
+    windows = [None] if tiles is None else tiles.windows
 
     def denoise(x: Tensor, i: int) -> Denoised:
         rows, context, levels = texts.at(i, scales[i] != 1.0)
-        x_t = alphas[i] * x
+        x_t, channels = alphas[i] * x, x.shape[1]
+        output: Any = None
         conditioning = None if shown is None else shown.step()
         level = levels(i, None if conditioning is None else conditioning.timestep.repeat(rows))
-
-        def under(window: Window | None) -> Tensor:
+        for place, window in enumerate(windows):
             seen = x_t if window is None else window.crop(x_t)
             given = () if shown is None else shown.under(window, rows)
-            output = unet(seen.to(dtype).repeat(rows, 1, 1, 1), level, context, *given).float()
-            parts, channels = (output.chunk(rows), shares(x, window)), x.shape[1]
-            guided = guide(*parts, scales[i], channels)
-            if guidance.parallel == 1.0 or scales[i] == 1.0:
-                return guided
-            own = guide(*parts, 1.0, channels)
-            clean = x0_from_output(prediction, own[:, :channels], seen, logsnrs[i])
-            return project(guided, own, clean, guidance.parallel)
-
-        output = under(None) if tiles is None else tiles.blend(map(under, tiles.windows))
-        predicted, variance = output[:, : x.shape[1]], output[:, x.shape[1] :]
+            made = unet(seen.to(dtype).repeat(rows, 1, 1, 1), level, context, *given).float()
+            clean = partial(x0_from_output, prediction, x_t=seen, logsnr=logsnrs[i])
+            led = lead(
+                made.chunk(rows), shares(x, window), scales[i], channels, guidance.parallel, clean
+            )
+            output = led if tiles is None else tiles.add(output, place, led)
+        output = output if tiles is None else tiles.mean(output)
+        predicted, variance = output[:, :channels], output[:, channels:]
         x0 = x0_from_output(prediction, predicted, x_t, logsnrs[i])
         x0 = guidance.apply_threshold(x0, None if trace is None else partial(trace.record, i))
         return Denoised(x0, (variance + 1) / 2 if variance.numel() else None)

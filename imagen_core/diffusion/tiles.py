@@ -7,7 +7,6 @@ MultiDiffusion, arXiv:2302.08113.
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -88,18 +87,21 @@ class Tiles:
         for window, ramp in zip(windows, self.ramps, strict=True):
             window.crop(self.weights).add_(ramp)
 
-    def blend(self, values: Iterable[Tensor]) -> Tensor:
-        """Weighted mean of what was computed under each window: b c h w, the whole picture.
+    def add(self, total: Tensor | None, place: int, value: Tensor) -> Tensor:
+        """The weighted sum so far, b c h w of the whole picture, with one window's part in it.
 
-        values   b c height width of each window, of which one is held at a time
+        total   of the windows before, changed in place; None = there are none
+        place   of the window
+        value   b c height width, what was computed under it
         """
-        total = None
-        for window, ramp, value in zip(self.windows, self.ramps, values, strict=True):
-            if total is None:
-                shape = *value.shape[:2], *self.weights.shape[2:]
-                total = torch.zeros(shape, device=self.weights.device, dtype=torch.float32)
-            window.crop(total).addcmul_(value, ramp)
-        assert total is not None, "no windows"
+        if total is None:
+            shape = *value.shape[:2], *self.weights.shape[2:]
+            total = torch.zeros(shape, device=self.weights.device, dtype=torch.float32)
+        self.windows[place].crop(total).addcmul_(value, self.ramps[place])
+        return total
+
+    def mean(self, total: Tensor) -> Tensor:
+        """The weighted mean of all windows, once each was added."""
         return total.div_(self.weights)
 
 
