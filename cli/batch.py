@@ -197,7 +197,7 @@ def summary(running: Batch, counts: dict[str, int]) -> dict[str, Any]:
             f"; {counts['failed']} failed before for good: see the manifest, or use --retry-failed"
         )
     if speed["pictures"]:
-        line += "; {pictures} pictures in {seconds} s, {per_second} a second".format(**speed)
+        line += "; {pictures} images in {seconds} s, {per_second} a second".format(**speed)
     print(line, file=sys.stderr)
     manifest = str(running.output.manifest)
     return {**told, "manifest": manifest, "speed": speed, "exit": 1 if failed else 0}

@@ -127,7 +127,7 @@ def made_or_read(options: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]
         steps=options.steps,
         sampler=options.sampler,
         batch=options.batch,
-        on_batch=lambda done: print(f"{done} of {len(prompts)} pictures", file=sys.stderr),
+        on_batch=lambda done: print(f"{done} of {len(prompts)} images", file=sys.stderr),
     )
     defaults = base.config.defaults
     settings = {

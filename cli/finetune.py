@@ -24,7 +24,7 @@ def add_finetune_options(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
     add("cascade", help="one that doctor lists, or a folder with a cascade.json")
     add("--stage", choices=STAGES, default="base", help="which one; default: %(default)s")
-    about = "folder of pictures, with captions in .txt files, metadata.jsonl or their names"
+    about = "folder of images, with captions in .txt files, metadata.jsonl or their names"
     add("--images", type=Path, required=True, metavar="DIR", help=about)
     about = "what is made: a .safetensors file; the run itself is kept in a folder beside it"
     add("-o", "--out", type=Path, required=True, metavar="FILE", help=about)
@@ -39,28 +39,28 @@ def add_finetune_options(sub: argparse.ArgumentParser) -> None:
     add("--minutes", type=float, default=0.0, metavar="F", help="in place of --steps")
     rates = ", ".join(f"{rate:g} ({what})" for what, rate in RATES.items())
     add("--lr", type=float, metavar="F", help=f"learning rate; default: {rates}")
-    add("--batch", type=int, default=16, metavar="N", help="pictures a step; default: %(default)s")
+    add("--batch", type=int, default=16, metavar="N", help="images a step; default: %(default)s")
     about = "parts that a batch is cut into, to save memory; default: %(default)s"
     add("--accumulation", type=int, default=1, metavar="N", help=about)
-    about = "side of the windows that an SR stage trains on; default: a quarter of its pictures"
+    about = "side of the windows that an SR stage trains on; default: a quarter of its images"
     add("--crop", type=int, metavar="PIXELS", help=about)
     add("--trigger", default="", metavar="TEXT", help="words before every caption")
-    add("--ground", default="white", metavar="COLOUR", help="behind transparent pictures")
-    add("--buckets", action="store_true", help="keep aspect ratios, of a base's pictures")
+    add("--ground", default="white", metavar="COLOUR", help="behind transparent images")
+    add("--buckets", action="store_true", help="keep aspect ratios, of a base's images")
     about = "a second folder that is mixed in as it is, so that what was known stays known"
     add("--mix", type=Path, metavar="DIR", help=about)
-    about = "a file of prompts: the base's own pictures of them are mixed in (prior preservation)"
+    about = "a file of prompts: the base's own images of them are mixed in (prior preservation)"
     add("--prior", type=Path, metavar="FILE", help=about)
-    about = "part of the pictures that is mixed in; default: %(default)s"
+    about = "part of the images that is mixed in; default: %(default)s"
     add("--mix-part", type=float, default=0.3, metavar="F", help=about)
-    about = "part of the pictures that is only measured; default: %(default)s"
+    about = "part of the images that is only measured; default: %(default)s"
     add("--held-out", type=float, default=0.05, metavar="F", help=about)
-    about = "a prompt whose picture is made every so often; repeatable; default: four captions"
+    about = "a prompt whose image is made every so often; repeatable; default: four captions"
     add("--sample", action="append", default=[], metavar="PROMPT", help=about)
     about = "steps between those; default: a tenth of the run"
     add("--sample-every", type=int, metavar="N", help=about)
     add("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
-    add("--workers", type=int, default=1, metavar="N", help="processes that decode pictures")
+    add("--workers", type=int, default=1, metavar="N", help="processes that decode images")
     add(
         "--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of arithmetic"
     )
@@ -83,7 +83,7 @@ def finetune(options: argparse.Namespace) -> dict[str, Any]:
     if options.dry_run:
         return {"file": str(options.out), "dry_run": True}
     if options.prior and not recipe.data.mix:
-        raise InputError("--prior: makes pictures of a base, so it goes with --stage base alone")
+        raise InputError("--prior: makes images of a base, so it goes with --stage base alone")
     if options.prior:
         make_prior(options.prior, Path(recipe.data.mix), cascade)
     made = follow(recipe, cascade, STAGES.index(options.stage), captions)

@@ -108,7 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
         "train", train, "Train a stage as a recipe says; continues from its last checkpoint."
     )
     sub.add_argument("recipe", type=Path, help="a TOML file, such as recipes/emoji/*.toml")
-    about = "Tune a stage on a folder of pictures: a LoRA, or its weights."
+    about = "Tune a stage on a folder of images: a LoRA, or its weights."
     add_finetune_options(command("finetune", finetune, about))
     about = "Put stages and a text encoder together as a cascade."
     add_new_cascade_options(command("new-cascade", new_cascade, about))

@@ -234,7 +234,7 @@ class Batch:
 
 def full(error: OSError) -> OSError:
     """The error that ends a batch whose pictures find no room."""
-    text = f"the pictures cannot be written: {error.strerror}; make room, then start the same batch again"
+    text = f"the images cannot be written: {error.strerror}; make room, then start the same batch again"
     return OSError(error.errno, text)
 
 
@@ -264,7 +264,7 @@ class Meter:
         self.told = now
         rate = pictures / (now - self.started)
         left = (self.tasks - done - failed) * (now - self.started) / max(1, done + failed)
-        text = f"{done + failed} of {self.tasks}, {failed} failed, {rate:.3g} pictures/s"
+        text = f"{done + failed} of {self.tasks}, {failed} failed, {rate:.3g} images/s"
         text += f", {duration(left)} left"
         if not self.terminal:
             print(text, file=self.stream, flush=True)

@@ -48,7 +48,7 @@ def test_a_file_that_may_not_grow_stops_a_batch(start, rows, tmp_path, unfinishe
     out = tmp_path / "out"
     child = start(*rows(out), largest=8000)  # of the manifest
     assert child.wait() == 1
-    assert "the pictures cannot be written: File too large; make room" in child.said()
+    assert "the images cannot be written: File too large; make room" in child.said()
     assert "Traceback" not in child.said()
     assert unfinished(out) == []
     finished_later(start, rows(out), out)
