@@ -208,12 +208,12 @@ def keep_the_base() -> Graph:
 def outpaint() -> Graph:
     """Room beside a picture, painted at the base's own size."""
     b = Builder()
-    loader, text, guidance = b.start("a red heart left of a green leaf, noto style")
+    loader, text, guidance = b.start("two red hearts, noto style")
     picture = b.add("LoadImage", "Picture", image="imagen_heart_64.png")
     wider = b.add(
         "ImagenOutpaint", image=Link(picture, 0), left=0.0, right=1.0, top=0.0, bottom=0.0
     )
-    wires = {"image": Link(wider, 0), "mask": Link(wider, 1)}
+    wires = {"image": Link(wider, 0), "mask": Link(wider, 1), "resample": 4, "jump": 4}
     made = b.enlarge(loader, Link(b.base(loader, text, guidance, **wires), 0), text, upto=256)
     return b.save(Link(b.add("ImagenStitch", image=made, crop=Link(wider, 2)), 0))
 
