@@ -91,7 +91,11 @@ def scratch_folder(where: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+        except KeyboardInterrupt:  # in the middle of it
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 @contextmanager
