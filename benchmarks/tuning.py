@@ -35,7 +35,7 @@ from imagen_nodes.imagen_core.training.loss import diffusion_loss
 from imagen_nodes.imagen_core.training.recipe import DataSection, TuneSection
 from imagen_nodes.imagen_core.training.tuning import prepare
 
-NARROW = STAGE_I | dict(
+NARROW: dict[str, Any] = STAGE_I | dict(
     block_out_channels=(64, 128, 192, 256), layers_per_block=2, cross_attention_dim=256
 )
 THEIR_TARGETS = ["to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_v_proj"]

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from imagen_nodes.imagen_core.evaluation.scenes import COLOURS, TO_LAB, TO_LMS
+from imagen_nodes.imagen_core.evaluation import scenes
+
+COLOURS: dict[str, tuple[float, float, float]] = scenes.COLOURS
 
 GREYS = {"black": (0.20, 0.0, 0.0), "gray": (0.68, 0.0, 0.0)}
 HUE_WIDTH = 40.0  # degrees around the dominant hue that are recoloured whole
 HUE_EDGE = 25.0  # degrees over which that fades
 
-_TO_LMS, _TO_LAB = np.array(TO_LMS, np.float32), np.array(TO_LAB, np.float32)
+_TO_LMS, _TO_LAB = np.array(scenes.TO_LMS, np.float32), np.array(scenes.TO_LAB, np.float32)
 _FROM_LAB, _FROM_LMS = np.linalg.inv(_TO_LAB), np.linalg.inv(_TO_LMS)
 
 
