@@ -642,7 +642,7 @@ def test_logs_are_quiet_where_there_is_no_terminal(go, capsys):
         "40 to make, 0 done before",
     ]
     assert len(said) == 3
-    assert "40 done, 0 failed, 0 done before; 40 pictures in" in said[2]
+    assert "40 done, 0 failed, 0 done before; 40 images in" in said[2]
 
 
 # --- where pictures go -----------------------------------------------------------------------------
