@@ -115,7 +115,7 @@ def guide(
     return torch.cat([prediction, output[:, channels:]], dim=1)
 
 
-def lead(
+def guide_along(
     rows: Sequence[Tensor],
     shares: Sequence[float | Tensor],
     scale: float,
@@ -302,10 +302,10 @@ def make_denoiser(
             given = () if shown is None else shown.under(window, rows)
             made = unet(seen.to(dtype).repeat(rows, 1, 1, 1), level, context, *given).float()
             clean = partial(x0_from_output, prediction, x_t=seen, logsnr=logsnrs[i])
-            led = lead(
+            guided = guide_along(
                 made.chunk(rows), shares(x, window), scales[i], channels, guidance.parallel, clean
             )
-            output = led if tiles is None else tiles.add(output, place, led)
+            output = guided if tiles is None else tiles.add(output, place, guided)
         output = output if tiles is None else tiles.mean(output)
         predicted, variance = output[:, :channels], output[:, channels:]
         x0 = x0_from_output(prediction, predicted, x_t, logsnrs[i])

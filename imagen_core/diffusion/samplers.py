@@ -118,10 +118,8 @@ def _multistep(
         sigma, sigma_next = pairs[i]
         x0 = denoise(x, i).x0
         h = _log_step(sigma, sigma_next)
-        extrapolated = x0
-        if previous is not None and sigma_next > 0:
-            extrapolated = x0 + _reach(h, h_previous) * (x0 - previous)
-        x = torch.lerp(extrapolated, x, sigma_next / sigma)
+        slope = None if previous is None else x0 - previous
+        x = torch.lerp(_extrapolated(x0, slope, h, h_previous, sigma_next), x, sigma_next / sigma)
         previous, h_previous = x0, h
         on_step(i, x0)
     return x
@@ -140,10 +138,10 @@ def sample_dpmpp_2m_sde(
     for i, (sigma, sigma_next) in enumerate(_pairs(sigmas)):
         x0 = denoise(x, i).x0
         h = _log_step(sigma, sigma_next)
-        extrapolated = x0
-        if previous is not None and sigma_next > 0:
-            extrapolated = x0 + _reach(h, h_previous) * (x0 - previous)
-        x = torch.lerp(extrapolated, x, (sigma_next / sigma) ** 2)
+        slope = None if previous is None else x0 - previous
+        x = torch.lerp(
+            _extrapolated(x0, slope, h, h_previous, sigma_next), x, (sigma_next / sigma) ** 2
+        )
         if sigma_next > 0:
             x = x + sigma_next * math.sqrt(1 - (sigma_next / sigma) ** 2) * noise()
         previous, h_previous = x0, h
@@ -174,10 +172,7 @@ def sample_unipc(
         slope = None if previous is None else x0 - previous
         across, along = _correction(h, h_previous)
         begun = x, slope, across, along, sigma_next / sigma
-        extrapolated = x0
-        if slope is not None and sigma_next > 0:
-            extrapolated = x0 + _reach(h, h_previous) * slope
-        x = torch.lerp(extrapolated, x, sigma_next / sigma)
+        x = torch.lerp(_extrapolated(x0, slope, h, h_previous, sigma_next), x, sigma_next / sigma)
         previous, h_previous = x0, h
         on_step(i, x0)
     return x
@@ -222,6 +217,18 @@ def _pairs(sigmas: Tensor) -> list[tuple[float, float]]:
 def _log_step(sigma: float, sigma_next: float) -> float:
     """Step in half logsnr; infinite on the way to sigma 0."""
     return math.log(sigma / sigma_next) if sigma_next > 0 else math.inf
+
+
+def _extrapolated(
+    x0: Tensor, slope: Tensor | None, h: float, h_previous: float, sigma_next: float
+) -> Tensor:
+    """x0 carried on by its change over the step before; as it is in the first step and in the last.
+
+    slope   that change; None = there is no step before
+    """
+    if slope is None or sigma_next <= 0:
+        return x0
+    return x0 + _reach(h, h_previous) * slope
 
 
 def _correction(h: float, h_previous: float) -> tuple[float, float]:
