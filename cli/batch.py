@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextvars
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,8 @@ def add_batch_options(sub: argparse.ArgumentParser) -> None:
     add("--rows", choices=KINDS, help=about)
     about = "column that names the rows; a row without it is named by what it holds; default: %(default)s"
     add("--id", default="id", metavar="COLUMN", help=about)
+    about = "carry this column along, though it is called as an input, or nearly; repeatable"
+    add("--carry", action="append", default=[], metavar="COLUMN", help=about)
     about = (
         "base of the seeds, drawn for each row by its name; keep = the workflow's own for all; a column "
         "seed goes before it; default: %(default)s"
@@ -98,12 +101,14 @@ def base_seed(text: str) -> int | None:
 
 def batch(options: argparse.Namespace) -> dict[str, Any]:
     """Run a workflow for every row that is not done; exit code 1 if any failed."""
+    from ..headless.comfy_nodes.folders import Folders
     from ..headless.files import remove_leftovers, scratch_folder
     from ..headless.jobs import batch as jobs
     from ..headless.jobs.manifest import Share, locked, read_history
     from ..headless.jobs.output import Layout, Output
     from ..headless.jobs.rows import Rows
     from ..headless.registry import declared_once
+    from .node_classes import use_folders
 
     layout = Layout(options.format, options.name, options.shard_size)
     share = Share.of(options.shard)
@@ -115,7 +120,11 @@ def batch(options: argparse.Namespace) -> dict[str, Any]:
     rows = Rows(options.prompts, options.rows)
     job, make_pool = prepared(options, rows.kind == "folder")
     require_writable(options.out)
-    found = jobs.scan(rows, job, share.parts)
+    with declared_once():
+        places = contextvars.copy_context()
+    # What the rows name is looked for where it will be loaded from.
+    places.run(use_folders, Folders(input_folder(options), options.out, options.out / "temp"))
+    found = places.run(jobs.scan, rows, job, layout, share.parts)
     options.out.mkdir(parents=True, exist_ok=True)
     with locked(options.out, share):
         remove_leftovers(options.out)
@@ -129,7 +138,9 @@ def batch(options: argparse.Namespace) -> dict[str, Any]:
         attempts = {digest.hex(): count for digest, count in history.failed.items()}
         running = jobs.Batch(output, attempts, meter)
         at_once = options.at_once if job.shares_evaluations() else 1
-        groups = jobs.grouped(jobs.wanted_tasks(rows, job, plan), at_once)
+        unfit = jobs.planned_tasks(rows, job, plan, jobs.UNFIT)
+        places.run(running.refuse, unfit, lambda row: job.faults(row) or layout.faults(row))
+        groups = jobs.grouped(jobs.planned_tasks(rows, job, plan, jobs.MAKE), at_once)
         if plan.todo:
             with scratch_folder(options.out) as scratch, declared_once():
                 running.run(make_pool(scratch), groups)
@@ -152,7 +163,8 @@ def prepared(options: argparse.Namespace, of_folder: bool) -> tuple[Job, Callabl
             if of_folder
             else "--workflow: expected the workflow to run for each row"
         )
-    choices = Choices(options.seed, options.id, options.repeat, tuple(options.set))
+    seed, own, carried = options.seed, tuple(options.set), tuple(options.carry)
+    choices = Choices(seed, options.id, options.repeat, own, carried)
     inputs = input_folder(options)
     if options.comfy:
         servers, registry = servers_of(options.comfy)

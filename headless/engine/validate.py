@@ -197,7 +197,10 @@ def check_constant(
     try:
         if is_nothing(value) or (kind == "STRING" and isinstance(value, (list, dict))):
             raise ValueError
-        value = SIMPLE[kind](value)
+        given, value = value, SIMPLE[kind](value)
+        if is_nothing(value):
+            value = given
+            raise ValueError
     except (TypeError, ValueError, OverflowError):
         return value, ("invalid_input_type", f"expected {_kind(kind)}, got {brief(value)}")
     if kind in ("INT", "FLOAT"):

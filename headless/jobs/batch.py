@@ -9,24 +9,25 @@ from __future__ import annotations
 import sys
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..graph import WorkflowError
+from ..graph import WorkflowError, brief
 from ..inputs import InputError
 from .digests import among, number_of, pairs, repeated, share_of
 from .manifest import MOST_ATTEMPTS, History, Share
-from .rows import Rows
-from .tasks import Job, Task
+from .rows import Row, Rows
+from .tasks import Choices, Job, Task
+from .workers import Outcome
 
 if TYPE_CHECKING:
-    from .output import Output
-    from .workers import Outcome, Pool
+    from .output import Layout, Output
+    from .workers import Pool
 
 MOST_PROBLEMS = 100  # that an error spells out
 MEMORY_ATTEMPTS = 3  # of a task that memory did not suffice for, in one run
-MAKE, HAVE = 1, 2
+MAKE, HAVE, UNFIT = 1, 2, 3
 COMMIT, MOST_WAITING = (
     1.0,
     256,
@@ -42,6 +43,7 @@ class Scan:
     keys      numbers of their keys
     shares    which share each belongs to, from 0; empty where there is one
     numbers   of their rows
+    unfit     1 for each whose row cannot run, else 0
     columns   of the first row: those that set inputs, those that are carried along
     """
 
@@ -49,15 +51,18 @@ class Scan:
     keys: array[int] = field(default_factory=lambda: array("Q"))
     shares: array[int] = field(default_factory=lambda: array("L"))
     numbers: array[int] = field(default_factory=lambda: array("L"))
+    unfit: bytearray = field(default_factory=bytearray)
     columns: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
 
 
-def scan(rows: Rows, job: Job, parts: int = 1) -> Scan:
+def scan(rows: Rows, job: Job, layout: Layout, parts: int = 1) -> Scan:
     """What the rows ask for; a WorkflowError that lists all that is wrong with them.
 
+    layout  of what they make
     parts   into which they are divided
     """
     found, problems = Scan(), []
+    unfit: list[str] = []
     for row in rows.read():
         try:
             tasks = job.tasks(row)
@@ -69,14 +74,21 @@ def scan(rows: Rows, job: Job, parts: int = 1) -> Scan:
         if not found.numbers:
             carried = job.carried(row)
             found.columns = [c for c in row.values if c not in carried], carried
+        faults = job.faults(row) or layout.faults(row)
+        if faults and len(unfit) < MOST_PROBLEMS:
+            unfit.append(f"{rows.path}: line {row.number}: {'; '.join(faults)}")
         for task in tasks:
             found.digests += task.digest
             found.keys.append(number_of(task.key))
             found.numbers.append(row.number)
+            found.unfit.append(bool(faults))
             if parts > 1:
                 found.shares.append(share_of(task.key, parts))
-    if problems:
-        raise WorkflowError(problems)
+    if problems or (unfit and all(found.unfit)):
+        raise WorkflowError([*problems, *unfit][:MOST_PROBLEMS])
+    own = job.choices.id
+    if own != Choices.id and job.targets and not any(own in columns for columns in job.targets):
+        raise InputError(f"--id: expected a column of {rows.path}, got {brief(own)}")
     require_own_keys(found)
     return found
 
@@ -85,7 +97,8 @@ def scan(rows: Rows, job: Job, parts: int = 1) -> Scan:
 class Plan:
     """What is to be done.
 
-    wanted   for each task in order: MAKE, HAVE (done, or failed for good), or 0 = not of this share
+    wanted   for each task in order: MAKE, HAVE (done, or failed for good), UNFIT (its row cannot run), or 0 =
+             not of this share
     counts   tasks of this share: done before, failed before for good, repeated rows
     """
 
@@ -115,7 +128,8 @@ def make_plan(found: Scan, share: Share, history: History, again: bool = False) 
     final = b"".join(d for d, n in history.failed.items() if n >= MOST_ATTEMPTS and not again)
     failed = mine & ~done & among(halves, pairs(final))
     counts |= {"skipped": int(done.sum()), "failed": int(failed.sum())}
-    wanted = np.where(mine, np.where(done | failed, HAVE, MAKE), 0).astype(np.uint8)
+    new = np.where(np.frombuffer(found.unfit, np.uint8), UNFIT, MAKE)
+    wanted = np.where(mine, np.where(done | failed, HAVE, new), 0).astype(np.uint8)
     return Plan(bytearray(wanted.tobytes()), counts)
 
 
@@ -134,19 +148,22 @@ def require_own_keys(found: Scan) -> None:
         )
 
 
-def wanted_tasks(rows: Rows, job: Job, plan: Plan) -> Iterator[Task | None]:
-    """The tasks of this share in order, None in place of one that is not to be made."""
+def planned_tasks(rows: Rows, job: Job, plan: Plan, mark: int) -> Iterator[Task | None]:
+    """The tasks of this share in order, None in place of one that the plan marks otherwise.
+
+    mark   MAKE or UNFIT
+    """
     repeats = job.choices.repeats
 
     def asked(place: int) -> bool:
-        return MAKE in plan.wanted[place * repeats : (place + 1) * repeats]
+        return mark in plan.wanted[place * repeats : (place + 1) * repeats]
 
     for place, row in enumerate(rows.read(asked)):
         tasks = job.tasks(row) if asked(place) else []
         for repeat in range(repeats):
             wanted = plan.wanted[place * repeats + repeat]
             if wanted:
-                yield tasks[repeat] if wanted == MAKE else None
+                yield tasks[repeat] if wanted == mark else None
 
 
 def grouped(tasks: Iterator[Task | None], size: int) -> Iterator[list[Task]]:
@@ -178,6 +195,19 @@ class Batch:
     failed: int = 0
     waiting: list[Outcome] = field(default_factory=list)
     committed: float = field(default_factory=time.monotonic)
+
+    def refuse(self, tasks: Iterator[Task | None], faults: Callable[[Row], list[str]]) -> None:
+        """Record tasks whose rows cannot run as failed for good, and say so, before others run.
+
+        faults   of a row
+        """
+        for task in tasks:
+            if task is not None:
+                error = "; ".join(faults(task.row))
+                self.waiting.append(Outcome(task, error=error, final=True))
+            if len(self.waiting) >= MOST_WAITING:
+                self._commit()
+        self._commit()
 
     def run(self, pool: Pool, groups: Iterator[list[Task]]) -> None:
         """Make all groups; what was short of memory is tried again at the end, one task at a time."""
@@ -227,8 +257,10 @@ class Batch:
         for outcome in kept:
             self.done += not outcome.error
             self.failed += bool(outcome.error)
-            if outcome.error:
+            if outcome.error and self.failed <= MOST_PROBLEMS:
                 self.meter.say(f"line {outcome.task.row.number}: {outcome.error}")
+            elif outcome.error and self.failed == MOST_PROBLEMS + 1:
+                self.meter.say(f"further failures stand in {self.output.manifest} alone")
         self.meter.show(self.done, self.failed, self.output.pictures)
 
 
@@ -304,4 +336,9 @@ def about(found: Scan, plan: Plan) -> list[str]:
     lines = ["columns that " + "; columns that ".join(said)] if said else []
     if plan.counts["repeated"]:
         lines.append(f"{plan.counts['repeated']} rows repeat earlier ones; each is made once")
+    unfit = plan.wanted.count(UNFIT)
+    if unfit:
+        lines.append(
+            f"{unfit} cannot run, and count as failed; mend their rows, then start the same batch again"
+        )
     return [*lines, f"{plan.todo} to make, {plan.counts['skipped']} done before"]

@@ -9,7 +9,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..graph import finite
 from ..inputs import InputError
 from . import manifest
 from .digests import holds
+from .rows import Row
 from .tasks import Task
 from .workers import Outcome, fail
 
@@ -36,15 +37,19 @@ class Layout:
     format       one of FORMATS
     name         template of the files' names: {key}, {file}, any column; {key:.2} is its first two characters
     shard_size   pictures of a WebDataset archive
+    columns      that the template names
     """
 
     format: str = "files"
     name: str = ""
     shard_size: int = 1000
+    columns: tuple[str, ...] = field(init=False)
 
     def __post_init__(self):
         name = self.name or NAMES[self.format]
         object.__setattr__(self, "name", name)
+        columns = {column for column, _ in FIELD.findall(name)} - {"key", "file"}
+        object.__setattr__(self, "columns", tuple(sorted(columns)))
         if self.format == "webdataset" and self.name != NAMES["webdataset"]:
             raise InputError("--name: webdataset names its files by their keys; leave it out")
         if not any(found[1] == "key" and not found[2] for found in FIELD.finditer(name)):
@@ -53,6 +58,11 @@ class Layout:
             )
         if self.shard_size < 1:
             raise InputError(f"--shard-size: expected at least 1, got {self.shard_size}")
+
+    def faults(self, row: Row) -> list[str]:
+        """Why the files of a row can have no names; [] = they can."""
+        lacks = [name for name in self.columns if row.values.get(name) is None]
+        return [f"--name: it has no {name!r:.80}" for name in lacks]
 
     def path(self, task: Task, file: str, place: int) -> str:
         """The name of a task's file below the output folder.
@@ -67,7 +77,7 @@ class Layout:
                 return found[0]
             value = task.key if name == "key" else task.row.values.get(name)
             if value is None:
-                raise InputError(f"line {task.row.number}: --name: it has no {name!r:.80}")
+                raise InputError(f"--name: it has no {name!r:.80}")
             return part_of_name(str(value)[: int(most)] if most else str(value))
 
         filled = FIELD.sub(field, self.name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..formats.queueing import Moment
 from ..formats.typed_texts import NOT_IN_FILE_NAMES
 from ..formats.workflow import load_draft
-from ..graph import Graph, Node, brief, finite, listed, to_api
-from ..inputs import SEEDS, SWITCH, InputError, Place, find_targets
+from ..graph import Graph, Node, brief, cut, finite, listed, to_api
+from ..inputs import SEEDS, InputError, Place, find_targets
+from .cells import Cells, nearly, typed
 
 if TYPE_CHECKING:
     from ..formats.queueing import Draft
@@ -60,12 +62,14 @@ class Choices:
     id        column of the keys; a row without it is keyed by what it holds
     repeats   runs of each row
     changes   "NODE.INPUT=VALUE" of the workflow, as --set takes them
+    carried   columns that set nothing, whatever they are called
     """
 
     seed: int | None = 0
     id: str = "id"
     repeats: int = 1
     changes: tuple[str, ...] = ()
+    carried: tuple[str, ...] = ()
 
 
 class Job:
@@ -79,6 +83,9 @@ class Job:
         self.registry, self.choices = registry, choices
         self.targets: dict[tuple[str, ...], dict[str, list[Place]]] = {}
         self.draft = None if workflow is None else self._load(workflow)
+        self.tests: dict[tuple[str, ...], list[tuple[str, Callable[[Any], bool]]]] = {}
+        self.broken: dict[tuple[str, ...], list[str]] = {}
+        self.cells = Cells(self.draft.graph if self.draft else {}, registry)
         self.origin = b"%d " % choices.seed if choices.seed is not None else b"keep "
         self.origin += b"" if self.draft is None else digest_of(self.draft)
 
@@ -134,18 +141,75 @@ class Job:
     def _find_targets(self, row: Row) -> None:
         """Find what each column of a row sets, and remember it for rows with the same columns."""
         assert self.draft is not None
+        where, carried = f"line {row.number}", self.choices.carried
         found = {
-            column: find_targets(self.draft.graph, column, f"line {row.number}")
+            column: [] if column in carried else find_targets(self.draft.graph, column, where)
             for column in row.values
         }
+        inputs = dict.fromkeys(n for node in self.draft.graph.values() for n in node.widgets)
         others = [column for column in found if column != self.choices.id]
         if others and not any(found[column] for column in others):
-            inputs = dict.fromkeys(n for node in self.draft.graph.values() for n in node.widgets)
             raise InputError(
-                f"line {row.number}: expected one node with an input {listed(brief(c) for c in others)}, "
+                f"{where}: expected one node with an input {listed(brief(c) for c in others)}, "
                 f"got none; the workflow has {listed(inputs)}"
             )
+        given = {name for places in found.values() for _, name in places}
+        free = [name for name in inputs if name not in given]
+        for column in others:
+            near = "" if found[column] or column in carried else nearly(column, free)
+            if near:
+                raise InputError(
+                    f"{where}: column {brief(column)} sets nothing; expected {near!r}, which the workflow "
+                    f"has, or --carry {cut(column, 80)} to carry the column along"
+                )
         self.targets[tuple(row.values)] = found
+
+    def faults(self, row: Row) -> list[str]:
+        """Why a row cannot run, as far as that is known before it does; [] = it can.
+
+        row   `tasks` has seen it
+        """
+        if row.workflow is not None:
+            return []
+        columns, values = tuple(row.values), row.values
+        if columns not in self.tests:
+            places = self.targets[columns].items()
+            self.tests[columns] = [
+                (c, self.cells.test(place)) for c, each in places for place in each
+            ]
+        found = []
+        if not all(test(values[column]) for column, test in self.tests[columns]):
+            for column, place, value in self._changes(row):
+                fault = self.cells.fault(place, value)
+                if fault:
+                    found.append(f"column {brief(column)}: {fault}")
+        if not found and columns not in self.broken:
+            self.broken[columns] = self._workflow_faults(row)
+        return found or self.broken[columns]
+
+    def _workflow_faults(self, row: Row) -> list[str]:
+        """What is wrong with the workflow as rows with the same columns leave it, whatever they hold."""
+        from ..engine.validate import check
+
+        changed = {place for _, place, _ in self._changes(row)}
+        found = []
+        try:
+            problems = check(self.graph(self.tasks(row)[0]), self.registry).problems
+        except Exception:  # it will fail in its turn, alone
+            return []
+        for problem in problems:
+            place = (problem.node, problem.extra_info.get("input_name", ""))
+            if place not in changed and not self.cells.is_uploaded(place):
+                found.append(f"the workflow: {problem.line}")
+        return found
+
+    def _changes(self, row: Row) -> Iterator[tuple[str, Place, Any]]:
+        """Column, input and value of all that a row sets; an empty cell sets nothing."""
+        for column, places in self.targets[tuple(row.values)].items():
+            value = row.values[column]
+            if value is not None or row.has_null:
+                for place in places:
+                    yield column, place, value
 
     def shares_evaluations(self) -> bool:
         """Whether a node of the workflow can take the calls of several tasks at once."""
@@ -164,18 +228,15 @@ class Job:
         draft = self._load(row.workflow) if row.workflow else self.draft
         assert draft is not None
         changed = draft.copy()
-        targets = {} if row.workflow else self.targets[tuple(row.values)]
-        given = {place for places in targets.values() for place in places}
+        given = {} if row.workflow else {place: v for _, place, v in self._changes(row)}
         if self.choices.seed is not None:
             for node in changed.graph.values():
                 for name in SEEDS:
                     if (node.id, name) not in given and is_seed(node, name):
                         changed.set(node, name, seed_of(self.choices.seed, task.key))
-        for column, places in targets.items():
-            for node_id, name in places:
-                value = typed(changed.graph[node_id], name, row.values[column], row)
-                if value is not None or row.has_null:
-                    changed.set(changed.graph[node_id], name, value)
+        for (node_id, name), value in given.items():
+            node = changed.graph[node_id]
+            changed.set(node, name, typed(node, name, value))
         return changed.queued(self.registry, Moment(random.Random(task.key)))
 
 
@@ -206,13 +267,3 @@ def file_key(text: str) -> str:
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=5).hexdigest()
     plain = NOT_IN_FILE_NAMES.sub("_", text.encode("utf-8", "replace").decode())
     return f"{plain.strip('. ')[: MOST_KEY // 4] or 'row'}-{digest}"
-
-
-def typed(node: Node, name: str, value: Any, row: Row) -> Any:
-    """A cell as an input takes it: texts such as "false" for a switch; None = leave it as it is."""
-    switch = isinstance(node.inputs.get(name), bool) or node.widgets.get(name) == "BOOLEAN"
-    if not switch or not isinstance(value, str):
-        return value
-    if value.lower() not in SWITCH:
-        raise InputError(f"line {row.number}: {name}: expected true or false, got {brief(value)}")
-    return SWITCH[value.lower()]

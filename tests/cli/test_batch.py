@@ -51,13 +51,13 @@ class Draw(Model):
         prompt = ("STRING", {"dynamicPrompts": True})
         seed = ("INT", {"default": 0, "min": 0, "max": 2**64 - 1})
         flip = ("BOOLEAN", {"default": False})
-        optional = {"seed": seed, "flip": flip}
+        optional = {"seed": seed, "flip": flip, "ratio": ("FLOAT", {}), "mode": (["fast", "good"],)}
         return {
             "required": {"model": ("MODEL",), "prompt": prompt, "size": size},
             "optional": optional,
         }
 
-    def draw(self, model, prompt, size, seed=0, flip=False):
+    def draw(self, model, prompt, size, seed=0, flip=False, ratio=1.0, mode="fast"):
         import numpy as np
         import torch
 
@@ -70,6 +70,12 @@ class Draw(Model):
             raise RuntimeError("CUDA out of memory")
         picture = np.asarray(Image.new("RGB", (size, size), prompt), np.float32) / 255
         return (torch.from_numpy(picture)[None],)
+
+
+def drawn():
+    import torch
+
+    return (torch.zeros(1, 4, 4, 3),)
 
 
 class DrawMany(Draw):
@@ -145,8 +151,8 @@ def test_a_failure_is_recorded_and_the_others_run(go, tmp_path, capsys):
     assert go(*lines) == 1
     assert told(capsys) == {"done": 2, "failed": 2, "skipped": 0, "exit": 1}
     errors = [record.get("error", "") for record in records(tmp_path)]
-    assert "node 2 (Draw): unknown color" in errors[1]
-    assert "input size: expected at most 8, got 99" in errors[2]
+    assert "column 'size': node 2 (Draw), input size: expected at most 8, got 99" in errors[0]
+    assert "node 2 (Draw): unknown color" in errors[2]
     assert go(*lines) == 1
     assert told(capsys) == {"done": 0, "failed": 2, "skipped": 2, "exit": 1}
     assert COUNTS["Draw"] == 1  # the colour may be known another time, a size of 99 never fits
@@ -364,6 +370,107 @@ def test_a_batch_reads_its_manifest_once_and_asks_each_class_once(go, tmp_path, 
     assert len(records(tmp_path)) == 13
 
 
+# --- what is seen before anything runs ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("seed", "abc", "input seed: expected a whole number, got 'abc'"),
+        ("seed", "-1", "input seed: expected at least 0, got -1"),
+        ("seed", 3.7, "input seed: expected a whole number, got 3.7"),
+        ("seed", True, "input seed: expected a whole number, got True"),
+        ("seed", 10**30, "input seed: expected at most 18446744073709551615, got 1"),
+        ("seed", 10**4000, "input seed: expected at most 18446744073709551615, got 1"),
+        ("2.size", "", "input size: expected a whole number, got ''"),
+        ("size", None, "input size: expected a whole number, got None"),
+        ("ratio", "nan", "input ratio: expected a number, got 'nan'"),
+        ("ratio", "1e999", "input ratio: expected a number, got '1e999'"),
+        ("ratio", "much", "input ratio: expected a number, got 'much'"),
+        ("mode", "fats", "input mode: expected one of fast, good, got 'fats'"),
+        ("flip", "perhaps", "input flip: expected true or false, got 'perhaps'"),
+        ("LoadImage.image", "gone.png", "no file 'gone.png' in"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named_before_anything_runs(
+    go, tmp_path, capsys, monkeypatch, column, value, message
+):
+    """With its line, column, node and input; its row is recorded as failed, and the others are made."""
+    said = []
+    monkeypatch.setattr(Draw, "draw", lambda self, **_: said.append(records(tmp_path)) or drawn())
+    graph = json.loads((tmp_path / "w.json").read_text())
+    graph["8"] = {"class_type": "LoadImage", "inputs": {"image": "here.png"}}
+    graph["9"] = {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}
+    (tmp_path / "w.json").write_text(json.dumps(graph))
+    (tmp_path / "input").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "input/here.png")
+    assert go(*({"prompt": "red", "seed": n} for n in range(40)), {column: value}) == 1
+    assert told(capsys) == {"done": 40, "failed": 1, "skipped": 0, "exit": 1}
+    (first,) = said[0]
+    assert (first["line"], first["state"], first["attempt"]) == (41, "failed", 3)
+    assert first["error"].startswith(f"column {column!r}: node ")
+    assert message in first["error"]
+
+
+def test_where_no_row_can_run_nothing_is_begun(go, tmp_path, capsys):
+    assert go("prompt,size", "4,red", "2,blue", name="p.csv") == 2
+    said = capsys.readouterr().err
+    for line, value in ((2, "red"), (3, "blue")):
+        assert (
+            f"p.csv: line {line}: column 'size': node 2 (Draw), input size: expected a whole number, "
+            f"got '{value}'"
+        ) in said
+    assert not (tmp_path / "out").exists()
+    graph = json.loads((tmp_path / "w.json").read_text())
+    graph["3"]["inputs"]["images"] = ["7", 0]
+    (tmp_path / "w.json").write_text(json.dumps(graph))
+    assert go({"prompt": "red"}) == 2
+    assert "the workflow: node 3 (SaveImage), input images: is linked to node 7, which is not" in (
+        capsys.readouterr().err
+    )
+    assert COUNTS == {"Model": 0, "Draw": 0, "many": 0}
+
+
+def test_a_column_of_ids_that_is_not_there_is_an_error(go, capsys):
+    assert go({"prompt": "red", "name": "a"}, more=["--id", "nmae"]) == 2
+    assert "--id: expected a column of" in capsys.readouterr().err
+    assert go({"prompt": "red"}, {"prompt": "red", "name": "a"}, more=["--id", "name"]) == 0
+
+
+def test_a_node_that_no_output_needs_may_hold_anything(go, tmp_path):
+    graph = json.loads((tmp_path / "w.json").read_text())
+    graph["4"] = {**graph["2"], "_meta": {"title": "unused"}}
+    (tmp_path / "w.json").write_text(json.dumps(graph))
+    assert go({"2.prompt": "red", "unused.size": 99}) == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "near"), [("promt", "prompt"), ("Prompt", "prompt"), ("szie", "size"), ("fip", "")]
+)
+def test_a_column_that_is_nearly_an_input_is_asked_about(go, tmp_path, capsys, column, near):
+    lines = [{"seed": 1, column: "red"}, {"seed": 2, column: "blue"}]
+    assert go(*lines) == (2 if near else 0)
+    said = capsys.readouterr().err
+    message = f"line 1: column {column!r} sets nothing; expected {near!r}, which the workflow has, or --carry"
+    assert (message in said) == bool(near)
+    assert go(*lines, more=["--carry", column]) == 0
+    assert [record["values"][column] for record in records(tmp_path)[-2:]] == ["red", "blue"]
+
+
+def test_a_column_is_carried_though_it_is_an_input(go, tmp_path):
+    assert go({"prompt": "red", "size": 99}, more=["--carry", "size"]) == 0
+    (record,) = records(tmp_path)
+    assert record["values"]["size"] == 99
+    assert Image.open(tmp_path / "out" / record["files"][0]).size == (4, 4)
+
+
+def test_an_empty_seed_is_drawn(go, tmp_path):
+    assert go("prompt,seed", "red,5", "red,", "blue,", name="p.csv") == 0
+    seeds = [record["seed"] for record in records(tmp_path)]
+    assert seeds[0] == 5
+    assert len({0, *seeds}) == 4
+
+
 # --- rows side by side -----------------------------------------------------------------------------
 
 
@@ -392,8 +499,8 @@ def test_rows_share_the_calls_of_nodes_that_take_many(go, tmp_path, capsys):
         ):
             assert one.tobytes() == other.tobytes()
     errors = [record["error"] for record in records(tmp_path) if "error" in record]
-    assert "unknown color" in errors[0]
-    assert "input size: expected at most 8, got 99" in errors[1]
+    assert "input size: expected at most 8, got 99" in errors[0]
+    assert "unknown color" in errors[1]
 
 
 def test_groups_depend_on_places_alone_so_that_a_resumed_batch_makes_the_same(go, tmp_path):
@@ -654,7 +761,7 @@ def test_names_follow_a_template(go, tmp_path, capsys):
     assert sorted(pictures(tmp_path)) == ["cat_dog/k/k0.png", "cat_dog/k/k1.png"]
     assert go(*lines, more=["--name", "{label}"]) == 2
     assert "expected {key} in it" in capsys.readouterr().err
-    assert go({"id": "z", "prompt": "red"}, more=["--name", "{label}/{key}"]) == 1
+    assert go(*lines, {"id": "z", "prompt": "red"}, more=["--name", "{label}/{key}"]) == 1
     assert "--name: it has no 'label'" in records(tmp_path)[-1]["error"]
 
 

@@ -13,6 +13,7 @@ import pytest
 from imagen_nodes.headless.comfy_nodes import CORE_NODES
 from imagen_nodes.headless.jobs import batch as jobs
 from imagen_nodes.headless.jobs.manifest import Share, read_history
+from imagen_nodes.headless.jobs.output import Layout
 from imagen_nodes.headless.jobs.rows import Rows
 from imagen_nodes.headless.jobs.tasks import Job
 from imagen_nodes.headless.registry import Registry
@@ -73,14 +74,16 @@ def test_a_row_that_is_done_costs_some_bytes(tmp_path):
     count = 5_000
     job, rows, out = prepared(tmp_path, count, missing=(7, count - 1))
     tracemalloc.start()
-    found = jobs.scan(rows, job)
+    found = jobs.scan(rows, job, Layout())
     plan = jobs.make_plan(found, Share(), read_history(out))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert plan.todo == 2
     assert plan.counts["skipped"] == count - 2
     made = [
-        task.key for group in jobs.grouped(jobs.wanted_tasks(rows, job, plan), 16) for task in group
+        task.key
+        for group in jobs.grouped(jobs.planned_tasks(rows, job, plan, jobs.MAKE), 16)
+        for task in group
     ]
     assert made == ["k0000007", f"k{count - 1:07}"]
     assert peak < 200 * count, f"{peak / count:.0f} bytes a row"

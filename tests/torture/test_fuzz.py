@@ -335,6 +335,7 @@ GRAPH = {
 def test_damaged_rows(tmp_path, chance, much):
     """Of every format: read, keyed, made into graphs; a row that cannot be used is named."""
     from imagen_nodes.headless.jobs import batch
+    from imagen_nodes.headless.jobs.output import Layout
     from imagen_nodes.headless.jobs.rows import Rows
     from imagen_nodes.headless.jobs.tasks import Job
 
@@ -365,9 +366,9 @@ def test_damaged_rows(tmp_path, chance, much):
         try:
             with bounded(f"case {n} of {kind}"):
                 rows = Rows(path)
-                found = batch.scan(rows, job)
+                found = batch.scan(rows, job, Layout())
                 plan = batch.Plan(bytearray([batch.MAKE]) * len(found.numbers), {})
-                for group in batch.grouped(batch.wanted_tasks(rows, job, plan), 4):
+                for group in batch.grouped(batch.planned_tasks(rows, job, plan, batch.MAKE), 4):
                     for task in group:
                         with contextlib.suppress(WorkflowError, InputError):
                             check(job.graph(task), registry)

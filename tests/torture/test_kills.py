@@ -23,8 +23,11 @@ GRAPH = {
 }
 
 
-def killed_until_done(start, chance, command, longest, whole, kills):
-    """Start a command again and again, kill it at a random time, until it ends by itself; kills that hit."""
+def killed_until_done(start, chance, command, longest, whole, kills, made=lambda: False):
+    """Start a command again and again, kill it at a random time, until it ends by itself; kills that hit.
+
+    made   whether what the command makes is there, after which it does not run again
+    """
     hits = 0
     while True:
         child = start(*command)
@@ -37,6 +40,8 @@ def killed_until_done(start, chance, command, longest, whole, kills):
             return hits
         assert code == -signal.SIGKILL, child.said()
         hits += 1
+        if made():
+            return hits
 
 
 @pytest.fixture
@@ -133,9 +138,8 @@ def test_killed_conversions(start, chance, tmp_path, much, unfinished):
         assert not target.exists() or target.read_bytes() == expected
 
     for _ in range(much):
-        killed_until_done(
-            start, chance, ["convert", source, target, "--layout", "imagen"], 0.4, whole, 1
-        )
+        command = ["convert", source, target, "--layout", "imagen"]
+        killed_until_done(start, chance, command, 0.4, whole, 1, target.exists)
         assert target.read_bytes() == expected
         assert unfinished(folder) == []
         target.unlink()
