@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from . import host
 from .checks import named
 from .widgets import integer, number, wire
 
@@ -187,7 +188,7 @@ def mask_of(mask: Any, image: Any) -> Any:
     """
     import torch.nn.functional as F
 
-    mask = (mask[None] if mask.ndim == 2 else mask).float()
+    mask = host.whitened(mask[None] if mask.ndim == 2 else mask).float()
     if len(mask) not in (1, len(image)):
         raise ValueError(f"mask: expected 1 or {len(image)} masks, got {len(mask)}")
     if not (mask > 0.5).any():

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from . import host
 from .checks import named
 from .widgets import number, wire
 
@@ -49,4 +50,4 @@ class ImagenRegionalPrompt:
     def add(self, text: Any, region: Any, mask: Any, strength: float) -> tuple:
         """The prompt with the region."""
         with named("Imagen Regional Prompt"):
-            return (text.with_region(region, mask, strength),)
+            return (text.with_region(region, host.whitened(mask), strength),)

@@ -133,7 +133,7 @@ class ImagenBaseSample:
         from ..imagen_core.checks import check_base
         from ..imagen_core.settings import Settings
 
-        node, watch = "Imagen Base Sample", Watch()
+        node, watch, mask = "Imagen Base Sample", Watch(), host.whitened(mask)
         chosen = settings_of(steps, timesteps, sampler, quality=quality) | dict(guidance=guidance)
         with named(node), torch.no_grad():
             chosen |= dict(strength=strength, inpainting=Inpainting(inpaint, resample, jump))
@@ -289,7 +289,7 @@ class ImagenSR256:
 
         chosen = settings_of(steps, timesteps, sampler, aug_level, quality)
         chosen |= dict(guidance=guidance, aug_noise=aug_noise, strength=strength)
-        watch = Watch()
+        watch, mask = Watch(), host.whitened(mask)
         with named(self.NAME), torch.no_grad():
             chosen["inpainting"] = Inpainting(inpaint)
             require_stage(stage, "sr")

@@ -30,7 +30,7 @@ from .files import (
     tokenizer_folders,
     training_folder,
 )
-from .images import save_temporary, temporary, watched
+from .images import save_temporary, temporary, watched, whitened
 from .links import fits
 from .memory import (
     DTYPES,
@@ -104,4 +104,5 @@ __all__ = [
     "tokenizer_folders",
     "training_folder",
     "watched",
+    "whitened",
 ]

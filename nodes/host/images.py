@@ -1,4 +1,4 @@
-"""Pictures that are only looked at: ComfyUI's temporary folder, or the one that a runner names."""
+"""Pictures that are only looked at, in ComfyUI's temporary folder or a runner's; masks that it read."""
 
 from __future__ import annotations
 
@@ -6,15 +6,31 @@ import hashlib
 import os
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .adapter import comfy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+WHITE = 0.996  # ComfyUI 0.33 reads 255 of a grey file as 0.9961
+
 temporary: ContextVar[Path] = ContextVar("temporary", default=Path("temp"))
 """Outside ComfyUI: where such pictures go; a runner sets it."""
+
+
+def whitened(mask: Any) -> Any:
+    """A mask whose white is 1, also where ComfyUI has read it from a grey file.
+
+    mask   any shape in 0..1; None, and what is no tensor, stays
+
+    A region would let the other prompt through, at the price of its evaluation, and inpainting the image.
+    """
+    import torch
+
+    if not isinstance(mask, torch.Tensor):
+        return mask
+    return mask.masked_fill((mask > WHITE) & (mask < 1), 1.0)
 
 
 def watched() -> bool:

@@ -179,12 +179,15 @@ class Server:
         )
 
     def pictures(self, ended: dict) -> list[bytes]:
-        return [
-            self.fetch("/view?" + urllib.parse.urlencode(picture))
+        """The saved pictures, by their names, as the shell's are."""
+        saved = [
+            picture
             for output in ended["outputs"].values()
             for picture in output.get("images", ())
             if picture["type"] == "output"
         ]
+        saved.sort(key=lambda picture: picture["filename"])
+        return [self.fetch("/view?" + urllib.parse.urlencode(picture)) for picture in saved]
 
     def memory(self) -> float:
         """Resident memory of the server's process in MiB."""

@@ -205,3 +205,27 @@ def test_styles_are_the_pack_s_and_the_user_s(tmp_path, monkeypatch):
     assert NODE_CLASS_MAPPINGS["ImagenStyle"].VALIDATE_INPUTS(style="ink") is True
     said = NODE_CLASS_MAPPINGS["ImagenStyle"].VALIDATE_INPUTS(style="gone")
     assert re.search(r"add a line NAME: TEXT to \S*styles\.txt", said)
+
+
+def test_white_of_a_grey_file_is_white(emoji):
+    """ComfyUI 0.33 reads 255 of one as 0.9961."""
+    text = emoji.text_encoder.encode_prompt("a red apple")
+    picture = torch.rand(1, 256, 256, 3, generator=torch.Generator().manual_seed(0))
+    small = picture[:, ::4, ::4]
+    common = dict(text=text, seed=1, steps=2, sampler="ddim", strength=0.5)
+    base = dict(common, stage=emoji.base, image=small, width=64, height=64, batch_size=1)
+    sr = dict(common, stage=emoji.sr256, image=small, original=picture, aug_level=0.1, tile=0)
+    found = []
+    for white in (0.99611, 1.0):
+        mask = torch.zeros(1, 64, 64)
+        mask[:, :, :32] = white
+        region = node("ImagenRegionalPrompt", text=text, region=text, strength=1.0, mask=mask)
+        crop = node("ImagenCropForInpaint", image=picture, mask=mask, size=64, surroundings=1.5)
+        made = [
+            node(node_id, mask=mask, **given)
+            for node_id, given in (("ImagenBaseSample", base), ("ImagenSR256", sr))
+        ]
+        made = [each["result"][0] if isinstance(each, dict) else each[0] for each in made]
+        found.append([*made, crop[2].mask, region[0].regions[0].mask])
+    for read, meant in zip(*found, strict=True):
+        assert torch.equal(read, meant)
