@@ -1,7 +1,8 @@
-"""A network for twice the resolution: the levels of one that is trained, under a new first level.
+"""A larger network that begins with what a smaller one has learnt.
 
-Most of a training then runs at a resolution where it costs a fourth, and what the network knows of things
-keeps its scale. Progressive growing, arXiv:1710.10196, of a U-Net for diffusion.
+For twice the resolution, its levels under a new first level: most of a training then runs at a resolution
+where it costs a fourth, and what the network knows of things keeps its scale. Progressive growing,
+arXiv:1710.10196, of a U-Net for diffusion. Or with text attention at more of its levels.
 """
 
 from dataclasses import replace
@@ -24,14 +25,29 @@ def grows_from(config: ADMConfig) -> ADMConfig:
     )
 
 
+def attends_at_fewer(small: Any, config: ADMConfig) -> bool:
+    """Whether a shape is this one but for levels that do not attend to the text."""
+    if not isinstance(small, ADMConfig) or len(small.attention) != len(config.attention):
+        return False
+    pairs = zip(small.attention, config.attention, strict=True)
+    fewer = small.attention != config.attention and all(there or not here for here, there in pairs)
+    return fewer and replace(small, attention=config.attention) == config
+
+
 def grown(small: nn.Module, config: Any) -> ADMUNet:
-    """A new network whose lower levels are those of a smaller one, a copy.
+    """A new network that holds a copy of a smaller one's weights.
 
-    small    an ADMUNet whose shape is `grows_from(config)`
-    config   an ADMConfig whose first two levels are equally wide, and the first attends to no text
+    small    an ADMUNet whose shape is `grows_from(config)`, or `config` with attention at fewer levels
+    config   an ADMConfig; for a new level: whose first two are equally wide, and the first attends to no text
 
-    ValueError where they do not fit. The new level begins by passing on what comes in, halved, then doubled.
+    ValueError where they do not fit. A new level begins by passing on what comes in, halved, then doubled;
+    new attention begins by adding nothing.
     """
+    if attends_at_fewer(small.config, config):
+        network = build_unet(config)
+        assert isinstance(network, ADMUNet)
+        network.load_state_dict({**network.state_dict(), **small.state_dict()})
+        return network.to(next(small.parameters()).device)
     if (
         small.config != grows_from(config)
         or config.channels[0] != config.channels[1]
@@ -39,7 +55,8 @@ def grown(small: nn.Module, config: Any) -> ADMUNet:
     ):
         raise ValueError(
             f"expected a network of the same shape without the first level, which must be as wide as the "
-            f"second one and attend to no text: {grows_from(config)}, got {small.config}"
+            f"second one and attend to no text: {grows_from(config)}, or one that attends to the text at "
+            f"fewer levels; got {small.config}"
         )
     network = build_unet(config)
     assert isinstance(network, ADMUNet)

@@ -39,7 +39,7 @@ class StageSection:
     defaults     sampling settings that the weights will carry
     start_from   stage to start from, whose own settings count where neither preset nor unet is given;
                  "" = random weights
-    grow_from    a stage whose network lacks the first level of this one's: its levels are the lower ones
+    grow_from    a stage whose network lacks the first level of this one's, or attention at some levels
     unet         a shape of one's own: kind ("adm" or "efficient") and the fields of its configuration
     """
 

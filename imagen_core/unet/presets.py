@@ -100,7 +100,7 @@ PRESETS: dict[str, ADMConfig | EfficientConfig] = {
     "emoji-composed-base32": ADMConfig(
         channels=(64, 128, 256),
         num_res_blocks=(1, 1, 2),
-        attention=(False, False, True),
+        attention=(False, True, True),
         text_dim=256,
         context_dim=256,
         time_dim=256,
@@ -113,7 +113,7 @@ PRESETS: dict[str, ADMConfig | EfficientConfig] = {
     "emoji-composed-base64": ADMConfig(
         channels=(64, 64, 128, 256),
         num_res_blocks=(0, 1, 1, 2),
-        attention=(False, False, False, True),
+        attention=(False, False, True, True),
         text_dim=256,
         context_dim=256,
         time_dim=256,

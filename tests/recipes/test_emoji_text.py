@@ -1,4 +1,5 @@
 import gzip
+import random
 import types
 
 import pytest
@@ -11,6 +12,7 @@ pytest.importorskip("transformers")
 
 import text_corpus
 import text_encoder as te
+import text_places as places
 
 WORDS = [
     "red",
@@ -184,3 +186,66 @@ def test_saved_folder_loads_with_transformers(tiny, spiece, tmp_path):
         atol=2e-2,
         rtol=2e-2,
     )
+
+
+def test_told_texts_put_two_things_at_opposite_sides():
+    rng = random.Random(0)
+    sides = {
+        "left": places.LEFT,
+        "right": places.RIGHT,
+        "above": places.TOP,
+        "under": places.BOTTOM,
+    }
+    seen = set()
+    for _ in range(300):
+        parts = places.told(["fox", "tall tree"], rng)
+        words = " ".join(text for text, _ in parts).replace(",", "").split()
+        found = places.places_of_words(parts)
+        assert len(found) == len(words)
+        things = [place for text, place in parts if "fox" in text or "tree" in text]
+        if len(things) == 2:
+            assert things[0] == tuple(-v for v in things[1])
+        first = next((word for word in words if word in sides), None)
+        if first is not None:
+            assert things[0] == sides[first], words
+            seen.add(first)
+    assert seen == set(sides)
+
+
+def test_only_the_words_of_a_placed_thing_move():
+    states = torch.randn(1, 7, 4)
+    words = torch.tensor([[0, 1, 1, 2, 3, 4, -1]])
+    axes = torch.tensor([[1.0, 0, 0, 0], [0, 2.0, 0, 0]])
+    text = [("a fox", places.LEFT), ("above", places.OPEN), ("a house", places.BOTTOM)]
+    change = places.moved(states, words, [text], axes) - states
+    left, none, below = [-1.0, 0, 0, 0], [0.0] * 4, [0, 2.0, 0, 0]
+    wanted = torch.tensor([[left, left, left, none, below, below, none]])
+    assert torch.allclose(change, wanted, atol=1e-6)
+
+
+def test_directions_are_those_in_which_states_hardly_vary():
+    spread = torch.tensor([5.0, 3.0, 0.01, 0.001])
+    states = torch.randn(200, 4, generator=torch.Generator().manual_seed(0)) * spread
+    axes = places.directions(states)
+    length = states.square().sum(-1).mean().sqrt() * places.FAR
+    assert torch.allclose(axes.abs() / length, torch.eye(4)[2:], atol=0.05)
+
+
+def test_an_encoder_learns_places_and_keeps_other_texts(spiece, tmp_path):
+    encoder = tmp_path / "encoder"
+    student = te.Student(8)
+    te.save_student(student, spiece, encoder)
+    teaching = places.Teaching(encoder, ["cat", "dog"], ["red car", "blue apple"])
+    rng = random.Random(0)
+    texts = [places.told(["cat", "dog"], rng) for _ in range(6)]
+    optimizer = torch.optim.AdamW(teaching.t5.parameters(), lr=1e-4)
+    errors = []
+    for _ in range(6):
+        error = teaching.error(texts)
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        errors.append(error.item())
+    assert errors[-1] < errors[0], errors
+    assert places.teach(teaching, 2e-3, 4, 1e-3) >= 1
+    assert 0 <= teaching.found(texts) <= 1

@@ -119,3 +119,20 @@ def test_mistakes_are_named(small, tmp_path):
         parse_recipe(recipe(start_from="x"), tmp_path)
     with pytest.raises(RecipeError, match="expected a preset, a table stage.unet"):
         parse_recipe(recipe(unet={}), tmp_path)
+
+
+def test_attention_at_more_levels_begins_by_adding_nothing():
+    torch.manual_seed(0)
+    few = replace(SMALL, attention=(False,) * len(SMALL.channels))
+    small = Stage(StageConfig("base", 16, 1, few)).unet
+    with torch.no_grad():
+        for parameter in small.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    more = replace(few, attention=(*few.attention[:-1], True))
+    large, x, t = grown(small, more), torch.randn(2, 3, 16, 16), torch.tensor([200.0, 700.0])
+    assert sum(p.numel() for p in large.parameters()) > sum(p.numel() for p in small.parameters())
+    with torch.no_grad():
+        given, found = small(x, t, small.prepare(text())), large(x, t, large.prepare(text()))
+    assert torch.allclose(found, given, atol=1e-6)
+    with pytest.raises(ValueError, match="at fewer levels"):
+        grown(large, few)
