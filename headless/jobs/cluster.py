@@ -8,9 +8,11 @@ key is made once whoever dies.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
     from .workers import Groups
 
 AHEAD = 2  # groups that an actor has in hand: one that it runs, and one that waits
-MOST_DEATHS = 3  # of actors over one group; then the group has failed
+MOST_DEATHS = (
+    3  # of actors over one group, which then failed; or of one that starts, which is then left out
+)
+PATIENCE = 30.0  # seconds without an event after which people are told why nothing goes on
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,105 @@ class Worker:
         shutil.rmtree(self.place, ignore_errors=True)
 
 
+class Crew:
+    """Actors, and the groups that each has in hand. Only one that has started is given any.
+
+    ray      the module
+    actor    starts an actor
+    number   of actors
+    groups   to be made
+    """
+
+    def __init__(self, ray: Any, actor: Callable[[], Any], number: int, groups: Groups):
+        self.ray, self.actor, self.groups = ray, actor, groups
+        self.actors: list[Any] = [None] * number
+        self.failures = [0] * number  # to start, one after the other
+        self.starting: dict[Any, int] = {}
+        self.ready: set[int] = set()
+        self.waiting: list[
+            tuple[list[Task], int]
+        ] = []  # groups that were taken back, and deaths over each
+        self.running: dict[Any, tuple[int, list[Task], int]] = {}
+        self.told = False
+        for place in range(number):
+            self._start(place)
+
+    def has_work(self) -> bool:
+        """Whether a group is still to be made; a RuntimeError where nobody is left to make it."""
+        if self.running or (self.starting and self._more()):
+            return True
+        if self._more():
+            raise RuntimeError(
+                "--ray: the workers do not start; Ray's logs on their machines say why"
+            )
+        return False
+
+    def wait(self) -> list[Outcome]:
+        """The outcomes of the next group that ends; none where an actor started, died, or nothing came."""
+        events, _ = self.ray.wait([*self.starting, *self.running], num_returns=1, timeout=PATIENCE)
+        if not events:
+            if not self.running and not self.told:
+                print("waiting for the cluster to start a worker", file=sys.stderr, flush=True)
+                self.told = True
+            return []
+        (event,), outcomes = events, []
+        place = self.starting.pop(event, None)
+        try:
+            if place is not None:
+                self.ray.get(event)
+                self.ready.add(place)
+                self.failures[place] = 0
+            else:
+                place = self.running[event][0]
+                outcomes = self.ray.get(event)
+                del self.running[event]
+        except self.ray.exceptions.RayActorError:
+            outcomes = self._lost(place)
+        self._give()
+        return outcomes
+
+    def _start(self, place: int) -> None:
+        self.actors[place] = self.actor()
+        self.starting[self.actors[place].__ray_ready__.remote()] = place
+
+    def _more(self) -> bool:
+        """Whether a group waits for a worker."""
+        if not self.waiting:
+            self.waiting += [(group, 0) for group in itertools.islice(self.groups, 1)]
+        return bool(self.waiting)
+
+    def _give(self) -> None:
+        """Give groups to actors that have fewer than AHEAD, first to those that have none."""
+        for most in range(1, AHEAD + 1):
+            for place in sorted(self.ready):
+                held = sum(owner == place for owner, *_ in self.running.values())
+                if held < most and self._more():
+                    group, deaths = self.waiting.pop()
+                    event = self.actors[place].run.remote(group)
+                    self.running[event] = (place, group, deaths)
+
+    def _lost(self, place: int) -> list[Outcome]:
+        """Take back what a dead actor had in hand, and start another in its place; what failed for good.
+
+        It died of the group that it had first; the others waited.
+        """
+        if place not in self.ready:
+            self.failures[place] += 1
+        self.ready.discard(place)
+        if self.failures[place] < MOST_DEATHS:
+            self._start(place)
+        mine = [event for event, (owner, *_) in self.running.items() if owner == place]
+        if not mine:
+            return []
+        (_, group, deaths), *others = [self.running.pop(event) for event in mine]
+        self.waiting.extend((other, before) for _, other, before in others)
+        if deaths + 1 < MOST_DEATHS:
+            self.waiting.insert(0, (group, deaths + 1))
+            return []
+        text = f"the process that made it ended {MOST_DEATHS} times; its memory may not suffice"
+        return [Outcome(task, error=text) for task in group]
+
+
 class Cluster:
     """Actors on a cluster, or on this computer where no address is given.
 
@@ -107,54 +211,17 @@ class Cluster:
             gpus or math.floor(ray.cluster_resources()["CPU"] / self.cores)
         )
         options = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": self.cores}
-        kind = ray.remote(Worker).options(**options)
-        setup = ray.put(self.setup)
-        actors = [kind.remote(setup) for _ in range(max(1, number))]
-        waiting: list[tuple[list[Task], int]] = []
-        running: dict[Any, tuple[int, list[Task], int]] = {}
-
-        def give(place: int) -> bool:
-            group, deaths = waiting.pop() if waiting else (next(groups, None), 0)
-            if group is None:
-                return False
-            running[actors[place].run.remote(group)] = (place, group, deaths)
-            return True
-
-        def lost(place: int) -> list[Outcome]:
-            """Take back what a dead actor had in hand, and put another in its place; what failed for good.
-
-            It died of the group that it had first; the others waited.
-            """
-            actors[place] = kind.remote(setup)
-            mine = [ready for ready, (owner, *_) in running.items() if owner == place]
-            (_, group, deaths), *others = [running.pop(ready) for ready in mine]
-            waiting.extend((other, before) for _, other, before in others)
-            if deaths + 1 < MOST_DEATHS:
-                waiting.insert(0, (group, deaths + 1))
-                return []
-            text = f"the process that made it ended {MOST_DEATHS} times; its memory may not suffice"
-            return [Outcome(task, error=text) for task in group]
-
+        kind, setup = ray.remote(Worker).options(**options), ray.put(self.setup)
+        crew = Crew(ray, lambda: kind.remote(setup), max(1, number), groups)
         try:
-            for _ in range(AHEAD):
-                for place in range(len(actors)):
-                    give(place)
-            while running:
-                (ready,), _ = ray.wait(list(running), num_returns=1)
-                place, missing = running[ready][0], 1
-                try:
-                    outcomes = ray.get(ready)
-                    del running[ready]
-                except ray.exceptions.RayActorError:
-                    outcomes, missing = lost(place), AHEAD
-                for _ in range(missing):
-                    give(place)
+            while crew.has_work():
+                outcomes = crew.wait()
                 if outcomes:
                     yield outcomes
         finally:
             with contextlib.suppress(ray.exceptions.RayError):  # one is gone, or still at work
-                ray.get([actor.close.remote() for actor in actors], timeout=5)
-            for actor in actors:
+                ray.get([crew.actors[place].close.remote() for place in crew.ready], timeout=5)
+            for actor in crew.actors:
                 ray.kill(actor)
             ray.shutdown()
 

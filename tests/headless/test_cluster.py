@@ -47,6 +47,7 @@ class FakeRay:
     actors: list = field(default_factory=list)
     groups: list = field(default_factory=list)
     stopped: bool = False
+    places: int = 99  # actors that find a place on the cluster
     exceptions = types.SimpleNamespace(
         RayError=RayError, RayActorError=RayActorError, GetTimeoutError=GetTimeoutError
     )
@@ -73,7 +74,8 @@ class FakeRay:
 
         class Actor:
             def __init__(self, setup):
-                self.number, self.calls, self.alive = len(ray.actors), 0, True
+                self.number, self.calls = len(ray.actors), 0
+                self.alive = (self.number, 0) not in ray.dies
                 ray.actors.append(self)
                 self.run = Method(self, self._run)
                 self.close = Method(self, lambda: None)
@@ -97,8 +99,9 @@ class FakeRay:
             raise RayActorError("is dead")
         return reference.function(*reference.given)
 
-    def wait(self, references, num_returns):
-        return references[:1], references[1:]
+    def wait(self, references, num_returns, timeout):
+        able = [each for each in references if each.actor.number < self.places]
+        return able[:1], []
 
     def kill(self, actor):
         actor.alive = False
@@ -141,6 +144,21 @@ def test_what_a_worker_had_in_hand_when_it_died_is_made_by_another(ray, dies):
     assert not any(outcome.error for outcome in made(ray))
     assert sorted(ray.groups) == sorted([f"k{n}-0", f"k{n}-1"] for n in range(9))
     assert len(ray.actors) == 2 + len(dies)
+
+
+@pytest.mark.parametrize(("places", "dies"), [(1, set()), (2, {(1, 2)})])
+def test_a_worker_that_finds_no_place_holds_no_group(ray, places, dies):
+    """A cluster smaller than --workers, or one that lost a machine, goes on with what it has."""
+    ray.places, ray.dies = places, dies
+    assert not any(outcome.error for outcome in made(ray))
+    assert len(ray.groups) == 9
+
+
+def test_workers_that_do_not_start_are_one_clear_error(ray):
+    ray.dies = {(n, 0) for n in range(99)}
+    with pytest.raises(RuntimeError, match="--ray: the workers do not start"):
+        made(ray)
+    assert len(ray.actors) == 2 * cluster.MOST_DEATHS
 
 
 def test_a_group_that_ends_every_worker_fails_and_the_batch_goes_on(ray):
