@@ -71,10 +71,10 @@ def scan(rows: Rows, job: Job, layout: Layout, parts: int = 1) -> Scan:
             if len(problems) > MOST_PROBLEMS:
                 break
             continue
-        if not found.numbers:
+        if not found.numbers and row.workflow is None:
             carried = job.carried(row)
             found.columns = [c for c in row.values if c not in carried], carried
-        faults = job.faults(row) or layout.faults(row)
+        faults = job.faults(row) or (layout.columns and layout.faults(row))
         if faults and len(unfit) < MOST_PROBLEMS:
             unfit.append(f"{rows.path}: line {row.number}: {'; '.join(faults)}")
         for task in tasks:

@@ -571,6 +571,7 @@ def test_a_folder_of_workflows_is_run(go, tmp_path, capsys):
         (folder / f"w{n}.json").write_text(json.dumps(graph))
     assert main(["batch", str(folder), "-o", str(tmp_path / "out")]) == 0
     assert sorted(pictures(tmp_path)) == ["w0/p_00001_.png", "w1/p_00001_.png"]
+    assert "columns" not in capsys.readouterr().err
     (folder / "broken.json").write_text("{")
     assert main(["batch", str(folder), "-o", str(tmp_path / "out"), "--json"]) == 1
     assert told(capsys) == {"done": 0, "failed": 1, "skipped": 2, "exit": 1}
@@ -582,6 +583,12 @@ def test_a_folder_of_workflows_is_run(go, tmp_path, capsys):
     [
         ("p.csv", "prompt,prompt\nred,blue\n", "expected a first line of column names, each once"),
         ("p.csv", "prompt\nred,4\n", "line 2: expected 1 cells, as there are columns, got 2"),
+        (
+            "p.csv",
+            "prompt;size\nred;4\n",
+            "p.csv: expected commas between the columns, got 'prompt;size'",
+        ),
+        ("p.jsonl", '{"prompt": "red"} {"prompt": "blue"}', "line 1: not JSON: more follows"),
         ("p.parquet", "no parquet", "not a readable parquet file"),
         ("p.dat", "red", "expected a name that ends in .jsonl"),
         ("p.jsonl", '{"id": [1], "prompt": "red"}', "line 1: id: expected text or a whole number"),
@@ -595,6 +602,12 @@ def test_rows_that_cannot_be_read_are_named(go, tmp_path, capsys, name, text, me
     caught = capsys.readouterr()
     assert message in caught.err
     assert "Traceback" not in caught.err
+
+
+def test_a_file_in_another_encoding_is_named(go, tmp_path, capsys):
+    (tmp_path / "p.csv").write_text("prompt\nred\n", "utf-16")
+    assert go(name="p.csv") == 2
+    assert "p.csv: expected text in UTF-8, got" in capsys.readouterr().err
 
 
 def test_empty_cells_leave_an_input_as_it_is_and_switches_are_read(go, tmp_path):
