@@ -77,7 +77,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "ImagenDatasetFromFolder": "Imagen Dataset from Folder",
     "ImagenFineTuneStage": "Fine-Tune Imagen Stage",
     "ImagenEvaluateCascade": "Evaluate Cascade",
-    "ImagenSampleCascade": "Imagen Sample Cascade",
+    "ImagenSampleCascade": "Imagen",  # what people type: the node search puts a whole match first
     "ImagenSeeds": "Imagen Seeds",
     "ImagenXYPlot": "Imagen XY Plot",
     "ImagenCropForInpaint": "Imagen Crop for Inpaint",
