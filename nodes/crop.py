@@ -192,7 +192,10 @@ def mask_of(mask: Any, image: Any) -> Any:
     if len(mask) not in (1, len(image)):
         raise ValueError(f"mask: expected 1 or {len(image)} masks, got {len(mask)}")
     if not (mask > 0.5).any():
-        raise ValueError("mask: nothing of it is white, so there is nothing to repaint")
+        raise ValueError(
+            "mask: nothing of it is white, so there is nothing to repaint; paint on the image in ComfyUI's "
+            "mask editor (right-click Load Image)"
+        )
     if mask.shape[1:] != image.shape[1:3]:
         mask = F.interpolate(mask[:, None], image.shape[1:3], mode="nearest-exact")[:, 0]
     return mask.clamp(0, 1).expand(len(image), -1, -1)

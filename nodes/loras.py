@@ -4,7 +4,7 @@ from typing import Any
 
 from . import host
 from .checks import named, require_stage
-from .widgets import choice, number, wire
+from .widgets import choice, file_choice, number, wire
 
 
 class ImagenLoadLoRA:
@@ -32,7 +32,7 @@ class ImagenLoadLoRA:
         return {
             "required": {
                 "stage": wire("IMAGEN_STAGE", "The stage that the LoRA was trained on."),
-                "lora": choice(host.lora_names(), "", "A file in models/loras."),
+                "lora": file_choice(host.lora_names(), "models/loras", "A file in models/loras."),
                 "strength": number(
                     1.0,
                     -10.0,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from . import host
-from .widgets import choice, wire
+from .widgets import file_choice, wire
 
 
 class ImagenSaveText:
@@ -67,7 +67,9 @@ class ImagenLoadText:
         """ComfyUI's declaration of inputs."""
         return {
             "required": {
-                "saved_text": choice(host.text_names(), "", "A file in models/imagen/texts."),
+                "saved_text": file_choice(
+                    host.text_names(), "models/imagen/texts", "A file in models/imagen/texts."
+                ),
             }
         }
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from . import host
 from .checks import named, require_stage
-from .widgets import choice, integer, number, steps_input, wire
+from .widgets import choice, file_choice, integer, number, steps_input, wire
 
 CATEGORY = "imagen/training"
 REPORTED = 20  # skipped files that are named
@@ -36,8 +36,8 @@ class ImagenDatasetFromFolder:
         """ComfyUI's declaration of inputs."""
         return {
             "required": {
-                "folder": choice(
-                    host.image_folders(), "", "A folder below ComfyUI's input folder."
+                "folder": file_choice(
+                    host.image_folders(), "input", "A folder below ComfyUI's input folder."
                 ),
                 "trigger": (
                     "STRING",

@@ -43,6 +43,7 @@ class ImagenSampleCascade:
     RETURN_TYPES = ("IMAGE", "IMAGE")
     RETURN_NAMES = ("image", "image_64")
     OUTPUT_TOOLTIPS = ("The image of the last stage that ran.", "The base's image.")
+    OUTPUT_NODE = True  # it shows what it makes, so that it runs alone
     HAS_INTERMEDIATE_OUTPUT = True
     ESSENTIALS_CATEGORY = "Image Generation"
     SEARCH_ALIASES = ["imagen", "text to image", "all in one", "ksampler", "pixel diffusion"]

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from . import host
+
 SAMPLERS = ["dpmpp_2m", "dpmpp_2m_sde", "ddim", "ddpm", "heun", "unipc", "restart"]
 AUTO, OWN_STEPS, OWN_LEVEL = "auto", 0, -1.0
 """Values of sampler, steps and aug_level that mean the stage's own."""
@@ -130,6 +132,14 @@ def choice(names: list[str], default: str, tooltip: str) -> tuple[list[str], dic
     if default not in names:
         default = names[0] if names else ""
     return names, {"default": default, "tooltip": tooltip}
+
+
+def file_choice(names: list[str], place: str, tooltip: str) -> tuple[list[str], dict[str, Any]]:
+    """One of several files or folders; where there are none, the list says so: an empty one says nothing.
+
+    place   where they lie
+    """
+    return choice(names or [host.NONE + place], "", tooltip)
 
 
 INPAINT = advanced(

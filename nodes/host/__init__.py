@@ -7,6 +7,7 @@ ComfyUI's modules are found through `adapter` once it has loaded them, and never
 
 from .files import (
     BUNDLED,
+    NONE,
     advice,
     cascade_by_path,
     cascade_folder,
@@ -59,6 +60,7 @@ __all__ = [
     "BUNDLED",
     "DTYPES",
     "LOWRES",
+    "NONE",
     "STYLE",
     "OnStep",
     "advice",

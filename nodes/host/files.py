@@ -10,6 +10,7 @@ from .listing import files_below
 
 TEXTS, TRAINING = "texts", "training"
 MOST_NAMES = 8  # in a message
+NONE = "none in "  # begins the one entry of a list for which there is nothing
 # In the folder of a published U-Net, or of shards.
 MODEL_SIGNS = (
     "diffusion_pytorch_model*.safetensors*",
@@ -217,7 +218,8 @@ def offered(names: list[str], name: str | None, advice: str) -> bool | str:
     if name is None or name in names:
         return True
     others = ", ".join(names[:MOST_NAMES]) + (", …" if len(names) > MOST_NAMES else "")
-    return f"{name!r} is not there; {advice}{f', or choose one of: {others}' if names else ''}"
+    missing = "there is none yet" if name.startswith(NONE) else f"{name!r} is not there"
+    return f"{missing}; {advice}{f', or choose one of: {others}' if names else ''}"
 
 
 # Where weights that do not ship are fetched from, by how their names begin.

@@ -247,6 +247,14 @@ def test_a_long_list_of_models_is_cut_in_a_message():
     assert said.endswith("model 6, model 7, …")
 
 
+def test_an_empty_folder_of_files_says_so_in_its_list(monkeypatch, tmp_path):
+    monkeypatch.setenv("IMAGEN_MODELS", str(tmp_path))
+    loader = NODE_CLASS_MAPPINGS["ImagenLoadLoRA"]
+    names, options = loader.INPUT_TYPES()["required"]["lora"]
+    assert names == [options["default"]] == ["none in models/loras"]
+    assert loader.VALIDATE_INPUTS(names[0]).startswith("there is none yet; put it into ")
+
+
 def test_a_size_that_does_not_fit_names_the_nearest(base, text):
     with pytest.raises(ValueError, match="Base Sample: width and height: .*sizes are 16 x 16 and"):
         node("ImagenBaseSample", stage=base, text=text, **{**BASE, "width": 17})

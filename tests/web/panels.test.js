@@ -54,6 +54,18 @@ test("sizes far from 64 and huge results are warned of, usual ones are not", () 
   assert.equal(warningOf(huge, say), "", "tiles were chosen");
 });
 
+test("a picture of which nothing would be kept is warned of", () => {
+  const picture = { comfyClass: "LoadImage" };
+  for (const [kind, name] of [["ImagenBaseSample", "image"], ["ImagenSR256", "original"]]) {
+    const drawn = (strength, more) => node(kind, { strength }, { [name]: picture, ...more });
+    assert.match(warningOf(drawn(1), say), new RegExp(`keeps nothing of ${name}`));
+    assert.equal(warningOf(drawn(0.7), say), "");
+    assert.equal(warningOf(drawn(1, { mask: picture }), say), "");
+    assert.equal(warningOf(node(kind, { strength: 1 }, { [name]: null }), say), "");
+  }
+  assert.equal(warningOf(node("ImagenSR256", { strength: 1 }, { image: picture }), say), "");
+});
+
 test("a warning takes the hint's place, and stays above a chart", () => {
   const chart = makeChart(fakeDocument(), String);
   const hint = () => find(chart.element, "imagen-hint")[0].textContent;

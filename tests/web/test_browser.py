@@ -261,5 +261,31 @@ def test_the_blueprint_runs_and_its_charts_are_inside(panels):
     panels.locator(".imagen-chart.imagen-filled").first.wait_for(state="visible", timeout=10_000)
 
 
+FEWEST = """() => {
+  const few = { upto: '64', steps_64: 1 }
+  for (const widget of window.app.graph._nodes[0].widgets) widget.value = few[widget.name] ?? widget.value
+}"""
+
+
+def test_what_a_search_for_imagen_finds_first_runs_alone(panels):
+    """Alone: it shows what it makes, so that it needs no node to save it."""
+    tool().load(panels, EMPTY)
+    panels.mouse.dblclick(700, 400)
+    panels.wait_for_function("() => document.activeElement?.tagName === 'INPUT'", timeout=10_000)
+    panels.keyboard.type("imagen")
+    panels.wait_for_timeout(1500)
+    panels.keyboard.press("Enter")
+    panels.wait_for_timeout(1000)
+    panels.mouse.click(700, 380)  # newer frontends hang it on the pointer first
+    panels.wait_for_timeout(500)
+    placed = panels.evaluate("() => window.app.graph._nodes.map(node => node.type)")
+    assert placed == ["ImagenSampleCascade"]
+    panels.evaluate(FEWEST)
+    assert tool().run(panels, panels.server)["status"]["status_str"] == "success"
+    panels.wait_for_function(
+        "() => document.querySelector('.imagen-view.imagen-filled')", timeout=10_000
+    )
+
+
 def test_nothing_of_the_pack_is_an_error(opened):
     assert [text for text in opened.problems if "imagen" in text.lower()] == []

@@ -1,4 +1,4 @@
-// How large a node's picture will be, as far as the graph tells before a run; and whether that is a bad idea.
+// How large a node's picture will be, as far as the graph tells before a run; and what to warn of then.
 
 const NEAR = [40, 112]; // pixels of the longer side that a base stage still draws well
 const HUGE = 2048 * 2048; // pixels
@@ -31,6 +31,16 @@ export function sizeOf(node, depth = DEEP) {
 // What to warn of before a run; "" = nothing
 // say   from texts.js
 export function warningOf(node, say) {
+  return ofSize(node, say) || ofStrength(node, say);
+}
+
+// A picture to start from is connected, and by the strength that is the default nothing of it counts.
+function ofStrength(node, say) {
+  const name = (node.comfyClass ?? node.type) === "ImagenBaseSample" ? "image" : "original";
+  return value(node, "strength") === 1 && before(node, name) && !before(node, "mask") ? say.allChanged(name) : "";
+}
+
+function ofSize(node, say) {
   const size = sizeOf(node);
   if (!size?.every((side) => side > 0)) return "";
   const shown = `${size[0]} x ${size[1]}`;
