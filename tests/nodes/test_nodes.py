@@ -232,7 +232,7 @@ def test_a_model_that_is_not_there_says_where_to_put_it(
     assert f"'gone' is not there; {advice.format(tmp_path)}" in check(**{name: "gone"})
     assert check() is True
     for known in NODE_CLASS_MAPPINGS[node_id].INPUT_TYPES()["required"][name][0]:
-        assert check(**{name: known}) is True
+        assert check(**{name: known}) is True or known.startswith(host.NONE)
 
 
 def test_a_model_is_put_into_the_folder_of_its_name(monkeypatch):
