@@ -153,6 +153,8 @@ def planned_tasks(rows: Rows, job: Job, plan: Plan, mark: int) -> Iterator[Task 
 
     mark   MAKE or UNFIT
     """
+    if mark not in plan.wanted:
+        return
     repeats = job.choices.repeats
 
     def asked(place: int) -> bool:
