@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from . import host
 from .checks import check_links, named
 from .conditioning import ImagenT5Encode
 from .sampling import ImagenBaseSample, ImagenSR256
@@ -151,7 +152,10 @@ class ImagenXYPlot:
             ]
         batch = torch.cat(images)
         labels = [titles(columns, across), titles(rows, down)]
-        return table(batch, *labels), batch
+        sheet = table(batch, *labels)
+        if host.watched():  # the last preview is what stays below the node: not the last image's
+            host.progress()(1, 1, 2 * sheet.movedim(3, 1) - 1)
+        return sheet, batch
 
 
 def base_call(

@@ -102,6 +102,19 @@ def test_each_cell_is_what_the_sampling_node_makes(emoji):
     torch.testing.assert_close(shown, images[0], atol=1 / 254, rtol=0)
 
 
+def test_the_last_preview_of_a_table_is_the_table(emoji, monkeypatch, tmp_path):
+    """In ComfyUI, where it stays below the node."""
+    seen = []
+    monkeypatch.setattr(host, "watched", lambda: True)
+    monkeypatch.setattr(host, "progress", lambda: lambda step, of, x0: seen.append(x0))
+    kept = host.temporary.set(tmp_path)
+    given = {"text_encoder": emoji.text_encoder, "stage": emoji.base, "prompt": "a red apple"}
+    given |= {"negative_prompt": "", "seed": 4, "columns": "steps", "rows": "nothing"}
+    sheet, _ = node("ImagenXYPlot", **given, column_values="1, 2", row_values="")
+    host.temporary.reset(kept)
+    torch.testing.assert_close((seen[-1] + 1) / 2, sheet.movedim(3, 1))
+
+
 def test_a_table_has_a_bound():
     stage = type("Stage", (), {})()
     many = ", ".join(map(str, range(9)))
