@@ -115,14 +115,22 @@ class Server:
             [str(part) for part in command], cwd=COMFY, env=ENVIRONMENT,
             stdout=self.log, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        deadline = time.monotonic() + 180
+        try:
+            self.wait_until_it_answers(180)
+        except BaseException:
+            self.stop()
+            raise
+
+    def wait_until_it_answers(self, seconds: float):
+        deadline = time.monotonic() + seconds
         while True:
             try:
                 self.get("/system_stats")
                 return
             except OSError:
-                assert self.process.poll() is None, (base / "server.log").read_text()[-3000:]
-                assert time.monotonic() < deadline, "the server did not start"
+                log = (self.base / "server.log").read_text()[-3000:]
+                assert self.process.poll() is None, log
+                assert time.monotonic() < deadline, f"the server did not start: {log}"
                 time.sleep(0.5)
 
     def stop(self):
