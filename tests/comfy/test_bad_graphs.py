@@ -72,7 +72,7 @@ BAD = {
     ),
     "a cascade without files": (
         lambda graph: graph.of("ImagenLoadCascade").update(cascade="empty"),
-        r"models/imagen/empty/base.safetensors: no such file or folder",
+        r"models/imagen/empty/cascade.json: text_encoder: no such file or folder",
     ),
     "unknown cascade": (
         lambda graph: graph.of("ImagenLoadCascade").update(cascade="nobody"),
@@ -80,7 +80,8 @@ BAD = {
     ),
     "unknown stage": (
         lambda graph: load(graph, "stage", "ImagenLoadStage", stage="IF-I-XL-v1.0", dtype="auto"),
-        r"'IF-I-XL-v1.0' is not there; put it into \S*models/diffusion_models, or choose one of",
+        r"'IF-I-XL-v1.0' is not there; DeepFloyd IF's weights: accept their licence at \S+, then fetch "
+        r"and put it into \S*models/diffusion_models, or choose one of",
     ),
     "unknown text encoder": (
         lambda graph: load(
@@ -98,7 +99,7 @@ BAD = {
     ),
     "wrong stage": (
         lambda graph: graph.of("ImagenBaseSample")["stage"].__setitem__(1, 2),
-        r"expected a base stage, got a super-resolution stage \(256\); connect another output of",
+        r"expected a base stage, got a super-resolution stage; connect `base` of Load Imagen Cascade",
     ),
     "foreign text": (
         foreign_text,
@@ -106,11 +107,11 @@ BAD = {
     ),
     "NaN": (
         lambda graph: start_from(graph, "ImagenTestPicture", channels=3, value="nan"),
-        r"image: has values that are not numbers \(NaN or infinite\); look at the node that made",
+        r"image: has values that are not numbers \(NaN or infinite\); check the node or file that",
     ),
     "two channels": (
         lambda graph: start_from(graph, "ImagenTestPicture", channels=2, value="0.5"),
-        r"expected batch x height x width x 3 channels, got \[1, 64, 64, 2\]; convert it to RGB",
+        r"expected batch x height x width x 3 channels in 0..1, got \[1, 64, 64, 2\]; convert it to RGB",
     ),
 }
 UNDRAWABLE = {  # what the frontend does not let a person make
