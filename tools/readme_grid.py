@@ -20,7 +20,7 @@ COMPOSED = (
     "a castle on a blue background, flat style",
     "two oranges, fluent style",
     "a sunflower on a pink background, noto style",
-    "a small house on the left, flat style",
+    "a red apple left of a taxi, noto style",
 )
 STYLED = (
     "a red apple, noto style",
