@@ -135,14 +135,14 @@ class Crew:
                 self.told = True
             return []
         (event,), outcomes = events, []
-        place = self.starting.pop(event, None)
+        started = self.starting.pop(event, None)
+        place = self.running[event][0] if started is None else started
         try:
-            if place is not None:
+            if started is not None:
                 self.ray.get(event)
                 self.ready.add(place)
                 self.failures[place] = 0
             else:
-                place = self.running[event][0]
                 outcomes = self.ray.get(event)
                 del self.running[event]
         except self.ray.exceptions.RayActorError:

@@ -23,6 +23,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -449,12 +450,12 @@ def evaluate(
             print(f"{texts[row]:18s} {who}: " + "; ".join(texts[names[0] + i] for i in best))
 
 
-def save_student(student: Student, spiece: Path, out: Path) -> None:
+def save_student(t5: Any, spiece: Path, out: Path) -> None:
     """Write the encoder in half precision, with its tokenizer, as a Hugging Face folder."""
     temporary = out.with_name(out.name + ".part")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    student.t5.half().save_pretrained(temporary)
+    t5.half().save_pretrained(temporary)
     write_tokenizer(spiece, temporary)
     out.mkdir(parents=True, exist_ok=True)
     for path in temporary.iterdir():
@@ -521,7 +522,7 @@ def main() -> None:
     evaluate(
         student, teacher, ours, theirs, torch.tensor(held, device=args.device), spans["name"], texts
     )
-    save_student(student, args.data / "spiece.model", args.out)
+    save_student(student.t5, args.data / "spiece.model", args.out)
 
 
 if __name__ == "__main__":

@@ -211,7 +211,7 @@ def main() -> None:
         kept = float(teaching.error(plain)) ** 0.5
     print(f"{steps} steps; of words of names not seen {teaching.found(texts):.1%} at their side;")
     print(f"states of other texts moved by {kept:.3f} rms")
-    save_student(teaching, args.encoder / "spiece.model", args.out)
+    save_student(teaching.t5, args.encoder / "spiece.model", args.out)
 
 
 if __name__ == "__main__":

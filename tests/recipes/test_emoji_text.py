@@ -168,7 +168,7 @@ def test_distillation_loss_falls(tiny, spiece):
 def test_saved_folder_loads_with_transformers(tiny, spiece, tmp_path):
     from transformers import AutoTokenizer, T5EncoderModel
 
-    te.save_student(tiny, spiece, tmp_path / "encoder")
+    te.save_student(tiny.t5, spiece, tmp_path / "encoder")
     assert not (tmp_path / "encoder.part").exists()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "encoder")
     assert (tokenizer.model_max_length, tokenizer.pad_token_id, tokenizer.eos_token_id) == (
@@ -234,7 +234,7 @@ def test_directions_are_those_in_which_states_hardly_vary():
 def test_an_encoder_learns_places_and_keeps_other_texts(spiece, tmp_path):
     encoder = tmp_path / "encoder"
     student = te.Student(8)
-    te.save_student(student, spiece, encoder)
+    te.save_student(student.t5, spiece, encoder)
     teaching = places.Teaching(encoder, ["cat", "dog"], ["red car", "blue apple"])
     rng = random.Random(0)
     texts = [places.told(["cat", "dog"], rng) for _ in range(6)]
