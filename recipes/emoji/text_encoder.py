@@ -12,26 +12,28 @@ mean. OUT_DIR becomes a Hugging Face folder that T5EncoderModel and AutoTokenize
 from __future__ import annotations
 
 import argparse
-import functools
 import gzip
-import json
 import math
-import multiprocessing
 import os
 import random
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from text_tokens import (
+    MAX_LENGTH,
+    Tokens,
+    build_tokenizer,
+    tokenize,
+    tokenize_all,
+    write_tokenizer,
+)
 from torch import Tensor, nn
 
-MAX_LENGTH = 32
-CHUNK = 5000
 COMPOSED = 150_000
 HELD_BACK = 2000
 # How often training draws a text of each kind.
@@ -118,30 +120,6 @@ NUMBERS = ("two", "three", "four", "many")
 QUERIES = ("puppy", "car", "aubergine", "soccer", "a sad cat", "something to eat", "german flag")
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """Tokenized texts.
-
-    ids    n MAX_LENGTH, int16, padded with the tokenizer's own pad
-    mask   n MAX_LENGTH, bool
-    words  n MAX_LENGTH, int8: which word of the text a token belongs to; -1 for none
-    """
-
-    ids: Tensor
-    mask: Tensor
-    words: Tensor
-
-    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The rows' ids (int64), mask and words, cut to the longest among them."""
-        mask = self.mask[rows]
-        length = int(mask.sum(1).max())
-        ids = self.ids[rows, :length].long()
-        return ids, mask[:, :length], self.words[rows, :length].long()
-
-    def to(self, device: str) -> Tokens:
-        return Tokens(self.ids.to(device), self.mask.to(device), self.words.to(device))
-
-
 def compose(nouns: list[str], names: list[str], count: int, seed: int = 0) -> list[str]:
     """Phrases as people write prompts, from colours, nouns and emoji names."""
     rng = random.Random(seed)
@@ -170,74 +148,6 @@ def read_corpus(path: Path) -> dict[str, list[str]]:
     corpus["composed"] = compose(nouns, names, COMPOSED)
     corpus["name"] += [""]
     return corpus
-
-
-def build_tokenizer(spiece: Path):
-    """The SentencePiece model as a `tokenizers.Tokenizer` that reads what it reads and appends </s>."""
-    from tokenizers.processors import TemplateProcessing
-
-    from imagen_nodes.imagen_core.formats.tokenizer import read_spiece
-
-    tokenizer = read_spiece(spiece.read_bytes())
-    end = tokenizer.token_to_id("</s>")
-    tokenizer.post_processor = TemplateProcessing(
-        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", end)]
-    )
-    return tokenizer
-
-
-def write_tokenizer(spiece: Path, out: Path) -> None:
-    """Write spiece.model, tokenizer.json and tokenizer_config.json into a folder."""
-    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    tokenizer = build_tokenizer(spiece)
-    tokenizer.add_special_tokens(list(special.values()))
-    tokenizer.save(str(out / "tokenizer.json"))
-    shutil.copyfile(spiece, out / "spiece.model")
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": MAX_LENGTH,
-        "padding_side": "right",
-        "clean_up_tokenization_spaces": False,
-        "model_input_names": ["input_ids", "attention_mask"],
-        **special,
-    }
-    (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (out / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
-
-
-def tokenize(tokenizer, texts: list[str], pad_id: int, length: int = MAX_LENGTH) -> Tokens:
-    """Tokens of texts split at spaces, so that two tokenizers agree on which word is which."""
-    tokenizer.enable_truncation(length)
-    tokenizer.no_padding()
-    ids = np.full((len(texts), MAX_LENGTH), pad_id, np.int16)
-    mask = np.zeros((len(texts), MAX_LENGTH), bool)
-    words = np.full((len(texts), MAX_LENGTH), -1, np.int8)
-    encodings = tokenizer.encode_batch([text.split() for text in texts], is_pretokenized=True)
-    for row, encoding in enumerate(encodings):
-        length = len(encoding.ids)
-        ids[row, :length] = encoding.ids
-        mask[row, :length] = True
-        words[row, :length] = [-1 if word is None else word for word in encoding.word_ids]
-    return Tokens(torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(words))
-
-
-def tokenize_all(
-    tokenizer, texts: list[str], pad_id: int, workers: int, length: int = MAX_LENGTH
-) -> Tokens:
-    """The same as `tokenize`, by several processes; start it before a device is in use."""
-    chunks = [texts[i : i + CHUNK] for i in range(0, len(texts), CHUNK)]
-    job = functools.partial(_tokenize_arrays, tokenizer, pad_id, length)
-    with multiprocessing.get_context("fork").Pool(workers) as pool:
-        parts = pool.map(job, chunks, chunksize=1)
-    return Tokens(*(torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True)))
-
-
-def _tokenize_arrays(
-    tokenizer, pad_id: int, length: int, texts: list[str]
-) -> tuple[np.ndarray, ...]:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    tokens = tokenize(tokenizer, texts, pad_id, length)
-    return tokens.ids.numpy(), tokens.mask.numpy(), tokens.words.numpy()
 
 
 def mean_of_tokens(states: Tensor, mask: Tensor) -> Tensor:
@@ -376,6 +286,34 @@ def learning_rate(progress: float, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - 0.04) / 0.96)))
 
 
+def descend(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    make_losses: Callable[[], dict[str, Tensor]],
+    minutes: float,
+    peak: float,
+) -> int:
+    """Train until the time is used up; the number of steps.
+
+    make_losses   the parts of the loss of the next batch, by name
+    peak          learning rate
+    """
+    start, step = time.perf_counter(), 0
+    while (progress := (time.perf_counter() - start) / (60 * minutes)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(progress, peak)
+        parts = make_losses()
+        optimizer.zero_grad(set_to_none=True)
+        sum(parts.values(), torch.zeros(())).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 50 == 0:
+            told = " ".join(f"{name} {value.item():.4f}" for name, value in parts.items())
+            print(f"step {step} {progress:4.0%} {told}", flush=True)
+        step += 1
+    return step
+
+
 def train(student: Student, teacher, ours: Tokens, theirs: Tokens, spans: dict, args) -> int:
     """Train until the time is used up and return the number of steps."""
     matrices = [p for p in student.parameters() if p.ndim > 1]
@@ -383,23 +321,14 @@ def train(student: Student, teacher, ours: Tokens, theirs: Tokens, spans: dict, 
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
     generator = torch.Generator().manual_seed(args.seed)
-    start, step, device = time.perf_counter(), 0, torch.device(args.device)
-    while (progress := (time.perf_counter() - start) / (60 * args.minutes)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(progress, args.lr)
+    device = torch.device(args.device)
+
+    def losses() -> dict[str, Tensor]:
         rows = draw_rows(spans, args.batch, generator).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            parts = distillation_loss(student, teacher, ours.batch(rows), theirs.batch(rows))
-            loss = sum(parts.values(), torch.zeros((), device=device))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimizer.step()
-        if step % 50 == 0:
-            told = " ".join(f"{name} {value.item():.3f}" for name, value in parts.items())
-            print(f"step {step} {progress:4.0%} {told}", flush=True)
-        step += 1
-    return step
+            return distillation_loss(student, teacher, ours.batch(rows), theirs.batch(rows))
+
+    return descend(student, optimizer, losses, args.minutes, args.lr)
 
 
 @torch.no_grad()

@@ -13,47 +13,44 @@ from __future__ import annotations
 
 import argparse
 import random
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from captions import with_article
 from colours import COLOURS
+from compose import PLACES as CENTRES
 from text_corpus import gather
-from text_encoder import STYLES, Tokens, build_tokenizer, learning_rate, save_student, tokenize
+from text_encoder import STYLES, descend, save_student
+from text_tokens import Tokens, build_tokenizer, tokenize
 from torch import Tensor, nn
 
 LEFT, RIGHT, TOP, BOTTOM, OPEN = (-1, 0), (1, 0), (0, -1), (0, 1), (0, 0)
 Place = tuple[int, int]  # along x and y, each -1, 0 or 1
-RELATIONS: dict[str, tuple[Place, Place]] = {
-    "left of": (LEFT, RIGHT),
-    "to the left of": (LEFT, RIGHT),
-    "right of": (RIGHT, LEFT),
-    "to the right of": (RIGHT, LEFT),
-    "above": (TOP, BOTTOM),
-    "over": (TOP, BOTTOM),
-    "below": (BOTTOM, TOP),
-    "under": (BOTTOM, TOP),
-    "and": (OPEN, OPEN),
-    "with": (OPEN, OPEN),
+# Where the first thing is; the second one is opposite.
+RELATIONS: dict[str, Place] = {
+    "left of": LEFT,
+    "to the left of": LEFT,
+    "right of": RIGHT,
+    "to the right of": RIGHT,
+    "above": TOP,
+    "over": TOP,
+    "below": BOTTOM,
+    "under": BOTTOM,
+    "and": OPEN,
+    "with": OPEN,
 }
-PLACES = {
-    "on the left": LEFT,
-    "on the right": RIGHT,
-    "at the top": TOP,
-    "at the bottom": BOTTOM,
-    "in the middle": OPEN,
-}
-OPPOSITE = {
-    "on the left": "on the right",
-    "on the right": "on the left",
-    "at the top": "at the bottom",
-    "at the bottom": "at the top",
+PLACES: dict[str, Place] = {
+    words: ((x > 0.5) - (x < 0.5), (y > 0.5) - (y < 0.5)) for words, (x, y) in CENTRES.items()
 }
 TOLD = 0.6  # share of a batch's texts that tell a place
 FAR = 0.5  # how far a state moves, in parts of the states' root mean square norm
 Part = tuple[str, Place]
+
+
+def opposite(place: Place) -> Place:
+    """The place at the other side."""
+    return -place[0], -place[1]
 
 
 def phrase(nouns: Sequence[str], rng: random.Random) -> str:
@@ -72,17 +69,17 @@ def told(nouns: Sequence[str], rng: random.Random) -> list[Part]:
     form = rng.random()
     if form < 0.6:
         relation = rng.choice([*RELATIONS])
-        here, there = RELATIONS[relation]
-        parts = [(first, here), (relation, OPEN), (phrase(nouns, rng), there)]
+        here = RELATIONS[relation]
+        parts = [(first, here), (relation, OPEN), (phrase(nouns, rng), opposite(here))]
     elif form < 0.8:
         place = rng.choice([*PLACES])
         parts = [(first, PLACES[place]), (place, OPEN)]
     else:
-        place = rng.choice([*OPPOSITE])
-        other = OPPOSITE[place]
+        place, here = rng.choice([each for each in PLACES.items() if each[1] != OPEN])
+        there = opposite(here)
+        (other,) = (words for words, at in PLACES.items() if at == there)
         joined = f"{place}{rng.choice([' and', ','])}"
-        parts = [(first, PLACES[place]), (joined, OPEN)]
-        parts += [(phrase(nouns, rng), PLACES[other]), (other, OPEN)]
+        parts = [(first, here), (joined, OPEN), (phrase(nouns, rng), there), (other, OPEN)]
     if rng.random() < 0.7:
         parts[-1] = (f"{parts[-1][0]},", parts[-1][1])
         parts.append((f"{rng.choice(STYLES)} style", OPEN))
@@ -168,20 +165,13 @@ def states_of(t5: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
 
 def teach(teaching: Teaching, minutes: float, batch: int, peak: float) -> int:
     """Train until the time is used up; the number of steps."""
-    rng, start, step = random.Random(0), time.perf_counter(), 0
+    rng = random.Random(0)
     optimizer = torch.optim.AdamW(teaching.t5.parameters(), lr=peak, weight_decay=0.0)
-    while (progress := (time.perf_counter() - start) / (60 * minutes)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(progress, peak)
-        loss = teaching.error(teaching.draw(batch, rng))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(teaching.t5.parameters(), 1.0)
-        optimizer.step()
-        if step % 50 == 0:
-            print(f"step {step} {progress:4.0%} error {loss.item():.4f}", flush=True)
-        step += 1
-    return step
+
+    def losses() -> dict[str, Tensor]:
+        return {"error": teaching.error(teaching.draw(batch, rng))}
+
+    return descend(teaching.t5, optimizer, losses, minutes, peak)
 
 
 def main() -> None:

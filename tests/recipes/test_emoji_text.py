@@ -13,6 +13,7 @@ pytest.importorskip("transformers")
 import text_corpus
 import text_encoder as te
 import text_places as places
+import text_tokens as tk
 
 WORDS = [
     "red",
@@ -62,13 +63,13 @@ def test_tokenizer_is_the_sentencepiece_model_with_an_end(spiece):
 
     sp = sentencepiece.SentencePieceProcessor(model_file=str(spiece))
     assert [sp.id_to_piece(i) for i in range(3)] == ["<pad>", "</s>", "<unk>"]
-    tokenizer = te.build_tokenizer(spiece)
+    tokenizer = tk.build_tokenizer(spiece)
     for text in ("a red apple, noto style", "  A Red  CAR ", "", "cat, flat style"):
         assert tokenizer.encode(text).ids == [*sp.encode(text), 1]
 
 
 def test_words_line_up_between_tokenizers(spiece):
-    tokens = te.tokenize(te.build_tokenizer(spiece), ["red applecar dog", ""], pad_id=0)
+    tokens = tk.tokenize(tk.build_tokenizer(spiece), ["red applecar dog", ""], pad_id=0)
     words = tokens.words[0][tokens.mask[0]].tolist()
     assert words[-1] == -1
     assert sorted(set(words[:-1])) == [0, 1, 2]
@@ -79,12 +80,12 @@ def test_words_line_up_between_tokenizers(spiece):
 
 
 def test_processes_tokenize_as_one_would(spiece, monkeypatch):
-    monkeypatch.setattr(te, "CHUNK", 3)
-    tokenizer, texts = te.build_tokenizer(spiece), [f"a {word} face" for word in WORDS]
-    one, many = te.tokenize(tokenizer, texts, 0), te.tokenize_all(tokenizer, texts, 0, 1)
+    monkeypatch.setattr(tk, "CHUNK", 3)
+    tokenizer, texts = tk.build_tokenizer(spiece), [f"a {word} face" for word in WORDS]
+    one, many = tk.tokenize(tokenizer, texts, 0), tk.tokenize_all(tokenizer, texts, 0, 1)
     assert torch.equal(one.ids, many.ids) and torch.equal(one.words, many.words)
     assert torch.equal(one.mask, many.mask)
-    short = te.tokenize_all(tokenizer, texts, 0, 1, length=3)
+    short = tk.tokenize_all(tokenizer, texts, 0, 1, length=3)
     assert short.mask.sum(1).max() == 3
 
 
@@ -148,7 +149,7 @@ def tiny(monkeypatch):
 
 def test_distillation_loss_falls(tiny, spiece):
     table = torch.randn(64, 12)
-    tokens = te.tokenize(te.build_tokenizer(spiece), [f"a {w} style" for w in WORDS], pad_id=0)
+    tokens = tk.tokenize(tk.build_tokenizer(spiece), [f"a {w} style" for w in WORDS], pad_id=0)
     batch = tokens.batch(torch.arange(len(WORDS)))
 
     def teacher(input_ids, attention_mask):
