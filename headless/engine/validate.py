@@ -197,10 +197,10 @@ def check_constant(
     try:
         if is_nothing(value) or (kind == "STRING" and isinstance(value, (list, dict))):
             raise ValueError
-        given, value = value, SIMPLE[kind](value)
-        if is_nothing(value):
-            value = given
+        made = SIMPLE[kind](value)
+        if is_nothing(made):
             raise ValueError
+        value = made
     except (TypeError, ValueError, OverflowError):
         return value, ("invalid_input_type", f"expected {_kind(kind)}, got {brief(value)}")
     if kind in ("INT", "FLOAT"):

@@ -28,10 +28,8 @@ if TYPE_CHECKING:
 MOST_PROBLEMS = 100  # that an error spells out
 MEMORY_ATTEMPTS = 3  # of a task that memory did not suffice for, in one run
 MAKE, HAVE, UNFIT = 1, 2, 3
-COMMIT, MOST_WAITING = (
-    1.0,
-    256,
-)  # seconds and tasks between two commits: to sync a disk takes a while
+# Seconds and tasks between two commits: to sync a disk takes a while.
+COMMIT, MOST_WAITING = 1.0, 256
 SILENCE = 30.0  # seconds between two lines of a log
 
 

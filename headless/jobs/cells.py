@@ -21,9 +21,8 @@ from ..registry import declared_inputs
 if TYPE_CHECKING:
     from ..registry import Registry
 
-MOST_FILES = (
-    10_000  # names that classes are asked about before a batch begins; later ones when they run
-)
+# Names that classes are asked about before a batch begins; later ones when they run.
+MOST_FILES = 10_000
 SHORTEST_SLIP = 4  # letters of a name in which one may be wrong
 
 
@@ -49,9 +48,7 @@ class Cells:
 
         place   a node's id and an input of it
         """
-        if place not in self.declared:
-            self.declared[place] = self._declared(place)
-        kind, options, asks = self.declared[place]
+        kind, options, asks = self._declared(place)
         node, name = self.graph[place[0]], place[1]
         if kind is None:
             return ""
@@ -68,6 +65,8 @@ class Cells:
     def test(self, place: Place) -> Callable[[Any], bool]:
         """A quick test of values: what passes it has no fault."""
         kind, options, asks = self._declared(place)
+        if kind is None:
+            return lambda value: True
         if kind == "STRING":
             return lambda value: type(value) is str
         if asks or kind not in ("INT", "FLOAT"):
@@ -86,6 +85,12 @@ class Cells:
 
     def _declared(self, place: Place) -> tuple[Any, dict[str, Any], bool]:
         """Type and options of an input, None where anything goes; whether its class checks its choices."""
+        if place not in self.declared:
+            self.declared[place] = self._read(place)
+        return self.declared[place]
+
+    def _read(self, place: Place) -> tuple[Any, dict[str, Any], bool]:
+        """What the node's class declares, as `_declared` has it."""
         node, name = self.graph[place[0]], place[1]
         cls: Any = self.registry.get(node.class_type)
         if cls is None or node.id not in self.needed or name not in declared_inputs(cls):

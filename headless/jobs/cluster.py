@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     from .workers import Groups
 
 AHEAD = 2  # groups that an actor has in hand: one that it runs, and one that waits
-MOST_DEATHS = (
-    3  # of actors over one group, which then failed; or of one that starts, which is then left out
-)
+# Of actors over one group, which then failed; or of one that starts, which is then left out.
+MOST_DEATHS = 3
 PATIENCE = 30.0  # seconds without an event after which people are told why nothing goes on
 
 
@@ -108,9 +107,8 @@ class Crew:
         self.failures = [0] * number  # to start, one after the other
         self.starting: dict[Any, int] = {}
         self.ready: set[int] = set()
-        self.waiting: list[
-            tuple[list[Task], int]
-        ] = []  # groups that were taken back, and deaths over each
+        # Groups that were taken back, and deaths over each.
+        self.waiting: list[tuple[list[Task], int]] = []
         self.running: dict[Any, tuple[int, list[Task], int]] = {}
         self.told = False
         for place in range(number):

@@ -21,9 +21,8 @@ ENDINGS = {
     ".txt": "text", ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
 LONGEST_CELL = 2**24  # characters
-_decode = (
-    json.JSONDecoder().raw_decode
-)  # half the time of json.loads() for a line without spaces around it
+# Half the time of json.loads() for a line without spaces around it.
+_decode = json.JSONDecoder().raw_decode
 Wanted = Callable[[int], bool]
 
 

@@ -43,12 +43,8 @@ def grown(small: nn.Module, config: Any) -> ADMUNet:
     ValueError where they do not fit. A new level begins by passing on what comes in, halved, then doubled;
     new attention begins by adding nothing.
     """
-    if attends_at_fewer(small.config, config):
-        network = build_unet(config)
-        assert isinstance(network, ADMUNet)
-        network.load_state_dict({**network.state_dict(), **small.state_dict()})
-        return network.to(next(small.parameters()).device)
-    if (
+    new_level = not attends_at_fewer(small.config, config)
+    if new_level and (
         small.config != grows_from(config)
         or config.channels[0] != config.channels[1]
         or config.attention[0]
@@ -60,11 +56,13 @@ def grown(small: nn.Module, config: Any) -> ADMUNet:
         )
     network = build_unet(config)
     assert isinstance(network, ADMUNet)
-    kept = {deeper(name): value for name, value in small.state_dict().items()}
+    kept = small.state_dict()
+    if new_level:
+        kept = {deeper(name): value for name, value in kept.items()}
+        for name, module in network.up[-1].named_modules():
+            if name.endswith("res.skip"):
+                pass_on(module)
     network.load_state_dict({**network.state_dict(), **kept})
-    for name, module in network.up[-1].named_modules():
-        if name.endswith("res.skip"):
-            pass_on(module)
     return network.to(next(small.parameters()).device)
 
 
