@@ -237,7 +237,7 @@ class Stage:
         if isinstance(unet, EfficientConfig):
             values = (unet.stem_channels + unet.channels[0] / 4) * EFFICIENT_VALUES
         else:
-            values = unet.channels[0] / unet.patch**2 * ADM_VALUES
+            values = max(unet.channels[0] / unet.patch**2, unet.pixel_channels) * ADM_VALUES
         return rows * height * width * values * self.dtype.itemsize
 
     def offloaded(

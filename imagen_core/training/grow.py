@@ -2,7 +2,8 @@
 
 For twice the resolution, its levels under a new first level: most of a training then runs at a resolution
 where it costs a fourth, and what the network knows of things keeps its scale. Progressive growing,
-arXiv:1710.10196, of a U-Net for diffusion. Or with text attention at more of its levels.
+arXiv:1710.10196, of a U-Net for diffusion. Or with parts of its own: text attention at more of its levels,
+convolutions at the resolution of the picture.
 """
 
 from dataclasses import replace
@@ -16,34 +17,37 @@ from ..unet.adm import ADMConfig, ADMUNet
 
 
 def grows_from(config: ADMConfig) -> ADMConfig:
-    """The shape of a network that one of this shape can grow from: the same without its first level."""
+    """The shape of a network that one of this shape can grow from: without its first level and pixels."""
     return replace(
         config,
         channels=config.channels[1:],
         num_res_blocks=config.num_res_blocks[1:],
         attention=config.attention[1:],
+        pixel_channels=0,
     )
 
 
-def attends_at_fewer(small: Any, config: ADMConfig) -> bool:
-    """Whether a shape is this one but for levels that do not attend to the text."""
+def lacks_parts(small: Any, config: ADMConfig) -> bool:
+    """Whether a shape is this one but for attention at some levels, or convolutions of pixels."""
     if not isinstance(small, ADMConfig) or len(small.attention) != len(config.attention):
         return False
     pairs = zip(small.attention, config.attention, strict=True)
-    fewer = small.attention != config.attention and all(there or not here for here, there in pairs)
-    return fewer and replace(small, attention=config.attention) == config
+    fewer = all(there or not here for here, there in pairs)
+    parts = {"attention": config.attention, "pixel_channels": config.pixel_channels}
+    fewer &= small.pixel_channels in (0, config.pixel_channels)
+    return small != config and fewer and replace(small, **parts) == config
 
 
 def grown(small: nn.Module, config: Any) -> ADMUNet:
     """A new network that holds a copy of a smaller one's weights.
 
-    small    an ADMUNet whose shape is `grows_from(config)`, or `config` with attention at fewer levels
+    small    an ADMUNet whose shape is `grows_from(config)`, or `config` without some of its parts
     config   an ADMConfig; for a new level: whose first two are equally wide, and the first attends to no text
 
     ValueError where they do not fit. A new level begins by passing on what comes in, halved, then doubled;
-    new attention begins by adding nothing.
+    a new part begins by adding nothing.
     """
-    new_level = not attends_at_fewer(small.config, config)
+    new_level = not lacks_parts(small.config, config)
     if new_level and (
         small.config != grows_from(config)
         or config.channels[0] != config.channels[1]
@@ -51,8 +55,8 @@ def grown(small: nn.Module, config: Any) -> ADMUNet:
     ):
         raise ValueError(
             f"expected a network of the same shape without the first level, which must be as wide as the "
-            f"second one and attend to no text: {grows_from(config)}, or one that attends to the text at "
-            f"fewer levels; got {small.config}"
+            f"second one and attend to no text: {grows_from(config)}, or one that lacks attention at some "
+            f"levels or pixel_channels; got {small.config}"
         )
     network = build_unet(config)
     assert isinstance(network, ADMUNet)

@@ -16,6 +16,7 @@ from ..kernels.precision import cpu_computes_bfloat16
 OPTIMIZERS = ("adamw", "muon")
 BETAS = (0.9, 0.99)
 MOMENTUM = 0.95
+EDGES = ("conv_in", "conv_out", "pixels")  # layers that see pixels
 ADAM_RMS = 0.2  # root mean square of a typical AdamW update, which Muon's is scaled to
 
 
@@ -37,7 +38,7 @@ def make_optimizer(
         return torch.optim.AdamW(groups, lr=lr, betas=BETAS, fused=matrices[0].is_cuda)
     if name != "muon":
         raise ValueError(f"optimizer must be one of {OPTIMIZERS}, got {name!r}")
-    edges = [p for key, p in named if p.ndim >= 2 and key.startswith(("conv_in", "conv_out"))]
+    edges = [p for key, p in named if p.ndim >= 2 and key.startswith(EDGES)]
     hidden = [p for p in matrices if not any(p is edge for edge in edges)]
     groups = [
         {"params": hidden, "orthogonal": True, "weight_decay": weight_decay},

@@ -15,9 +15,8 @@ from ..lora import LoRA, LowRank, LowRankConv2d, LowRankLinear, Update, layers_o
 from ..stage import Stage
 from ..unet.attention import TextAttention
 from ..unet.layers import ResBlock
+from .optim import EDGES
 from .recipe import TuneSection
-
-EDGES = ("conv_in", "conv_out")  # layers that see pixels: left alone by a LoRA
 
 
 class Trained(LowRank):

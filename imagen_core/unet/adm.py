@@ -49,6 +49,8 @@ class ADMConfig:
     lowres                    the net sees a low-resolution image and the level of its noise
     patch                     pixels of patch x patch squares enter and leave as channels, so that the
                               highest level runs at 1 / patch of the resolution (arXiv:2301.11093, 2.3)
+    pixel_channels            width of two convolutions at the picture's own resolution, which join what
+                              patches leave apart; 0 = none
     self_attention            whether image positions attend to each other where they attend to the text
     activate_embedding_once   the summed embedding is activated once, not in every block
     residual_scale            of every residual block's sum
@@ -69,6 +71,7 @@ class ADMConfig:
     activation: Activation = "gelu"
     lowres: bool = False
     patch: int = 1
+    pixel_channels: int = 0
     self_attention: bool = True
     activate_embedding_once: bool = False
     residual_scale: float = 1.0
@@ -159,6 +162,28 @@ def decoder(config: ADMConfig, skips: list[int]) -> nn.ModuleList:
     return levels
 
 
+class PixelOutput(nn.Module):
+    """What the picture's own resolution adds to an output made of patches; at first nothing."""
+
+    def __init__(self, config: ADMConfig):
+        super().__init__()
+        width, pictures = config.pixel_channels, 6 if config.lowres else 3
+        self.unfold = Conv2d(config.channels[0], width * config.patch**2, 3, padding=1)
+        self.act = activation(config.activation)
+        self.join = Conv2d(width + pictures, width, 3, padding=1)
+        self.out = zeroed(Conv2d(width, config.out_channels, 3, padding=1))
+        self.patch = config.patch
+
+    def forward(self, features: Tensor, x: Tensor) -> Tensor:
+        """b out_channels h w.
+
+        features   b channels h/patch w/patch, what the output is made from
+        x          b 3 h w, or 6: what the network was given
+        """
+        pixels = self.act(F.pixel_shuffle(self.unfold(features), self.patch))
+        return self.out(self.act(self.join(torch.cat([pixels, x], dim=1))))
+
+
 class ADMUNet(nn.Module):
     """U-Net of ADM blocks with text attention: `prepare` a prompt once, then evaluate."""
 
@@ -191,6 +216,7 @@ class ADMUNet(nn.Module):
         self.norm_out = nn.GroupNorm(config.groups, first)
         self.act_out = activation(config.activation)
         self.conv_out = zeroed(Conv2d(first, config.out_channels * pixels, 3, padding=1))
+        self.pixels = PixelOutput(config) if config.pixel_channels else None
         number_layers(self)
 
     @property
@@ -244,10 +270,11 @@ class ADMUNet(nn.Module):
         if self.aug_embedding is not None:
             assert lowres is not None, "this network needs lowres and aug"
             x = torch.cat([x, lowres], dim=1)
-        x = self.conv_in(F.pixel_unshuffle(x, self.config.patch))
-        x = self.run_level(0, x, level, context.keys_values, deep)
-        output = self.conv_out(self.act_out(self.norm_out(x)))
-        return F.pixel_shuffle(output, self.config.patch)
+        features = self.conv_in(F.pixel_unshuffle(x, self.config.patch))
+        features = self.run_level(0, features, level, context.keys_values, deep)
+        features = self.act_out(self.norm_out(features))
+        output = F.pixel_shuffle(self.conv_out(features), self.config.patch)
+        return output if self.pixels is None else output + self.pixels(features, x)
 
     def run_level(
         self,

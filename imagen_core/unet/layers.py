@@ -19,6 +19,7 @@ from .attention import AttentionPool, KeysValues, TextAttention
 
 Activation = Literal["gelu", "silu"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU}
+MAY_BE_NONE = ("stem_blocks", "num_res_blocks", "pixel_channels")
 MOST_LEVELS, MOST_BLOCKS, MOST_WIDTH, MOST_PATCH = 12, 512, 2**16, 64
 
 
@@ -73,7 +74,7 @@ def check_field(name: str, kind: Any, value: Any) -> None:
             )
         if kind is int and not 0 <= value <= MOST_WIDTH:
             raise ValueError(f"{name}: expected a size up to {MOST_WIDTH}, got {value}")
-        if kind is int and value == 0 and name not in ("stem_blocks", "num_res_blocks"):
+        if kind is int and value == 0 and name not in MAY_BE_NONE:
             raise ValueError(f"{name}: expected at least 1, got 0")
     elif kind is float:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e3:

@@ -122,6 +122,7 @@ PRESETS: dict[str, ADMConfig | EfficientConfig] = {
         groups=16,
         activation="silu",
         patch=2,
+        pixel_channels=16,
     ),
     "emoji-small-sr256": EfficientConfig(
         stem_channels=16,

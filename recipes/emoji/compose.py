@@ -21,14 +21,14 @@ from PIL import Image
 
 # How often a picture is of each kind.
 KINDS = {
-    "plain": 0.52,
+    "plain": 0.58,
     "class": 0.05,
-    "colour": 0.11,
-    "ground": 0.08,
+    "colour": 0.10,
+    "ground": 0.07,
     "colour and ground": 0.03,
     "place": 0.03,
     "count": 0.06,
-    "pair": 0.12,
+    "pair": 0.08,
 }
 # How often a drawing of each group is drawn, for each of its concepts.
 GROUP_WEIGHT = {

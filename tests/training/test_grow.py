@@ -134,5 +134,24 @@ def test_attention_at_more_levels_begins_by_adding_nothing():
     with torch.no_grad():
         given, found = small(x, t, small.prepare(text())), large(x, t, large.prepare(text()))
     assert torch.allclose(found, given, atol=1e-6)
-    with pytest.raises(ValueError, match="at fewer levels"):
+    with pytest.raises(ValueError, match="lacks attention at some levels"):
         grown(large, few)
+
+
+def test_pixel_convolutions_begin_by_adding_nothing_and_then_see_every_pixel(small):
+    smooth = replace(SMALL, pixel_channels=8)
+    large, x, t = grown(small.unet, smooth), torch.randn(2, 3, 16, 16), torch.tensor([200.0, 700.0])
+    context = large.prepare(text())
+    with torch.no_grad():
+        before = small.unet(x, t, small.unet.prepare(text()))
+        assert torch.equal(large(x, t, context), before)
+        large.pixels.out.weight.normal_()
+        changed = x.clone()
+        changed[:, :, 5, 7] += 1
+        moved = large.pixels(torch.zeros(2, 16, 8, 8), changed) - large.pixels(
+            torch.zeros(2, 16, 8, 8), x
+        )
+    rows, columns = moved.abs().sum((0, 1)).nonzero().T
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (3, 7, 5, 9)
+    with pytest.raises(ValueError, match="pixel_channels"):
+        grown(large, replace(SMALL, pixel_channels=4))
