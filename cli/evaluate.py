@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..headless.inputs import InputError
+from .finetune import cascade_folder
 from .generate import chosen_device
 from .loras import with_loras
 
@@ -16,7 +17,7 @@ def add_evaluate_options(sub: argparse.ArgumentParser) -> None:
     """The options of `imagen evaluate`."""
     add = sub.add_argument
     of_stage = "default: the stage's own"
-    about = "a bundled cascade, or a folder with a cascade.json, whose base is measured"
+    about = "one that doctor lists, or a folder with a cascade.json; its base is measured"
     add("cascade", nargs="?", metavar="CASCADE", help=about)
     about = "measure a folder of images instead: with a prompts.jsonl, or each with its caption in a .txt"
     add("--images", type=Path, metavar="DIR", help=about)
@@ -107,7 +108,7 @@ def made_or_read(options: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]
         return prompts, pictures, {"images": str(options.images)}
     prompts = limited(read_prompts(options.prompts or bundled("prompts.jsonl")), options.limit)
     device = chosen_device(options.device)
-    cascade = core.load_cascade(options.cascade, device)
+    cascade = core.load_cascade(cascade_folder(options.cascade), device)
     base = (
         cascade.base
         if options.base is None

@@ -42,7 +42,7 @@ def new_cascade(options: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"{missing}: is needed, or --like with a cascade that has it")
     check_parts(parts, encoder)
     path = Path(options.name)
-    folder = path if len(path.parts) > 1 else host.home("imagen") / path
+    folder = host.home("imagen") / path if path.name == options.name else path  # "./x" is a path
     if folder.exists():
         raise InputError(f"{folder}: exists already; remove it or choose another name")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.writing")

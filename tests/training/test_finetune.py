@@ -409,6 +409,10 @@ def test_from_a_folder_to_a_picture_in_a_shell(folder, monkeypatch, capsys):
     assert main([*arguments, "--text-encoder", str(folder / "t5")]) == 0
     assert main([*arguments, "--text-encoder", str(folder / "t5")]) == 2
     assert "exists already" in capsys.readouterr().err
+    monkeypatch.chdir(folder)
+    here = ["new-cascade", "./here", *arguments[2:], "--text-encoder", str(folder / "t5")]
+    assert main(here) == 0
+    assert (folder / "here/cascade.json").is_file(), "a path, as generate reads it"
     sr = StageConfig("sr", 64, 4, PRESETS["tiny-sr"])
     save_stage(random_stage(sr), folder / "sr.safetensors")
     wrong = ["new-cascade", "other", "--like", "mine", "--base", str(folder / "sr.safetensors")]
@@ -436,6 +440,9 @@ def test_from_a_folder_to_a_picture_in_a_shell(folder, monkeypatch, capsys):
     made = ["generate", "a dog", "--cascade", "mine", "--upto", "16", "--steps", "2"]
     assert main([*made, "--lora", f"{out}:0.8", "-o", str(picture)]) == 0
     assert Image.open(picture).size == (16, 16)
+    (folder / "line.txt").write_text("a dog")
+    measured = ["evaluate", "mine", "--prompts", str(folder / "line.txt"), "--steps", "1"]
+    assert main([*measured, "-o", str(folder / "evaluation")]) == 0  # known by its name here too
 
 
 def test_two_runs_at_once_in_one_folder_are_refused(folder):
