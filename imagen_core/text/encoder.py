@@ -92,20 +92,16 @@ class TextEncoder:
         texts = [normalised(prompt, clean_caption) for prompt in prompts]
         return self._states([self.tokenizer.encode(text) for text in texts])
 
-    def encode_marked(self, prompts: Sequence[str], parts: int = 1) -> TextEmbedding:
-        """States of prompts in the prompt language: b (parts n) d, over the steps; as `encode` otherwise.
+    def _marked(self, texts: list[list[tuple[float, list[Chunk]]]], parts: int) -> TextEmbedding:
+        """States of prompts that `chunks_over_steps` has read: b (parts n) d, over the steps.
 
-        prompts   `(word:1.2)` weighs, `[from:to:0.4]` changes with the steps, and texts between BREAK are
-                  encoded apart and joined; fewer parts than others have are filled up with empty prompts
-        parts     at least so many
+        parts   of each; where a prompt has fewer, empty ones follow
 
         The states of a token with another weight than 1 are led away from, or towards, the empty prompt's
         at its place. Each text between brackets is tokenized by itself.
         """
-        texts = [chunks_over_steps(prompt) for prompt in prompts]
         starts = sorted({start for text in texts for start, _ in text})
         rows = [[c for at, c in text if at <= start][-1] for start in starts for text in texts]
-        parts = max([parts, *map(len, rows)])
         filled = [chunk for row in rows for chunk in [*row, *[EMPTY] * (parts - len(row))]]
         states, shape = self._weighted(filled), dict(s=len(starts), p=parts)
         embeds = rearrange(states.embeds, "(s b p) n d -> s b (p n) d", **shape)
@@ -147,10 +143,10 @@ class TextEncoder:
                 f"negative_prompt: expected one text for all images, got {type(negative_prompt).__name__}"
             )
         if markup and not clean_caption:
-            every = [chunks_over_steps(each) for each in (*prompts, negative_prompt)]
-            parts = max([1, *(len(chunks) for text in every for _, chunks in text)])
-            null_text = self.encode_marked([negative_prompt], parts)
-            return EncodedPrompt(self.encode_marked(prompts, parts), null_text)
+            null, *texts = [chunks_over_steps(each) for each in (negative_prompt, *prompts)]
+            parts = max(len(chunks) for text in (null, *texts) for _, chunks in text)
+            null_text = self._marked([null], parts)
+            return EncodedPrompt(self._marked(texts, parts), null_text)
         text = self.encode(prompts, clean_caption)
         return EncodedPrompt(text, self.encode([negative_prompt], clean_caption))
 
