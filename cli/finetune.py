@@ -13,9 +13,10 @@ from ..headless.inputs import InputError
 from .loras import STAGES
 
 if TYPE_CHECKING:
-    from ..imagen_core import Cascade
+    from ..imagen_core import Cascade, Stage
     from ..imagen_core.training.recipe import Recipe
 
+OPTIMIZERS = ("adamw", "adamw8bit", "muon")
 RATES = {"lora": 1e-3, "attention": 1e-4, "all": 1e-4}
 
 
@@ -39,6 +40,8 @@ def add_finetune_options(sub: argparse.ArgumentParser) -> None:
     add("--minutes", type=float, default=0.0, metavar="F", help="in place of --steps")
     rates = ", ".join(f"{rate:g} ({what})" for what, rate in RATES.items())
     add("--lr", type=float, metavar="F", help=f"learning rate; default: {rates}")
+    about = "adamw8bit: moments in a quarter of the memory, by bitsandbytes; default: %(default)s"
+    add("--optimizer", choices=OPTIMIZERS, default="adamw", help=about)
     add("--batch", type=int, default=16, metavar="N", help="images a step; default: %(default)s")
     about = "parts that a batch is cut into, to save memory; default: %(default)s"
     add("--accumulation", type=int, default=1, metavar="N", help=about)
@@ -144,6 +147,10 @@ def describe(recipe: Recipe, options: argparse.Namespace, cascade: Cascade) -> l
     config, data, run = stage.config, recipe.data, recipe.run
     found = read_folder(data.folder, least_side(config, data.crop), data.trigger)
     total, trained, needed = sizes(stage, recipe)
+    prompts = sample_prompts(recipe, found)
+    shown = max(
+        memory_of(each, len(prompts)) for each in cascade.stages[: STAGES.index(options.stage) + 1]
+    )
     side = data.crop or config.resolution
     length = f"{run.steps} steps" if run.steps else f"{run.minutes:g} minutes"
     what = {"lora": f"a LoRA of rank {recipe.tune.rank}", "attention": "its attention layers"}
@@ -153,13 +160,26 @@ def describe(recipe: Recipe, options: argparse.Namespace, cascade: Cascade) -> l
         f"images    {len(found.pictures)} of {options.images}, at {side} x {side}",
         f"trained   {what.get(recipe.tune.what, 'everything')}: {trained / 1e6:.2f} M parameters",
         f"length    {length} of {run.batch} images, learning rate {recipe.optim.lr:g}",
-        f"memory    about {needed / 2**30:.1f} GiB",
+        f"memory    about {in_units(needed)} to train, {in_units(shown)} for the images on the way",
         f"run       {run.out}: checkpoints, log.jsonl, samples/, events/ for TensorBoard",
     ):
         print(line)
     if config.unet.out_channels > 3:
         print("variance  learned: trained on by the hybrid loss")
-    return sample_prompts(recipe, found)
+    return prompts
+
+
+def memory_of(stage: Stage, images: int) -> int:
+    """Bytes that a stage takes to make some images at its own size."""
+    from ..imagen_core.peak import peak_of
+
+    side = stage.config.resolution
+    return peak_of(stage.config, stage.dtype, images, side, side, 0, stage.device.type).total
+
+
+def in_units(size: float) -> str:
+    """A number of bytes in MiB, or in GiB from one GiB on."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def make_prior(prompts: Path, folder: Path, cascade: Cascade) -> None:
@@ -192,7 +212,7 @@ def follow(recipe: Recipe, cascade: Cascade, index: int, prompts: list[str]) -> 
         if not begun and recipe.run.steps:
             begun.append(1.0)
             left = (recipe.run.steps - values["step"]) * recipe.run.batch
-            print(f"about {left / values['pictures_per_second'] / 60:.1f} minutes to go")
+            print(f"about {left / values['images_per_second'] / 60:.1f} minutes to go")
 
     stages = cascade.stages[: index + 1]
     sample = sampler_of(stages, index, cascade.text_encoder, prompts, recipe.run.seed)
@@ -201,9 +221,8 @@ def follow(recipe: Recipe, cascade: Cascade, index: int, prompts: list[str]) -> 
 
 def say_how_to_use(options: argparse.Namespace, prompts: list[str]) -> None:
     """Say what was made and how it is used."""
-    size = options.out.stat().st_size / 2**20
     prompt = prompts[0] if prompts else "a prompt"
-    print(f"made {options.out} ({size:.1f} MiB)")
+    print(f"made {options.out} ({in_units(options.out.stat().st_size)})")
     if options.what == "lora":
         print(
             f'  imagen generate "{prompt}" --cascade {options.cascade} --lora {options.out}:0.8\n'

@@ -114,7 +114,7 @@ def open_picture(path: Path) -> Any:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's, not the picture's
         said = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
-        expected = f"expected a whole picture in one of the formats {', '.join(FORMATS)}"
+        expected = f"expected a whole image in one of the formats {', '.join(FORMATS)}"
         raise ValueError(f"{path.name}: {expected}{said}") from error
     return opened
 
@@ -150,7 +150,7 @@ def load_as_far_as_it_goes(path: Path, opened: Any) -> bool:
     except DAMAGED as error:
         opened.tile = []  # what was decoded counts as all
         if opened._im is None or _rows(opened) < 2:
-            raise ValueError(f"{path.name}: not a whole picture: {error}") from error
+            raise ValueError(f"{path.name}: not a whole image: {error}") from error
         return False
     return True
 

@@ -116,14 +116,14 @@ def read_folder(folder: Path) -> tuple[list[Prompt], Tensor]:
         for prompt in prompts:
             if prompt.file is None or not (folder / prompt.file).is_file():
                 raise ValueError(
-                    f"{folder / LINES}: {prompt.prompt!r}: expected the `file` of a picture, got "
+                    f"{folder / LINES}: {prompt.prompt!r}: expected the `file` of an image, got "
                     f"{prompt.file!r}"
                 )
     else:
         files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES)
         prompts = [Prompt(caption_of(p), file=str(p.relative_to(folder))) for p in files]
     if not prompts:
-        raise ValueError(f"{folder}: expected pictures ({', '.join(PICTURES)}), found none")
+        raise ValueError(f"{folder}: expected images ({', '.join(PICTURES)}), found none")
     return prompts, torch.stack([read_picture(folder / str(prompt.file)) for prompt in prompts])
 
 

@@ -21,11 +21,12 @@ from .recipe import RecipeError
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's state as flat names: "<parameter>.<key>", parameters numbered.
 
-    optimizer   of torch, its state tensors only
+    optimizer   its state tensors and whole numbers only
     """
-    state = optimizer.state_dict()["state"]
+    # By torch's own method: bitsandbytes' nests what it has quantised, and counts steps in an int.
+    state = torch.optim.Optimizer.state_dict(optimizer)["state"]
     return {
-        f"{i}.{key}": value.detach().cpu().contiguous()
+        f"{i}.{key}": torch.as_tensor(value).detach().cpu().clone().contiguous()
         for i, entry in state.items()
         for key, value in entry.items()
     }
@@ -37,10 +38,10 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     optimizer   made as the saved one was
     tensors     by flat name
     """
-    state: dict[int, dict[str, Tensor]] = {}
+    state: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         i, key = name.split(".", 1)
-        state.setdefault(int(i), {})[key] = tensor
+        state.setdefault(int(i), {})[key] = tensor.item() if tensor.dtype == torch.int64 else tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 

@@ -174,7 +174,7 @@ def read_manifest(section: DataSection, count: int) -> list[dict]:
         pictures.sort(key=lambda picture: picture[section.row])
     if len(pictures) != count:
         raise ValueError(
-            f"data.manifest: expected one picture for each of the {count} images of "
+            f"data.manifest: expected one entry for each of the {count} images of "
             f"{section.images}, got {len(pictures)}"
         )
     return pictures

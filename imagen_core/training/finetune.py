@@ -20,6 +20,7 @@ from ..stage import Stage, StageConfig
 from ..text.encoder import TextEncoder
 from .folder import Folder, FolderMaker, Picture
 from .loop import grid_of
+from .optim import STATE_BYTES, OptimizerName
 from .recipe import DataSection, Precision, Recipe, parse_recipe
 from .tuning import prepare
 
@@ -53,7 +54,7 @@ class Wishes:
     steps: int = 0
     minutes: float = 0.0
     lr: float = 1e-3
-    optimizer: str = "adamw"
+    optimizer: OptimizerName = "adamw"
     batch: int = 16
     accumulation: int = 1
     crop: int | None = None
@@ -120,9 +121,10 @@ def sizes(stage: Stage, recipe: Recipe) -> tuple[int, int, float]:
     total = sum(p.numel() for p in parameters)
     side = recipe.data.crop or stage.config.resolution
     rows = recipe.run.batch // recipe.run.accumulation
-    # Gradient, two moments and the average, each float32; activations are kept for the backward pass.
+    # Gradient and average in float32; activations are kept for the backward pass.
+    states = 8 + STATE_BYTES[recipe.optim.optimizer]
     activations = 6 * stage.running_bytes(rows, side, side) * 4 / stage.dtype.itemsize
-    return total, trained, 4 * total + 16 * trained + activations
+    return total, trained, 4 * total + states * trained + activations
 
 
 def captions_of(found: Folder) -> list[str]:

@@ -101,7 +101,7 @@ def read_folder(root: str | Path, least: int = 1, trigger: str = "") -> Folder:
     """
     root = Path(root)
     if not root.is_dir():
-        raise RecipeError(f"data.folder: expected a folder of pictures, got {root}, which is none")
+        raise RecipeError(f"data.folder: expected a folder of images, got {root}, which is none")
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     stems = {p.with_suffix("") for p in files}
     texts = dict(pair for table in tables(root) for pair in table)
@@ -121,7 +121,7 @@ def read_folder(root: str | Path, least: int = 1, trigger: str = "") -> Folder:
         found.append(replace(picture, captions=tuple(captions), size=size))
     if not found:
         why = f"; all {len(skipped)} were skipped, such as {skipped[0]}" if skipped else ""
-        raise RecipeError(f"data.folder: {root}: expected pictures, found none{why}")
+        raise RecipeError(f"data.folder: {root}: expected images, found none{why}")
     return Folder(tuple(found), tuple(skipped))
 
 

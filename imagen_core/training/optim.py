@@ -6,14 +6,16 @@ learning rate serves both kinds of weights.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ..kernels.precision import cpu_computes_bfloat16
 
-OPTIMIZERS = ("adamw", "muon")
+OptimizerName = Literal["adamw", "adamw8bit", "muon"]
+# Bytes of its state for each trained number.
+STATE_BYTES: dict[OptimizerName, int] = {"adamw": 8, "adamw8bit": 2, "muon": 4}
 BETAS = (0.9, 0.99)
 MOMENTUM = 0.95
 EDGES = ("conv_in", "conv_out", "pixels")  # layers that see pixels
@@ -21,23 +23,27 @@ ADAM_RMS = 0.2  # root mean square of a typical AdamW update, which Muon's is sc
 
 
 def make_optimizer(
-    network: nn.Module, name: str, lr: float, weight_decay: float
+    network: nn.Module, name: OptimizerName, lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
     """The optimiser of a network; weights of fewer than two dimensions are not decayed.
 
     network        its parameters with gradients are optimised
-    name           one of OPTIMIZERS
+    name           "adamw8bit" needs bitsandbytes; it keeps weights of fewer than 4096 numbers in 32 bits
     lr             peak learning rate
     weight_decay   decoupled decay of matrices and convolutions
     """
     named = [(key, p) for key, p in network.named_parameters() if p.requires_grad]
     matrices = [p for _, p in named if p.ndim >= 2]
     vectors = {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0}
+    plain = [{"params": matrices, "weight_decay": weight_decay}, vectors]
+    if name == "adamw8bit":
+        from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+
+        return AdamW8bit(plain, lr=lr, betas=BETAS)
     if name == "adamw":
-        groups = [{"params": matrices, "weight_decay": weight_decay}, vectors]
-        return torch.optim.AdamW(groups, lr=lr, betas=BETAS, fused=matrices[0].is_cuda)
+        return torch.optim.AdamW(plain, lr=lr, betas=BETAS, fused=matrices[0].is_cuda)
     if name != "muon":
-        raise ValueError(f"optimizer must be one of {OPTIMIZERS}, got {name!r}")
+        raise ValueError(f"optimizer must be one of {get_args(OptimizerName)}, got {name!r}")
     edges = [p for key, p in named if p.ndim >= 2 and key.startswith(EDGES)]
     hidden = [p for p in matrices if not any(p is edge for edge in edges)]
     groups = [

@@ -132,7 +132,7 @@ class Log:
             "loss": torch.stack([x.cpu() for x in self.losses]).mean().item(),
             "grad_norm": torch.stack([x.cpu() for x in self.norms]).mean().item(),
             "lr": lr,
-            "pictures_per_second": speed,
+            "images_per_second": speed,
             **more,
         }
         self.losses, self.norms, self.timed, self.last_time = [], [], 0, time.monotonic()

@@ -4,6 +4,7 @@ Paths in a recipe are relative to the file.
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -18,6 +19,7 @@ from ..unet.adm import ADMConfig
 from ..unet.efficient import EfficientConfig
 from ..unet.presets import PRESETS
 from .loss import Weighting
+from .optim import OptimizerName
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -140,7 +142,7 @@ class DistillSection:
 class OptimSection:
     """[optim]: how fast.
 
-    optimizer      "adamw" or "muon"
+    optimizer      "adamw", "adamw8bit" (with bitsandbytes installed) or "muon"
     lr             peak learning rate
     weight_decay   decoupled decay of matrices
     warmup_steps   linear warm-up
@@ -150,7 +152,7 @@ class OptimSection:
     weighting      "min_snr", or "flat": errors of the network's output weigh the same at every noise level
     """
 
-    optimizer: str = "adamw"
+    optimizer: OptimizerName = "adamw"
     lr: float = 3e-4
     weight_decay: float = 0.01
     warmup_steps: int = 500
@@ -274,7 +276,7 @@ def check_data(recipe: Recipe) -> None:
     side = recipe.stage_config().resolution
     if recipe.stage_config().kind == "base" and not recipe.data.crop and images.shape[1] != side:
         raise RecipeError(
-            f"data.images: {recipe.data.images}: expected pictures of {side} pixels, as stage.resolution "
+            f"data.images: {recipe.data.images}: expected images of {side} pixels, as stage.resolution "
             f"says, got {images.shape[2]} x {images.shape[1]}; set data.crop, or make them of that size"
         )
 
@@ -313,6 +315,10 @@ def parse_recipe(data: dict[str, Any], folder: Path) -> Recipe:
         )
     if recipe.tune.what != "all" and not stage.start_from:
         raise RecipeError(f"tune.what: {recipe.tune.what!r} needs weights: set stage.start_from")
+    if recipe.optim.optimizer == "adamw8bit" and not find_spec("bitsandbytes"):
+        raise RecipeError(
+            "optim.optimizer: adamw8bit needs a package more: pip install bitsandbytes; or choose adamw"
+        )
     if stage.start_from and stage.grow_from:
         raise RecipeError("stage: expected one of start_from and grow_from, got both")
     check_distill(recipe)

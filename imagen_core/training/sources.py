@@ -51,7 +51,7 @@ def folder_maker(recipe: Recipe, stage: Stage, note: Note) -> tuple[MakePicture,
     data = recipe.data
     least = data.crop or max(1, stage.config.resolution // 2)
     found = read_folder(data.folder, least, data.trigger)
-    note(f"{data.folder}: {len(found.pictures)} pictures, {len(found.skipped)} files skipped")
+    note(f"{data.folder}: {len(found.pictures)} images, {len(found.skipped)} files skipped")
     for path, reason in found.skipped:
         note(f"  skipped {path}: {reason}")
     used, held = found.split(data.held_out)

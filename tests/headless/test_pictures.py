@@ -145,7 +145,7 @@ def test_an_animation_that_is_cut_off_keeps_its_first_frames(place):
 def test_a_picture_of_which_nothing_is_left_is_named(place, kept):
     Image.fromarray(noise()).save(place / "c.png")
     (place / "c.png").write_bytes((place / "c.png").read_bytes()[:kept])
-    with pytest.raises(ValueError, match=r"c\.png: .*whole picture"):
+    with pytest.raises(ValueError, match=r"c\.png: .*whole image"):
         load("c.png")
 
 
@@ -202,7 +202,7 @@ def test_only_formats_that_are_meant_are_opened(place, monkeypatch, name):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *a, **k: pytest.fail("it ran"))
     (place / name).write_bytes(EPS)
     for call in (lambda: load(name), lambda: LoadImageMask().load(name, "red")):
-        with pytest.raises(ValueError, match="expected a whole picture in one of the formats PNG"):
+        with pytest.raises(ValueError, match="expected a whole image in one of the formats PNG"):
             call()
 
 

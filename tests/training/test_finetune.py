@@ -1,6 +1,7 @@
 """Tuning: LoRAs and parts of a stage, learned variance, how a run stops, goes on and fails."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -342,7 +343,7 @@ def test_a_shape_of_ones_own_and_an_array_of_another_size(folder):
     (folder / "m.json").write_text(json.dumps({"pictures": [{"captions": "a", "weight": 1}] * 2}))
     data["data"] = {"images": "x.npy", "manifest": "m.json", "text_encoder": "t5"}
     data["run"]["out"] = "other"
-    with pytest.raises(RecipeError, match=r"x\.npy: expected pictures of 16 pixels.*got 32 x 32"):
+    with pytest.raises(RecipeError, match=r"x\.npy: expected images of 16 pixels.*got 32 x 32"):
         follow(data, folder)
     np.save(folder / "x.npy", np.zeros((2, 16, 16, 3), np.uint8))
     with pytest.raises(RecipeError, match=r"pictures\[0\]\.captions: expected pairs .*got 'a'"):
@@ -431,7 +432,11 @@ def test_from_a_folder_to_a_picture_in_a_shell(folder, monkeypatch, capsys):
     ]
     tune += ["--workers", "0", "--sample", "a dog", "-o", str(out)]
     assert main([*tune, "--dry-run"]) == 0
-    assert "a LoRA of rank 16" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "a LoRA of rank 16" in told
+    assert re.search(
+        r"memory +about [1-9][0-9]*\.[0-9] MiB to train, [1-9][0-9.]* MiB for", told
+    ), told
     assert not out.exists()
     assert main(tune) == 0
     told = capsys.readouterr().out
@@ -443,6 +448,28 @@ def test_from_a_folder_to_a_picture_in_a_shell(folder, monkeypatch, capsys):
     (folder / "line.txt").write_text("a dog")
     measured = ["evaluate", "mine", "--prompts", str(folder / "line.txt"), "--steps", "1"]
     assert main([*measured, "-o", str(folder / "evaluation")]) == 0  # known by its name here too
+
+
+def test_8_bit_adamw_says_what_to_install(folder, monkeypatch):
+    data = recipe(optim={"optimizer": "adamw8bit"}, steps=1)
+    monkeypatch.setattr("imagen_nodes.imagen_core.training.recipe.find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match="adamw8bit needs .*pip install bitsandbytes"):
+        parse_recipe(data, folder)
+
+
+def test_8_bit_adamw_goes_on_where_it_was_stopped(folder):
+    pytest.importorskip("bitsandbytes")
+    optim = {"optimizer": "adamw8bit"}
+    whole = follow(recipe("whole", {"rank": 64}, optim=optim, steps=6), folder)
+    state = load_file(folder / "whole/checkpoint/optimizer.safetensors")
+    assert torch.uint8 in {tensor.dtype for tensor in state.values()}
+    asked = []
+    stopping = replace(QUIET, stop=lambda: asked.append(1) or len(asked) == 3)
+    with pytest.raises(KeyboardInterrupt):
+        follow(recipe("parts", {"rank": 64}, optim=optim, steps=6), folder, stopping)
+    parts = follow(recipe("parts", {"rank": 64}, optim=optim, steps=6), folder)
+    for name, tensor in load_file(whole).items():
+        assert torch.equal(tensor, load_file(parts)[name]), name
 
 
 def test_two_runs_at_once_in_one_folder_are_refused(folder):

@@ -56,7 +56,7 @@ def test_a_run_lowers_the_loss_and_leaves_a_stage_and_logs(folder, kind, optimiz
     lines = [json.loads(line) for line in (folder / "run/log.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] < share * lines[0]["loss"]
     assert lines[-1]["step"] == 60
-    assert {"lr", "grad_norm", "pictures_per_second"} <= lines[0].keys()
+    assert {"lr", "grad_norm", "images_per_second"} <= lines[0].keys()
     assert list((folder / "run/events").glob("events.out.tfevents.*"))
     stage = load_stage(path)
     assert stage.dtype == torch.float16

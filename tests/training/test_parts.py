@@ -231,7 +231,7 @@ def test_manifest_rows_are_matched_to_images(tmp_path):
     (tmp_path / "m.json").write_text(json.dumps({"pictures": entries}))
     section = DataSection("e", "x.npy", str(tmp_path / "m.json"), row="large")
     assert [entry["n"] for entry in read_manifest(section, 2)] == [2, 0]
-    with pytest.raises(ValueError, match="one picture for each of the 5 images of x.npy, got 2"):
+    with pytest.raises(ValueError, match="one entry for each of the 5 images of x.npy, got 2"):
         read_manifest(section, 5)
 
 
