@@ -34,6 +34,7 @@ def require_stage(stage: Any, kind: str | None = None) -> None:
             raise ValueError(f"{error}; connect another output of the loader") from None
 
 
+KINDS = {"base": "a base stage", "sr": "a super-resolution stage"}
 OUTPUTS = {"base": "`base`", "sr": "`sr256` or `sr1024`"}  # of Load Imagen Cascade
 
 
@@ -51,12 +52,25 @@ def check_links(cls: Any, input_types: dict[str, Any], kind: str) -> bool | str:
                 return f"{name}: expected a link that carries {wanted}, got {given}"
     found = getattr(input_types.get("stage"), "kind", kind)
     if found != kind:
-        what = {"base": "a base stage", "sr": "a super-resolution stage"}
         return (
-            f"stage: expected {what[kind]}, got {what[found]}; connect {OUTPUTS[kind]} of Load Imagen "
+            f"stage: expected {KINDS[kind]}, got {KINDS[found]}; connect {OUTPUTS[kind]} of Load Imagen "
             f"Cascade"
         )
     return True
+
+
+def require_places(base: Any, sr256: Any, sr1024: Any) -> None:
+    """Raise ValueError where a stage of another kind is connected; None = nothing is."""
+    for place, stage, kind in (
+        ("base", base, "base"),
+        ("sr256", sr256, "sr"),
+        ("sr1024", sr1024, "sr"),
+    ):
+        if stage is not None and stage.config.kind != kind:
+            raise ValueError(
+                f"{place}: expected {KINDS[kind]}, got {KINDS[stage.config.kind]} "
+                f"({stage.config.resolution}); connect {OUTPUTS[kind]} of Load Imagen Cascade"
+            )
 
 
 def require_input_size(stage: Any, image: Any) -> None:

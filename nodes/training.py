@@ -3,7 +3,7 @@
 from typing import Any
 
 from . import host
-from .checks import named, require_stage
+from .checks import named, require_places, require_stage
 from .widgets import choice, file_choice, integer, number, steps_input, wire
 
 CATEGORY = "imagen/training"
@@ -106,9 +106,10 @@ class ImagenDatasetFromFolder:
         """The dataset, its contact sheet and its report."""
         from ..imagen_core.training.finetune import captions_of, contact_sheet
         from ..imagen_core.training.folder import read_folder
-        from ..imagen_core.training.recipe import DataSection
+        from ..imagen_core.training.recipe import DataSection, check_ground
 
         with named("Imagen Dataset from Folder"):
+            check_ground(ground)
             data = DataSection(
                 text_encoder="",
                 folder=str(host.image_folder(folder).resolve()),
@@ -261,6 +262,7 @@ class ImagenFineTuneStage:
 
         with named("Fine-Tune Imagen Stage"):
             require_stage(stage)
+            require_places(base, sr256, sr1024)
             tuning = Tuning(stage, text_encoder, (base, sr256, sr1024))
             return tuning.run(
                 host.training_folder(name, "name"),

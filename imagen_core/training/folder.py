@@ -120,7 +120,8 @@ def read_folder(root: str | Path, least: int = 1, trigger: str = "") -> Folder:
         captions = [f"{trigger}, {text}" if trigger else text for text in picture.captions]
         found.append(replace(picture, captions=tuple(captions), size=size))
     if not found:
-        why = f"; all {len(skipped)} were skipped, such as {skipped[0]}" if skipped else ""
+        first = ": ".join((Path(skipped[0][0]).name, skipped[0][1])) if skipped else ""
+        why = f"; all {len(skipped)} were skipped, such as {first}" if skipped else ""
         raise RecipeError(f"data.folder: {root}: expected images, found none{why}")
     return Folder(tuple(found), tuple(skipped))
 
@@ -173,7 +174,7 @@ def is_mask(path: Path, stems: set[Path]) -> bool:
 
 def look_at(path: str, least: int) -> tuple[tuple[int, int], str, str]:
     """A picture's size, its file's digest, and why it cannot be used ("" = it can)."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         data = read_bytes(path)
@@ -182,6 +183,8 @@ def look_at(path: str, least: int) -> tuple[tuple[int, int], str, str]:
             size = image.size[::-1] if turned else image.size
             image.draft(None, (1, 1))  # a JPEG is read to its end, but not made whole
             image.load()
+    except UnidentifiedImageError:
+        return (0, 0), "", "cannot be read: no image, or cut off at its start"
     except Exception as error:  # a damaged file raises what its decoder likes
         return (0, 0), "", f"cannot be read: {type(error).__name__}: {str(error)[:80]}"
     reason = f"too small: {size[0]} x {size[1]}, at least {least} is needed" * (min(size) < least)

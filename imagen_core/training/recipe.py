@@ -294,6 +294,7 @@ def parse_recipe(data: dict[str, Any], folder: Path) -> Recipe:
         )
     recipe = _parse(Recipe, data, "")
     check_numbers(recipe)
+    check_ground(recipe.data.ground)
     stage, source = recipe.stage, recipe.data
     if not (stage.preset or stage.unet or stage.start_from):
         raise RecipeError(
@@ -361,6 +362,18 @@ def check_numbers(recipe: Recipe) -> None:
                 upto = "or more" if high is None else f"to {high}"
                 raise RecipeError(f"{section}.{key}: expected {low} {upto}, got {value}")
     check_parts(recipe, 1)
+
+
+def check_ground(ground: str) -> None:
+    """Raise RecipeError unless data.ground is a colour."""
+    from PIL import ImageColor
+
+    try:
+        ImageColor.getrgb(ground)
+    except ValueError:
+        raise RecipeError(
+            f"data.ground: expected a colour such as white or #202020, got {ground!r}"
+        ) from None
 
 
 def check_parts(recipe: Recipe, processes: int) -> None:

@@ -86,6 +86,24 @@ def test_a_folder_is_listed_shown_and_its_broken_file_named(place):
     assert (place / "temp" / made["ui"]["images"][0]["filename"]).is_file()
 
 
+def test_what_is_wrong_with_a_folder_its_ground_or_a_wire_is_said(place, t5_folder):
+    for name in NAMES:
+        (place / f"input/pictures/{name}.png").unlink()
+    with pytest.raises(
+        ValueError, match=r"all 1 were skipped, such as broken\.png: cannot be read: no"
+    ):
+        dataset()
+    with pytest.raises(ValueError, match="ground: expected a colour such as white.*'whte'"):
+        dataset(ground="whte")
+    Image.new("RGB", (64, 64)).save(place / "input/pictures/black.png")
+    with pytest.raises(
+        ValueError, match="base: expected a base stage, got a super-resolution stage"
+    ):
+        tuned(stage_of(), t5_folder, base=stage_of("sr", 64))
+    with pytest.raises(ValueError, match="sr256: expected a super-resolution stage, got a base"):
+        tuned(stage_of(), t5_folder, sr256=stage_of())
+
+
 def test_a_folder_stays_below_the_input_folder_and_changes_are_seen(place, monkeypatch):
     cls = NODE_CLASS_MAPPINGS["ImagenDatasetFromFolder"]
     assert cls.VALIDATE_INPUTS("pictures") is True
