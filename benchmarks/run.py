@@ -2,7 +2,8 @@
 
     python benchmarks/run.py [CASE ...] [--repeats 7]
 
-Every round runs each variant once, so what else the machine does meets all alike. Writes
+Every round runs each variant once, so what else the machine does meets all alike; freed memory is kept for
+all of them, as `imagen` does. Writes
 benchmarks/results/<device>.json, one entry a case, and the table of README.md from it; cases that are not
 named keep their last results. A case whose peer is not installed is left out and says so.
 """
@@ -23,6 +24,8 @@ from typing import Any
 
 import torch
 from cases import CASES, Case  # the file beside this one
+
+from imagen_nodes.cli.process import keep_freed_memory
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -104,6 +107,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}")
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
+    keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     path = HERE / "results" / f"{device.type}.json"
     known = json.loads(path.read_text("utf-8"))["results"] if path.exists() else {}
