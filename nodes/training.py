@@ -217,7 +217,14 @@ class ImagenFineTuneStage:
                     16, 1, 512, 1, "Of the LoRA: a higher rank learns more and takes more memory."
                 ),
                 "batch_size": integer(16, 1, 4096, 1, "Images per step."),
-                "seed": integer(0, 0, 2**31 - 1, 1, "Of the LoRA's start and of the batches."),
+                "seed": integer(
+                    0,
+                    0,
+                    2**31 - 1,
+                    1,
+                    "Of the LoRA's start and of the batches. A run that continues keeps "
+                    "the seed that it began with.",
+                ),
                 "sample_prompts": (
                     "STRING",
                     {

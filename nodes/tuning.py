@@ -52,6 +52,7 @@ class Tuning:
         from ..imagen_core.training.finetune import Wishes, recipe_for
 
         wanted = Wishes(**wishes)
+        wanted = replace(wanted, seed=begun_with(out).get("run.seed", wanted.seed))
         # ComfyUI runs nodes in inference mode, which has no gradients; a run seeds torch for itself.
         with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng():
             recipe = recipe_for(wanted, self.stage.config, data, out, "given")
@@ -148,6 +149,14 @@ class Tuning:
             mode = "nearest" if width < WIDTH else "area"
             parts.insert(0, interpolate(grid, size, mode=mode)[0].movedim(0, 2))
         return torch.cat(parts)
+
+
+def begun_with(out: Path) -> dict[str, Any]:
+    """Settings of the run that a folder holds, by table and key; empty where there is none yet."""
+    from ..imagen_core.training.checkpoint import counters, has_checkpoint
+
+    kept = out / "checkpoint"
+    return counters(kept)[1].get("recipe", {}) if has_checkpoint(kept) else {}
 
 
 def lines_every(recipe: Recipe) -> int:

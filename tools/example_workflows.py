@@ -350,6 +350,7 @@ def if_into_bundled_sr() -> Graph:
     return b.save(b.enlarge(loader, small, text))
 
 
+SAME_SEED = ("ImagenFineTuneStage", "ImagenEvaluateCascade")
 ICONS = "imagen_icons"  # a folder of example_workflows/input
 
 
@@ -482,9 +483,9 @@ def main() -> None:
 
 
 def move_on(workflow: dict[str, Any]) -> None:
-    """Seeds that change after each run of the interface."""
+    """Seeds that change after each run of the interface, but those of a training and of its figures."""
     for node in workflow["nodes"]:
-        if node["type"].startswith("Imagen"):
+        if node["type"].startswith("Imagen") and node["type"] not in SAME_SEED:
             values = node["widgets_values"]
             node["widgets_values"] = ["randomize" if v == "fixed" else v for v in values]
 

@@ -96,9 +96,7 @@ def load_checkpoint(
     optimizer   receives the state
     check       is shown the counters before anything is read into the objects
     """
-    if not folder.exists():
-        folder = folder.with_name(f".{folder.name}.old")
-    progress = json.loads((folder / "progress.json").read_text("utf-8"))
+    folder, progress = counters(folder)
     check(progress)
     weights = load_file(folder / "weights.safetensors")
     for name, parameter in network.named_parameters():
@@ -112,6 +110,13 @@ def load_checkpoint(
     restore_optimizer(optimizer, {name: tensor.clone() for name, tensor in state.items()})
     ema.updates = progress.pop("ema_updates")
     return progress
+
+
+def counters(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Where a checkpoint stands, and its counters, the recipe's settings among them."""
+    if not folder.exists():
+        folder = folder.with_name(f".{folder.name}.old")
+    return folder, json.loads((folder / "progress.json").read_text("utf-8"))
 
 
 def has_checkpoint(folder: Path) -> bool:

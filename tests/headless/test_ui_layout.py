@@ -80,7 +80,9 @@ def test_an_example_runs_anew_shows_what_it_changed_and_knows_what_an_app_asks(p
     kinds = {node["type"] for node in nodes.values()}
     assert not kinds & {"ImageCrop", "ImageBatch"}, "ComfyUI has deprecated them"
     for node in nodes.values():
-        assert "fixed" not in node.get("widgets_values", []), "a second run would do nothing"
+        trains = node["type"] in ("ImagenFineTuneStage", "ImagenEvaluateCascade")
+        kept = "fixed" in node.get("widgets_values", [])
+        assert kept == trains, "else a second run does nothing, or cannot continue"
         if "smart100" in node.get("widgets_values", []):
             assert node["showAdvanced"]
     asked = data["extra"]["linearData"]

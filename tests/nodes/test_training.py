@@ -161,7 +161,7 @@ def test_interrupted_it_keeps_a_checkpoint_and_goes_on_when_queued_again(
     folder = place / "models/imagen/training/mine"
     assert json.loads((folder / "checkpoint/progress.json").read_text())["step"] == 4
     monkeypatch.setattr(host, "interrupted", lambda: False)
-    parts = tuned(stage_of(), t5_folder)["result"]
+    parts = tuned(stage_of(), t5_folder, seed=7)["result"]  # as ComfyUI draws one after each run
     whole = tuned(stage_of(), t5_folder, name="whole")["result"]
     assert parts[2] == whole[2]
     for name, update in whole[1].updates.items():
