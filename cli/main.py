@@ -50,8 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = show_warning
             options = make_parser().parse_args(arguments)
             result = options.command(options)
-    except KeyboardInterrupt:
-        return failed(INTERRUPTED, "interrupted; nothing half-written was left", as_json)
+    except KeyboardInterrupt as stopped:
+        said = str(stopped) or "interrupted; nothing half-written was left"
+        return failed(INTERRUPTED, said, as_json)
     except ValueError as error:  # WorkflowError and InputError are some
         return failed(BAD_INPUT, str(error), as_json)
     except (OSError, RuntimeError) as error:

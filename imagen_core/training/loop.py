@@ -205,7 +205,9 @@ class Run:
                 with self.log.untimed():
                     self.save()
             if clock.stopped and not clock.done:
-                raise KeyboardInterrupt(f"stopped at step {clock.step}; saved")
+                raise KeyboardInterrupt(
+                    f"stopped at step {clock.step}, and saved; started again, the same run continues"
+                )
 
     def step(self, drawn: Any) -> float:
         """One step of the optimiser; its learning rate."""

@@ -89,6 +89,7 @@ def test_a_truncated_picture_is_1_and_names_its_node(run, tmp_path, capsys):
         (OSError(errno.ENOSPC, "No space left on device"), 1, "node 2 (SaveImage): [Errno 28]"),
         (OSError(errno.EACCES, "Permission denied"), 1, "node 2 (SaveImage): [Errno 13]"),
         (KeyboardInterrupt(), 130, "interrupted; nothing half-written was left"),
+        (KeyboardInterrupt("stopped at step 7, and saved"), 130, "stopped at step 7, and saved"),
     ],
 )
 def test_a_save_that_fails_leaves_nothing(run, tmp_path, monkeypatch, capsys, fault, code, message):

@@ -270,7 +270,7 @@ def test_stopped_and_gone_on_it_is_the_uninterrupted_run_and_no_log_point_is_los
         steps.append(1)
         return len(steps) == 7
 
-    with pytest.raises(KeyboardInterrupt, match="stopped at step 7; saved"):
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 7, and saved"):
         follow(recipe("parts", steps=13), folder, replace(QUIET, stop=stop))
     follow(recipe("parts", steps=13), folder)
     assert lines_of(folder, "parts") == lines_of(folder, "whole")
