@@ -338,10 +338,6 @@ def check_distill(recipe: Recipe) -> None:
         )
     if not recipe.stage.start_from:
         raise RecipeError("distill.steps: needs a teacher: set stage.start_from")
-    if recipe.tune.what != "all":
-        raise RecipeError(
-            f"tune.what: a student is trained whole: expected 'all', got {recipe.tune.what!r}"
-        )
 
 
 def check_numbers(recipe: Recipe) -> None:

@@ -13,6 +13,7 @@ from imagen_nodes.imagen_core import (
     Stage,
     StageConfig,
     TextEmbedding,
+    load_lora,
     load_stage,
     sample_base,
     save_stage,
@@ -23,7 +24,13 @@ from imagen_nodes.imagen_core.training.data import Batch
 from imagen_nodes.imagen_core.training.distill import DistillLoss, clean_end, ddim, goal, levels_of
 from imagen_nodes.imagen_core.training.loop import StageLoss, Watch, train
 from imagen_nodes.imagen_core.training.loss import stratified_t
-from imagen_nodes.imagen_core.training.recipe import DistillSection, RecipeError, parse_recipe
+from imagen_nodes.imagen_core.training.recipe import (
+    DistillSection,
+    RecipeError,
+    TuneSection,
+    parse_recipe,
+)
+from imagen_nodes.imagen_core.training.tuning import prepare
 
 PLAIN = Guidance(1.0, "none")
 QUIET = Watch(line=lambda line: None, note=lambda line: None)
@@ -139,7 +146,7 @@ def squares(batch, generator):
 
 def fit(loss, stage, steps, lr):
     generator = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.AdamW(stage.unet.parameters(), lr)
+    optimizer = torch.optim.AdamW([p for p in stage.unet.parameters() if p.requires_grad], lr)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = lr * min(1, 2 * (1 - step / steps))
         loss(squares(24, generator)).backward()
@@ -180,24 +187,46 @@ def recipe(**distilled):
     }  # fmt: skip
 
 
-def test_a_recipe_makes_a_student(tmp_path, t5_folder):
+@pytest.fixture
+def teacher(tmp_path, t5_folder):
+    """In a folder with two pictures and a text encoder."""
     (tmp_path / "pictures").mkdir()
     for name in ("red", "blue"):
         Image.new("RGB", (16, 16), name).save(tmp_path / f"pictures/{name}.png")
     (tmp_path / "t5").symlink_to(t5_folder)
-    teacher = random_stage()
-    save_stage(teacher, tmp_path / "teacher.safetensors")
+    stage = random_stage()
+    save_stage(stage, tmp_path / "teacher.safetensors")
+    return stage
+
+
+def test_a_recipe_makes_a_student(tmp_path, teacher):
     student = load_stage(train(parse_recipe(recipe(), tmp_path), watch=QUIET))
     assert student.config.defaults == SamplingDefaults(2, "ddim", guidance_scale=1.0)
     pairs = zip(student.unet.parameters(), teacher.unet.parameters(), strict=True)
     assert 0 < max((a - b).abs().max().item() for a, b in pairs) < 0.1
 
 
+def test_a_student_may_be_a_lora_of_its_teacher(tmp_path, teacher):
+    tuned = recipe() | {"tune": {"what": "lora", "rank": 2}}
+    lora = load_lora(train(parse_recipe(tuned, tmp_path), watch=QUIET), teacher)
+    assert any(update.up.abs().max() > 0 for update in lora.updates.values())
+
+
+@pytest.mark.slow  # some seconds
+def test_a_lora_learns_the_teachers_way(stage):
+    teacher = copy.deepcopy(stage)
+    student = prepare(stage, TuneSection(what="lora", rank=8))
+    loss = DistillLoss(student, teacher, text(1), DistillSection(2, 8), "flat")
+    known = squares(24, torch.Generator().manual_seed(5))
+    before = loss(known).item()
+    fit(loss, student, 25, 8e-3)
+    assert loss(known).item() < 0.93 * before
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"distill": {"steps": 3, "teacher_steps": 8}}, "multiple of distill.steps 3, got 8"),
-        ({"tune": {"what": "lora"}}, "tune.what: a student is trained whole"),
         ({"stage": {"preset": "tiny-base", "resolution": 16}}, "needs a teacher"),
     ],
 )
