@@ -56,11 +56,11 @@ def add_evaluate_options(sub: argparse.ArgumentParser) -> None:
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """Measure a cascade's base, or a folder of pictures; write the report."""
+    from ..files import replacing
     from ..imagen_core.evaluation import report as pages
     from ..imagen_core.evaluation.evaluate import evaluate as measure
     from ..imagen_core.evaluation.judge import bundled_judges, load_expert
     from ..imagen_core.evaluation.prompts import write_folder
-    from ..imagen_core.weights.files import replacing
 
     if (options.cascade is None) == (options.images is None):
         raise InputError("evaluate: expected a CASCADE or --images DIR, and not both")

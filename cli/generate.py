@@ -160,10 +160,11 @@ def chosen_device(name: str) -> Any:
 
 def generate(options: argparse.Namespace) -> dict[str, Any]:
     """Make pictures of a prompt and save them with the graph that makes the same ones."""
+    from ..files import sync_folder
     from ..headless.comfy_nodes.folders import Folders
     from ..headless.engine.execute import execute
     from ..headless.engine.progress import Bar
-    from ..headless.files import remove_leftovers, scratch_folder, sync_folder
+    from ..headless.files import remove_leftovers, scratch_folder
     from ..nodes import host
 
     started = time.monotonic()

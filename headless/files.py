@@ -1,11 +1,8 @@
-"""Files that appear whole or not at all, under names that no two processes take."""
+"""Names that no two processes take, pictures on the disk, and what dead processes left behind."""
 
 import ctypes
 import errno
-import hashlib
-import itertools
 import os
-import platform
 import re
 import shutil
 import sys
@@ -15,15 +12,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-LONGEST = 255  # bytes of a file's name
+from ..files import LONGEST, owner, sync_file, sync_folder, temporary_path
+
 STALE = 24 * 3600.0  # seconds after which a temporary of another computer is nobody's
 UNFINISHED = re.compile(r"\..+\.(?:([0-9a-f]{6})-)?(\d+)(?:-\d+)?\.writing", re.DOTALL)
 FEW = 4  # files that are synced one by one
 NO_LINKS = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-_numbers = itertools.count()
 durable: ContextVar[bool] = ContextVar("durable", default=True)
-"""Whether files are to be on the disk as soon as they are written; where not, `sync_all` sees to it later."""
+"""Whether pictures are to be on the disk as soon as they are placed; where not, `sync_all` does it later."""
 
 
 def no_room(error: BaseException | None) -> OSError | None:
@@ -35,58 +32,15 @@ def no_room(error: BaseException | None) -> OSError | None:
     return None
 
 
-def owner() -> str:
-    """Six digits for this computer, and the number of this process."""
-    return f"{hashlib.sha256(platform.node().encode()).hexdigest()[:6]}-{os.getpid()}"
-
-
-def temporary_name(name: str) -> str:
-    """What a file is called while it is written: of its name, or, where that leaves no room, of its hash.
-
-    It says who writes it, so that `remove_leftovers` knows what a dead process left.
-    """
-    own = f".{owner()}-{next(_numbers)}.writing"
-    if len(os.fsencode(f".{name}{own}")) > LONGEST:
-        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:20]
-    return f".{name}{own}"
-
-
 def shortened(name: str, most: int = LONGEST) -> str:
     """A name whose bytes are no more than `most`: as many of its first characters as fit."""
     return name.encode("utf-8", "replace")[:most].decode("utf-8", "ignore")
 
 
-def sync_folder(folder: Path) -> None:
-    """Have the disk keep which files a folder holds, where the system lets a folder be opened."""
-    if os.name == "nt" or not durable.get():
-        return
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    except OSError:  # some network drives have nothing to say
-        pass
-    finally:
-        os.close(number)
-
-
-@contextmanager
-def unfinished(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, on the disk once the block ends well, removed where it still is after.
-
-    path   of the finished file; its folder is made
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(temporary_name(path.name))
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 @contextmanager
 def scratch_folder(where: Path) -> Iterator[Path]:
     """A new folder in `where`, which must be there; gone with all that is in it when the block ends."""
-    folder = where / temporary_name("imagen")
+    folder = temporary_path(where / "imagen")
     folder.mkdir()
     try:
         yield folder
@@ -96,27 +50,6 @@ def scratch_folder(where: Path) -> Iterator[Path]:
         except KeyboardInterrupt:  # in the middle of it
             shutil.rmtree(folder, ignore_errors=True)
             raise
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it when the block ends well, removed when not.
-
-    path   of the finished file; its folder is made
-    """
-    with unfinished(path) as temporary:
-        yield temporary
-        sync_file(temporary)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-
-
-def sync_file(path: Path) -> None:
-    """Have the disk keep what a file holds."""
-    if not durable.get():
-        return
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 def sync_all(paths: Collection[Path]) -> None:
@@ -140,9 +73,12 @@ def placed(temporary: Path, paths: Iterable[Path]) -> Path:
 
     temporary   in the same folder as the names
     """
+    if durable.get():
+        sync_file(temporary)
     for path in paths:
         if _takes(temporary, path):
-            sync_folder(path.parent)
+            if durable.get():
+                sync_folder(path.parent)
             return path
     raise FileExistsError(errno.EEXIST, "no name is free", str(temporary.parent))
 

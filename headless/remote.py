@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..files import replacing, unfinished
 from .comfy_nodes.folders import inside
 from .comfy_nodes.save import next_counter
 from .engine.progress import Bar
-from .files import placed, replacing, sync_file, unfinished
+from .files import placed
 from .graph import (
     Graph,
     Node,
@@ -155,7 +156,6 @@ class Server:
             return path
         with unfinished(path) as temporary:
             temporary.write_bytes(data)
-            sync_file(temporary)
             return placed(temporary, free_paths(path))
 
     # --- watching --------------------------------------------------------------------------------

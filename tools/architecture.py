@@ -15,7 +15,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "docs" / "architecture.svg"
 PACKAGES = ("cli", "nodes", "headless", "imagen_core")
-WIDTH, HEIGHT, BOX = 1000, 892, 62
+WIDTH, HEIGHT, BOX = 1000, 982, 62
 
 
 class Box(NamedTuple):
@@ -74,6 +74,7 @@ BOXES = [
     ),
     Box("kernels/", "fast paths", ("imagen_core.kernels",), 824, 672, 136),
     Box("weights/", "how files hold tensors", ("imagen_core.weights",), 668, 772, 292),
+    Box("files.py", "files whole or not at all", ("files",), 392, 896, 228),
 ]  # fmt: skip
 # Title, x, y, width, height of what lies behind the boxes.
 GROUPS = [
@@ -102,7 +103,8 @@ STYLE = f"""
 def modules() -> dict[str, Path]:
     """The package's modules by dotted name; a package's is its __init__."""
     found = {}
-    for path in sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    for path in sorted([ROOT / "files.py", *paths]):
         parts = path.relative_to(ROOT).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found

@@ -13,8 +13,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from imagen_nodes.files import replacing
 from imagen_nodes.imagen_core.evaluation.judge import bundled
-from imagen_nodes.imagen_core.weights.files import replacing
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "docs/evaluate.md", ROOT / "imagen_core/pretrained/emoji/MODEL_CARD.md")

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from imagen_nodes import imagen_core as core
+from imagen_nodes.files import replacing
 from imagen_nodes.imagen_core.evaluation.evaluate import evaluate, sample_prompts
 from imagen_nodes.imagen_core.evaluation.judge import Expert, bundled, bundled_judges, load_expert
 from imagen_nodes.imagen_core.evaluation.prompts import Prompt, read_prompts
-from imagen_nodes.imagen_core.weights.files import replacing
 
 OUT = Path(__file__).parent.parent / "docs" / "guidance_sweep"
 SCALES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)

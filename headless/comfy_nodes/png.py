@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..files import placed, sync_file, unfinished
+from ...files import unfinished
+from ..files import placed
 from ..graph import finite
 
 
@@ -44,5 +45,4 @@ def save_png(
     with unfinished(folder / "picture") as temporary:
         picture = Image.fromarray(to_bytes(image))
         picture.save(temporary, format="PNG", pnginfo=info, compress_level=compress_level)
-        sync_file(temporary)
         return placed(temporary, (folder / name for name in names)).name

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..files import LONGEST, shortened
+from ...files import LONGEST
+from ..files import shortened
 from .folders import folders, inside
 from .png import save_png
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..files import replacing
+from ...files import lock, replacing
 from ..graph import finite
 from ..inputs import InputError
 from .digests import among, number_of, pairs
@@ -282,7 +282,7 @@ def locked(out: Path, share: Share) -> Iterator[None]:
     """
     with contextlib.ExitStack() as held:
         whole = held.enter_context((out / ".imagen.lock").open("ab+"))
-        alone = _lock(whole, share.parts == 1)
+        alone = lock(whole, share.parts == 1)
         if not alone:
             raise InputError(
                 f"{out}: another imagen batch works in this folder; wait for it, or give each process its "
@@ -291,7 +291,7 @@ def locked(out: Path, share: Share) -> Iterator[None]:
         if share.parts > 1:
             _agree(whole, out, share)
             own = held.enter_context((out / f".imagen-{share.part}.lock").open("ab+"))
-            if not _lock(own, True):
+            if not lock(own, True):
                 raise InputError(
                     f"{out}: another imagen batch works on --shard {share.part}/{share.parts} in this folder"
                 )
@@ -300,13 +300,13 @@ def locked(out: Path, share: Share) -> Iterator[None]:
 
 def _agree(whole: BinaryIO, out: Path, share: Share) -> None:
     """Write down into how many parts the tasks are divided, or see that others have divided them so."""
-    if _lock(whole, True):  # nobody else is there
+    if lock(whole, True):  # nobody else is there
         whole.truncate(0)
         whole.write(str(share.parts).encode())
         whole.flush()
-        _lock(whole, False)
+        lock(whole, False)
         return
-    _lock(whole, False)  # what was tried has given it up
+    lock(whole, False)  # what was tried has given it up
     whole.seek(0)
     parts = whole.read(16).decode("ascii", "replace")
     if parts != str(share.parts):
@@ -314,30 +314,3 @@ def _agree(whole: BinaryIO, out: Path, share: Share) -> None:
             f"{out}: others work in this folder on shares of {parts}: expected --shard I/{parts}, got "
             f"--shard {share.part}/{share.parts}"
         )
-
-
-def _lock(file: BinaryIO, alone: bool) -> bool:
-    """Take a lock that ends with the process, alone or beside others; whether nobody was in the way."""
-    try:
-        import fcntl
-    except ImportError:
-        return _lock_on_windows(file, alone)
-    try:
-        fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _lock_on_windows(file: BinaryIO, alone: bool) -> bool:
-    """There a lock is always held alone, so that shares lock their own files only."""
-    if not alone:
-        return True
-    import msvcrt
-
-    try:
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
-    except OSError:
-        return False
-    return True

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ...files import replacing
 from ..comfy_nodes.folders import inside
-from ..files import replacing, shortened, sync_all
+from ..files import shortened, sync_all
 from ..formats.typed_texts import NOT_IN_FILE_NAMES
 from ..graph import finite
 from ..inputs import InputError
@@ -62,7 +63,7 @@ class Layout:
     def faults(self, row: Row) -> list[str]:
         """Why the files of a row can have no names; [] = they can."""
         lacks = [name for name in self.columns if row.values.get(name) is None]
-        return [f"--name: it has no {name!r:.80}" for name in lacks]
+        return [f"--name: the row has no value for {name!r:.80}" for name in lacks]
 
     def path(self, task: Task, file: str, place: int) -> str:
         """The name of a task's file below the output folder.
@@ -71,14 +72,15 @@ class Layout:
         place   from 1, among the files of the task
         """
 
+        if faults := self.faults(task.row):
+            raise InputError("; ".join(faults))
+
         def field(found: re.Match[str]) -> str:
             name, most = found[1], found[2]
             if name == "file":
                 return found[0]
-            value = task.key if name == "key" else task.row.values.get(name)
-            if value is None:
-                raise InputError(f"--name: it has no {name!r:.80}")
-            return part_of_name(str(value)[: int(most)] if most else str(value))
+            value = str(task.key if name == "key" else task.row.values[name])
+            return part_of_name(value[: int(most)] if most else value)
 
         filled = FIELD.sub(field, self.name)
         if "{file}" in filled:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..weights.files import replacing
+from ...files import replacing
 
 SIDE = 64
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...files import replacing, sync_folder, temporary_path
 from ..unet.adm import ADMConfig
 from ..weights.errors import CheckpointError
-from ..weights.files import open_tensors, replacing, sync_folder, temporary_path, write_tensors
+from ..weights.files import open_tensors, write_tensors
 from .deepfloyd import from_original, stage_config, to_original
 from .deepfloyd_names import Layout
 from .diffusers_config import from_diffusers, to_diffusers

@@ -1,12 +1,9 @@
 """Files of tensors: safetensors only, read without executing anything, written by rename."""
 
 import ctypes
-import hashlib
-import itertools
 import json
 import mmap
 import os
-import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ...files import replacing
 from .errors import CheckpointError
 
 DTYPES = {
@@ -33,58 +31,13 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-LONGEST_NAME = 255  # bytes
 PICKLE_STARTS = (b"\x80", b"PK\x03\x04")  # a bare pickle; torch.save's zip
 OTHER_STARTS = {
     b"GGUF": "is a GGUF file, which is read for T5 encoders alone",
     b"version https://git-lfs": "is a pointer of Git LFS; fetch the file itself with `git lfs pull`",
     b"<": "is a web page; download the file itself",
 }
-_numbers = itertools.count()
 MOST_JSON = 2**24  # bytes; an index of shards has a tenth of it
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it when the block ends well, removed when not.
-
-    path   of the finished file; its folder is made
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def temporary_path(path: Path) -> Path:
-    """Where a file or folder is written; the name says by which process of which computer.
-
-    path   of the finished one, in the same folder
-    """
-    computer = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
-    name, own = path.name, f".{computer}-{os.getpid()}-{next(_numbers)}.writing"
-    if len(os.fsencode(f".{name}{own}")) > LONGEST_NAME:
-        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:20]
-    return path.with_name(f".{name}{own}")
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the disk keep which files a folder holds, where the system lets a folder be opened."""
-    if os.name == "nt":
-        return
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    except OSError:  # some network drives have nothing to say
-        pass
-    finally:
-        os.close(number)
 
 
 def write_tensors(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
+from imagen_nodes.files import replacing
 from imagen_nodes.headless.comfy_nodes import (
     ImageBatch,
     ImageScale,
@@ -22,7 +23,6 @@ from imagen_nodes.headless.comfy_nodes import (
     pictures,
 )
 from imagen_nodes.headless.comfy_nodes.folders import Folders, folders
-from imagen_nodes.headless.files import replacing
 from imagen_nodes.headless.png_chunks import SIGNATURE, picture_alone
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from imagen_nodes.files import owner, replacing, temporary_path
 from imagen_nodes.headless import files
 from imagen_nodes.headless.comfy_nodes import save
 from imagen_nodes.headless.comfy_nodes.folders import Folders, folders
@@ -75,7 +76,7 @@ def test_file_and_folder_are_synced_before_a_save_returns(tmp_path, monkeypatch)
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("this system does not tell the names of open files")
     monkeypatch.setattr(os, "fsync", watch)
-    with files.replacing(tmp_path / "a.txt") as temporary:
+    with replacing(tmp_path / "a.txt") as temporary:
         temporary.write_text("whole")
     assert [Path(name).name for name in synced] == [temporary.name, tmp_path.name]
 
@@ -87,7 +88,7 @@ def dead_process() -> int:
 
 
 def test_what_dead_processes_left_is_removed_and_nothing_else(tmp_path):
-    computer = files.owner().partition("-")[0]
+    computer = owner().partition("-")[0]
     dead, alive = dead_process(), os.getppid()
     gone = [f".a.png.{computer}-{dead}-0.writing", f".folder.{computer}-{dead}-7.writing"]
     old = [".b.png.000000-1-0.writing", ".c.safetensors.123.writing"]
@@ -103,10 +104,8 @@ def test_what_dead_processes_left_is_removed_and_nothing_else(tmp_path):
     files.remove_leftovers(tmp_path / "not there")
 
 
-def test_the_core_s_temporaries_are_known_too(tmp_path):
-    from imagen_nodes.imagen_core.weights.files import temporary_path
-
+def test_temporaries_are_known_by_their_names(tmp_path):
     for name in ("stage.safetensors", "x" * 250):
         found = files.UNFINISHED.fullmatch(temporary_path(tmp_path / name).name)
-        assert found[1] == files.owner().partition("-")[0]
+        assert found[1] == owner().partition("-")[0]
         assert int(found[2]) == os.getpid()
