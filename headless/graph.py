@@ -24,11 +24,11 @@ def cut(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def listed(things: Iterable[Any], most: int = 20) -> str:
-    """The first of some things in a line, and how many there are in all."""
+def listed(things: Iterable[Any]) -> str:
+    """The first twenty of some things in a line, and how many there are in all."""
     names = [str(thing) for thing in things]
-    line = ", ".join(cut(name, 80) for name in names[:most])
-    return line + (f", … ({len(names)} in all)" if len(names) > most else "")
+    line = ", ".join(cut(name, 80) for name in names[:20])
+    return line + (f", … ({len(names)} in all)" if len(names) > 20 else "")
 
 
 def finite(value: Any) -> Any:

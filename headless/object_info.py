@@ -1,20 +1,9 @@
 """Node classes made of a ComfyUI server's /object_info: they declare and validate, but do not run."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 from .graph import WorkflowError
 from .registry import Registry
-
-
-def read_object_info(path: Path) -> Registry:
-    """The classes in a saved /object_info."""
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise WorkflowError([f"{path}: not a readable /object_info: {error}"]) from error
-    return registry_of(data)
 
 
 def registry_of(info: Any) -> Registry:

@@ -144,14 +144,11 @@ def running(new_nodes: bool = False) -> Iterator[Server]:
 
 
 @contextmanager
-def browser(
-    server: Server, width: int = 1600, height: int = 1000, scale: float = 1
-) -> Iterator[Any]:
+def browser(server: Server, width: int = 1600, height: int = 1000) -> Iterator[Any]:
     """The server's frontend, ready; a playwright page whose `problems` are the errors it logged.
 
     server          running
     width, height   of the window in pixels
-    scale           pixels of a screenshot for each of these
     """
     try:
         from playwright.sync_api import sync_playwright
@@ -164,9 +161,7 @@ def browser(
         window = play.chromium.launch(
             executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-quic"]
         )
-        page = window.new_page(
-            viewport={"width": width, "height": height}, device_scale_factor=scale
-        )
+        page = window.new_page(viewport={"width": width, "height": height})
         problems: list[str] = []
         vars(page)["problems"] = problems
         page.on("pageerror", lambda error: problems.append(error.stack or error.message))

@@ -15,7 +15,7 @@ import torch
 
 from ..graph import Graph, Node
 from ..registry import declared_once
-from .execute import Progress, Report, Run, Session
+from .execute import Report, Run, Session
 from .progress import Bar
 
 
@@ -33,16 +33,12 @@ class Part:
     context: Context
 
 
-def run_together(
-    session: Session, parts: list[Part], progress: Progress | None = None
-) -> list[Report | Exception]:
+def run_together(session: Session, parts: list[Part]) -> list[Report | Exception]:
     """Run graphs side by side; of each what it did, or why it failed. One's failure does not stop another.
 
-    session    keeps, of all results, those that all graphs share
-    progress   makes the bar of a node
+    session   keeps, of all results, those that all graphs share
     """
-    show = progress or (lambda node: Bar(node, None))
-    runs = [Run(session, part.graph, None, show) for part in parts]
+    runs = [Run(session, part.graph, None, lambda node: Bar(node, None)) for part in parts]
     live = dict(enumerate(runs))
     failed: dict[int, Exception] = {}
 
@@ -62,7 +58,7 @@ def run_together(
                 for i, run in list(live.items()):
                     if guarded(i, run.advance) is None:
                         live.pop(i, None)
-                call_together(session, least_advanced(live), guarded, show)
+                call_together(session, least_advanced(live), guarded)
     finally:
         for run in live.values():
             run.close()
@@ -105,7 +101,7 @@ def shared_results(runs: list[Run]) -> set[str]:
     return found
 
 
-def call_together(session: Session, members: dict[int, Run], guarded: Any, show: Progress) -> None:
+def call_together(session: Session, members: dict[int, Run], guarded: Any) -> None:
     """Call the nodes that several runs of one class stopped before; equal ones once, the others look again.
 
     guarded   (number of a run, action, arguments): what fails in there fails that run alone
@@ -126,7 +122,7 @@ def call_together(session: Session, members: dict[int, Run], guarded: Any, show:
         elif own is not None:
             calls[i] = own
     if len(calls) > 1:
-        returned = many(session, [run for i, run in members.items() if i in calls], calls, show)
+        returned = many(session, [run for i, run in members.items() if i in calls], calls)
         if returned is not None:
             for i, (values, seconds) in returned.items():
                 guarded(i, members[i].receive, values, seconds)
@@ -136,7 +132,7 @@ def call_together(session: Session, members: dict[int, Run], guarded: Any, show:
 
 
 def many(
-    session: Session, runs: list[Run], calls: dict[int, list[dict[str, Any]]], show: Progress
+    session: Session, runs: list[Run], calls: dict[int, list[dict[str, Any]]]
 ) -> dict[int, tuple[list[Any], float]] | None:
     """What the calls of several runs return, made at once, and each run's part of the time.
 
@@ -145,7 +141,7 @@ def many(
     node: Node | None = runs[0].paused
     assert node is not None
     function = getattr(session.instance_of(node), session.registry[node.class_type].RUN_MANY)
-    bar = show(node)
+    bar = Bar(node, None)
     reporters = getattr(session.registry, "reporters", ())
     tokens = [(reporter, reporter.set(bar.on_step)) for reporter in reporters]
     started = time.monotonic()

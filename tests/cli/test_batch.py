@@ -775,7 +775,7 @@ def test_names_follow_a_template(go, tmp_path, capsys):
     assert go(*lines, more=["--name", "{label}"]) == 2
     assert "expected {key} in it" in capsys.readouterr().err
     assert go(*lines, {"id": "z", "prompt": "red"}, more=["--name", "{label}/{key}"]) == 1
-    assert "--name: it has no 'label'" in records(tmp_path)[-1]["error"]
+    assert "--name: the row has no value for 'label'" in records(tmp_path)[-1]["error"]
 
 
 def test_an_imagefolder_has_the_metadata_beside_it(go, tmp_path):
