@@ -87,6 +87,7 @@ class Tuning:
         with host.on_device(self.encoder.model, role="text_encoder"):
             self.stage.check_text(self.encoder.encode([""]).embeds)
             Prompts(self.encoder, kept=out / "prompts").encode(["", *captions_of(found), *prompts])
+        self.samples = last_samples(out)
         log = out / "log.jsonl"
         if log.is_file():
             self.lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
@@ -157,6 +158,19 @@ def begun_with(out: Path) -> dict[str, Any]:
 
     kept = out / "checkpoint"
     return counters(kept)[1].get("recipe", {}) if has_checkpoint(kept) else {}
+
+
+def last_samples(out: Path) -> Tensor | None:
+    """The newest grid of samples that a run has left: h w 3 in 0..1."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    grids = sorted((out / "samples").glob("step_*.png"))
+    if not grids:
+        return None
+    with Image.open(grids[-1]) as grid:
+        return torch.from_numpy(np.array(grid.convert("RGB"))).float() / 255
 
 
 def lines_every(recipe: Recipe) -> int:

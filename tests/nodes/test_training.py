@@ -140,6 +140,8 @@ def test_a_tuned_stage_is_the_stage_with_the_lora_that_came_out(place, t5_folder
     assert shown.width == 512
     assert shown.height > 300, "samples above the chart"
     assert "step 6" in made["ui"]["text"][0]
+    again = tuned(stage, t5_folder)["ui"]["images"][0]["filename"]
+    assert Image.open(place / "temp" / again).height > 300, "a finished run shows its samples"
     assert not [name for name in host.stage_names() if "training" in name]
 
 
