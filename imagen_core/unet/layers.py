@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.convolution import Conv2d
-from ..kernels.inplace import activate_, add_, scale_shift_
+from ..kernels.inplace import add_
+from ..kernels.norm import norm_activate
 from .attention import AttentionPool, KeysValues, TextAttention
 
 Activation = Literal["gelu", "silu"]
@@ -341,8 +342,8 @@ class ResBlock(nn.Module):
         x       b c h w
         level   b embedding_dim, or what `modulations` made of it
         """
-        h = self.conv_1(self.resample(activate_(self.norm_1(x), self.act)))
+        h = self.conv_1(self.resample(norm_activate(x, self.norm_1, self.act)))
         own = self.scale_shift(level) if isinstance(level, Tensor) else level[self.index]
-        h = scale_shift_(self.norm_2(h), *own)
-        h = add_(self.conv_2(activate_(h, self.act)), self.skip(self.resample(x)))
+        h = norm_activate(h, self.norm_2, self.act, own)
+        h = add_(self.conv_2(h), self.skip(self.resample(x)))
         return h if self.residual_scale == 1.0 else h * self.residual_scale
