@@ -53,7 +53,7 @@ class Scan:
     columns: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
 
 
-def scan(rows: Rows, job: Job, layout: Layout, parts: int) -> Scan:
+def scan(rows: Rows, job: Job, layout: Layout, parts: int = 1) -> Scan:
     """What the rows ask for; a WorkflowError that lists all that is wrong with them.
 
     layout  of what they make
