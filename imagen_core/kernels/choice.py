@@ -1,8 +1,8 @@
 """Several ways to compute one thing, of which a device uses the fastest that is right there.
 
 On first use on a GPU every way is tried on the real shapes: held against the plain one in float32, and timed.
-What won is kept in a file for the next process. Elsewhere, and where gradients are recorded, the plain
-way computes.
+What won is kept in a file for the next process. Where gradients are recorded those ways are tried that have
+them, and their gradients too. Elsewhere the plain way computes.
 """
 
 import json
@@ -33,21 +33,26 @@ class Choice:
 
     name   the environment variable IMAGEN_<NAME> names the way that is used whatever was measured
     ways   by name, the plain one first; each takes tensors and sequences of them, and returns a tensor
+    train  names of the ways that have gradients, beside the plain one
     """
 
-    def __init__(self, name: str, ways: dict[str, Callable[..., Tensor]]):
-        self.name, self.ways = name, ways
+    def __init__(
+        self, name: str, ways: dict[str, Callable[..., Tensor]], train: Sequence[str] = ()
+    ):
+        self.name, self.ways, self.train = name, ways, train
         self.plain = next(iter(ways))
         self.chosen: dict[str, str] = {}
 
     def __call__(self, *given: Any) -> Tensor:
         tensors = flat(given)
         asked = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
-        if tensors[0].device.type not in DEVICES or asked or torch.compiler.is_compiling():
+        if tensors[0].device.type not in DEVICES or torch.compiler.is_compiling():
             return self.ways[self.plain](*given)
-        key = key_of(tensors)
+        if asked and not self.train:
+            return self.ways[self.plain](*given)
+        key = key_of(tensors) + (", gradients" if asked else "")
         if key not in self.chosen:
-            self.chosen[key] = self.decide(key, given)
+            self.chosen[key] = self.decide(key, given, asked)
         return self.ways[self.chosen[key]](*given)
 
     def forced(self) -> str | None:
@@ -58,33 +63,43 @@ class Choice:
             raise ValueError(f"{variable}: expected one of {', '.join(self.ways)}, got {name!r}")
         return name or None
 
-    def decide(self, key: str, given: Sequence[Any]) -> str:
+    def decide(self, key: str, given: Sequence[Any], asked: bool) -> str:
         """The way to use: forced, as measured before, or measured now.
 
         key     of `key_of`
         given   what it is to compute with
+        asked   whether gradients are
         """
+        ways = self.training() if asked else self.ways
         forced = self.forced()
         if forced is not None:
-            return forced
+            return forced if forced in ways else self.plain
         kept = read(cache_file())
         known = kept.get(self.name, {}).get(key)
-        if known in self.ways:
+        if known in ways:
             return known
-        won = self.winner(self.measured(given))
+        won = self.winner(self.measured(given, ways))
         write(cache_file(), {**kept, self.name: {**kept.get(self.name, {}), key: won}})
         return won
 
+    def training(self) -> dict[str, Callable[..., Tensor]]:
+        """The ways that have gradients, each as what computes its result and them, in one row."""
+        return {name: with_gradients(self.ways[name]) for name in (self.plain, *self.train)}
+
     @torch.no_grad()
-    def measured(self, given: Sequence[Any]) -> Tried:
+    def measured(
+        self, given: Sequence[Any], ways: dict[str, Callable[..., Tensor]] | None = None
+    ) -> Tried:
         """Of each way: {"ms", "error", "right"}, or {"failed"} where it does not run here.
 
         given   what it is to compute with
+        ways    None = those without gradients
         """
+        ways = self.ways if ways is None else ways
         first = flat(given)[0]
-        expected = self.ways[self.plain](*in_float32(given))
+        expected = ways[self.plain](*in_float32(given))
         size, tried = expected.abs().max().item() or 1.0, {}
-        for name, way in self.ways.items():
+        for name, way in ways.items():
             try:
                 apart = (way(*given).float() - expected).abs().max().item() / size
                 times = [seconds(way, given, first.device) for _ in range(REPEATS)]
@@ -101,6 +116,27 @@ class Choice:
         """The fastest way whose result was right."""
         right = {name: found["ms"] for name, found in tried.items() if found.get("right")}
         return min(right, key=lambda name: right[name]) if right else self.plain
+
+
+def with_gradients(way: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """What computes a way's result and the gradients of all its arguments, one after the other in a row."""
+
+    def computed(*given: Any) -> Tensor:
+        with torch.enable_grad():
+            leaves = detached(given)
+            out = way(*leaves)
+            grads = torch.autograd.grad(out, flat(leaves), out.detach())
+        return torch.cat([each.detach().flatten() for each in (out, *grads)])
+
+    return computed
+
+
+def detached(given: Sequence[Any]) -> list[Any]:
+    """The same arguments as leaves that ask for gradients."""
+    return [
+        part.detach().requires_grad_() if isinstance(part, Tensor) else detached(part)
+        for part in given
+    ]
 
 
 def seconds(way: Callable[..., Tensor], given: Sequence[Any], device: torch.device) -> float:

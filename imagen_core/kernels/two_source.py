@@ -6,7 +6,7 @@ concatenated: a running softmax takes in one block of keys after the other.
 FlashAttention, arXiv:2205.14135; the running softmax, arXiv:1805.02867.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import triton  # pyright: ignore[reportMissingImports]
@@ -14,6 +14,7 @@ import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 QUERIES, KEYS = 64, 64  # of one block
+LOG2_E = 1.4426950408889634
 
 
 @triton.jit
@@ -53,7 +54,7 @@ def take_in(
 
 @triton.jit
 def forward(
-    q, text_k, text_v, k, v, mask, out,
+    q, text_k, text_v, k, v, mask, out, sums,
     q_b, q_h, q_n, text_k_b, text_k_h, text_k_n, text_v_b, text_v_h, text_v_n,
     k_b, k_h, k_n, v_b, v_h, v_n, out_b, out_h, out_n, mask_b,
     heads, each, queries, tokens, scale,
@@ -65,6 +66,7 @@ def forward(
     x_b, x_h, x_n   values from one row, head and position of x to the next; channels are neighbours
     each            images that share a row of the text
     scale           of the scores, times log2 e
+    sums            gets log2 of each query's sum of exp(score): b heads n
     """
     row, head = tl.program_id(1) // heads, tl.program_id(1) % heads
     row, head = row.to(tl.int64), head.to(tl.int64)
@@ -87,34 +89,206 @@ def forward(
         acc, top, total, asked, k + row * k_b + head * k_h, v + row * v_b + head * v_h, mask, queries,
         k_n, v_n, HEAD, KEYS, False, PRECISION,
     )  # fmt: skip
+    tl.store(sums + tl.program_id(1) * queries + places, top + tl.log2(total), mask=there)
     tl.store(
         out + row * out_b + head * out_h + places[:, None] * out_n + columns[None, :],
         (acc / total[:, None]).to(out.dtype.element_ty), mask=there[:, None],
     )  # fmt: skip
 
 
+@triton.jit
+def score_gradients(
+    q, out_grad, sums, weighted, keys, values, mask, there, rows, seen_rows,
+    HEAD: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Weights of a block of queries over a block of keys, the scores' gradients, and the keys.
+
+    q          scaled to powers of two
+    weighted   sum of out * out_grad of each query
+    """
+    columns = tl.arange(0, HEAD)
+    at = rows[:, None] * HEAD + columns[None, :]
+    k = tl.load(keys + at, mask=seen_rows[:, None], other=0.0)
+    v = tl.load(values + at, mask=seen_rows[:, None], other=0.0)
+    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    seen = seen_rows
+    if MASKED:
+        seen = seen & (tl.load(mask + rows, mask=seen_rows, other=0) != 0)
+    weights = tl.where(seen[None, :] & there[:, None], tl.exp2(scores - sums[:, None]), 0.0)
+    toward = tl.dot(out_grad, tl.trans(v), input_precision=PRECISION)
+    return weights, weights * (toward - weighted[:, None]), k
+
+
+@triton.jit
+def query_gradients(
+    acc, q, out_grad, sums, weighted, keys, values, mask, there, count,
+    HEAD: tl.constexpr, BLOCK: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """What one source's keys add to the gradients of a block of queries."""
+    for first in range(0, count, BLOCK):
+        rows = first + tl.arange(0, BLOCK)
+        _, grads, k = score_gradients(
+            q, out_grad, sums, weighted, keys, values, mask, there, rows, rows < count,
+            HEAD, MASKED, PRECISION,
+        )  # fmt: skip
+        acc += tl.dot(grads.to(k.dtype), k, input_precision=PRECISION)
+    return acc
+
+
+@triton.jit
+def backward_queries(
+    q, text_k, text_v, k, v, mask, out_grad, sums, weighted, q_grad,
+    heads, each, queries, tokens, scale,
+    HEAD: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, MASKED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Gradients of a block of queries of one head of one image; all tensors contiguous.
+
+    scale   of the scores, times log2 e
+    """
+    place = tl.program_id(1).to(tl.int64)
+    row, head = place // heads, place % heads
+    text = row // each
+    places = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
+    there = places < queries
+    at = (place * queries + places)[:, None] * HEAD + tl.arange(0, HEAD)[None, :]
+    asked = tl.load(q + at, mask=there[:, None], other=0.0)
+    asked = (asked.to(tl.float32) * scale).to(asked.dtype)
+    grad = tl.load(out_grad + at, mask=there[:, None], other=0.0)
+    sum_ = tl.load(sums + place * queries + places, mask=there, other=0.0)
+    weight = tl.load(weighted + place * queries + places, mask=there, other=0.0)
+    own, told = place * queries * HEAD, (text * heads + head) * tokens * HEAD
+    acc = tl.zeros([QUERIES, HEAD], tl.float32)
+    acc = query_gradients(
+        acc, asked, grad, sum_, weight, text_k + told, text_v + told, mask + text * tokens, there,
+        tokens, HEAD, KEYS, MASKED, PRECISION,
+    )  # fmt: skip
+    acc = query_gradients(
+        acc, asked, grad, sum_, weight, k + own, v + own, mask, there, queries, HEAD, KEYS, False,
+        PRECISION,
+    )  # fmt: skip
+    acc = acc * (scale * 0.6931471805599453)
+    tl.store(q_grad + at, acc.to(q_grad.dtype.element_ty), mask=there[:, None])
+
+
+@triton.jit
+def backward_keys(
+    q, keys, values, mask, out_grad, sums, weighted, keys_grad, values_grad,
+    heads, each, queries, count, scale,
+    HEAD: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, MASKED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Gradients of a block of one source's keys and values, over all images that share them; all contiguous.
+
+    each    images a row of the source
+    scale   of the scores, times log2 e
+    """
+    place = tl.program_id(1).to(tl.int64)
+    source, head = place // heads, place % heads
+    columns, rows = tl.arange(0, HEAD), tl.program_id(0) * KEYS + tl.arange(0, KEYS)
+    seen = rows < count
+    from_ = place * count * HEAD
+    k_acc, v_acc = tl.zeros([KEYS, HEAD], tl.float32), tl.zeros([KEYS, HEAD], tl.float32)
+    for image in range(0, each):
+        start = ((source * each + image) * heads + head) * queries
+        for first in range(0, queries, QUERIES):
+            places = first + tl.arange(0, QUERIES)
+            there = places < queries
+            at = (start + places)[:, None] * HEAD + columns[None, :]
+            plain = tl.load(q + at, mask=there[:, None], other=0.0)
+            asked = (plain.to(tl.float32) * scale).to(plain.dtype)
+            grad = tl.load(out_grad + at, mask=there[:, None], other=0.0)
+            weights, grads, _ = score_gradients(
+                asked, grad, tl.load(sums + start + places, mask=there, other=0.0),
+                tl.load(weighted + start + places, mask=there, other=0.0), keys + from_,
+                values + from_, mask + source * count, there, rows, seen, HEAD, MASKED, PRECISION,
+            )  # fmt: skip
+            v_acc += tl.dot(tl.trans(weights.to(grad.dtype)), grad, input_precision=PRECISION)
+            k_acc += tl.dot(tl.trans(grads.to(plain.dtype)), plain, input_precision=PRECISION)
+    at = from_ + rows[:, None] * HEAD + columns[None, :]
+    k_acc = k_acc * (scale * 0.6931471805599453)
+    tl.store(keys_grad + at, k_acc.to(keys_grad.dtype.element_ty), mask=seen[:, None])
+    tl.store(values_grad + at, v_acc.to(values_grad.dtype.element_ty), mask=seen[:, None])
+
+
+def options_of(q: Tensor, mask: Tensor | None) -> dict[str, Any]:
+    """The kernels' compile-time arguments."""
+    return dict(
+        HEAD=q.shape[-1], QUERIES=QUERIES, KEYS=KEYS, MASKED=mask is not None,
+        PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
+    )  # fmt: skip
+
+
+class TwoSource(torch.autograd.Function):
+    """`two_source_attention` and its gradients: of q, the text's keys and values, and the image's own."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, *more: Any) -> Tensor:  # text k and v, own k and v, mask
+        text_k, mask = more[0], more[4]
+        batch, heads, queries, head = q.shape
+        out = q.new_empty(batch, queries, heads, head)
+        sums = q.new_empty(batch, heads, queries, dtype=torch.float32)
+        tensors: list[Any] = [q, *more[:4], out.transpose(1, 2)]
+        if any(each.stride(-1) != 1 for each in tensors):
+            raise ValueError("q, text, own: expected channels that are neighbours in memory")
+        rows, tokens = text_k.shape[0], text_k.shape[2]
+        seen = out if mask is None else mask.contiguous().view(torch.uint8)
+        grid = (triton.cdiv(queries, QUERIES), batch * heads)
+        forward[grid](  # pyright: ignore[reportIndexIssue]
+            q, *more[:4], seen, out, sums,
+            *(step for each in tensors for step in each.stride()[:3]), tokens,
+            heads, batch // rows, queries, tokens, head**-0.5 * LOG2_E, **options_of(q, mask),
+        )  # fmt: skip
+        ctx.save_for_backward(q, *more, out, sums)
+        return out.flatten(2)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        *given, mask, out, sums = ctx.saved_tensors
+        given = q, text_k, text_v, k, v = [each.contiguous() for each in given]
+        batch, heads, queries, head = q.shape
+        out_grad = grads[0].reshape(out.shape).transpose(1, 2).contiguous()
+        weighted = (out_grad.float() * out.transpose(1, 2).float()).sum(-1)
+        made = [torch.empty_like(each) for each in given]
+        rows, tokens = text_k.shape[0], text_k.shape[2]
+        seen = out if mask is None else mask.contiguous().view(torch.uint8)
+        known, scale, each = (out_grad, sums, weighted), head**-0.5 * LOG2_E, batch // rows
+        options = options_of(q, mask)
+        grid = (triton.cdiv(queries, QUERIES), batch * heads)
+        backward_queries[grid](  # pyright: ignore[reportIndexIssue]
+            *given, seen, *known, made[0], heads, each, queries, tokens, scale, **options
+        )
+        grid = (triton.cdiv(tokens, KEYS), rows * heads)
+        backward_keys[grid](  # pyright: ignore[reportIndexIssue]
+            q,
+            text_k,
+            text_v,
+            seen,
+            *known,
+            *made[1:3],
+            heads,
+            each,
+            queries,
+            tokens,
+            scale,
+            **options,
+        )
+        grid = (triton.cdiv(queries, KEYS), batch * heads)
+        backward_keys[grid](  # pyright: ignore[reportIndexIssue]
+            q, k, v, seen, *known, *made[3:], heads, 1, queries, queries, scale,
+            **{**options, "MASKED": False},
+        )  # fmt: skip
+        return *made, None
+
+
 def two_source_attention(
     q: Tensor, text: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor], mask: Tensor | None = None
 ) -> Tensor:
-    """Softmax attention of every query over the text's keys and the image's own: b n (heads d), no gradients.
+    """Softmax attention of every query over the text's keys and the image's own: b n (heads d).
 
     q      b heads n d, d a power of two of at least 16, its channels neighbours in memory
     text   keys and values, p heads m d, p dividing b
     own    keys and values, b heads n d
     mask   p m bool, True = seen; None = all are
     """
-    batch, heads, queries, head = q.shape
-    out = q.new_empty(batch, queries, heads, head)
-    tensors: list[Any] = [q, *text, *own, out.transpose(1, 2)]
-    if any(each.stride(-1) != 1 for each in tensors):
-        raise ValueError("q, text, own: expected channels that are neighbours in memory")
-    rows, tokens = text[0].shape[0], text[0].shape[2]
-    seen = out if mask is None else mask.contiguous().view(torch.uint8)
-    grid = (triton.cdiv(queries, QUERIES), batch * heads)
-    forward[grid](  # pyright: ignore[reportIndexIssue]
-        q, *text, *own, seen, out, *(step for each in tensors for step in each.stride()[:3]), tokens,
-        heads, batch // rows, queries, tokens, head**-0.5 * 1.4426950408889634,
-        HEAD=head, QUERIES=QUERIES, KEYS=KEYS, MASKED=mask is not None,
-        PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
-    )  # fmt: skip
-    return out.flatten(2)
+    return cast(Tensor, TwoSource.apply(q, *text, *own, mask))

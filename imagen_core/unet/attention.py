@@ -148,7 +148,7 @@ def over_both(q: Tensor, text: KeysValues, own: KeysValues) -> Tensor:
     return two_source_attention(q, text, own)
 
 
-ATTENTION = Choice("attention", {"joined": over_joined, "triton": over_both})
+ATTENTION = Choice("attention", {"joined": over_joined, "triton": over_both}, train=("triton",))
 
 
 def text_keys_values(unet: nn.Module, tokens: Tensor) -> tuple[KeysValues, ...]:

@@ -63,6 +63,29 @@ def test_the_kernel_under_triton_s_interpreter(shape, dtype, error, masked, monk
     torch.testing.assert_close(made.float(), expected(*tensors, mask), rtol=error, atol=error)
 
 
+@SHAPES
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_kernel_s_gradients_under_triton_s_interpreter(shape, masked, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    language = pytest.importorskip("triton.language")
+    if type(language.max).__name__ != "InterpretedFunction":
+        pytest.skip("Triton was imported before")
+    from imagen_nodes.imagen_core.kernels.two_source import two_source_attention
+
+    tensors, mask = given(shape), None
+    if masked:
+        mask = torch.rand(shape[1], shape[4], generator=torch.Generator().manual_seed(1)) > 0.5
+    leaves = [each.requires_grad_() for each in choice.flat(choice.detached(tensors))]
+    q, text, own = leaves[0], leaves[1:3], leaves[3:]
+    toward = torch.randn(shape[0], shape[3], shape[2] * shape[5])
+    made, plain = (
+        torch.autograd.grad(way(q, text, own, mask), leaves, toward)
+        for way in (two_source_attention, expected)
+    )
+    for ours, reference in zip(made, plain, strict=True):
+        assert (ours - reference).abs().max() <= 1e-5 * reference.abs().max()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU")
 @SHAPES
@@ -127,6 +150,30 @@ def test_gradients_and_a_damaged_file_take_the_plain_way_and_measure_anew(ways, 
     (folder / "kernels.json").write_text("[")
     chosen(x.detach())
     assert list(chosen.chosen.values()) == ["quick"]
+
+
+class WrongGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 1.0
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return grads[0] * 1.1
+
+
+def test_with_gradients_only_ways_that_have_right_ones_are_used(ways):
+    chosen = ways()
+    chosen.ways["wrong gradient"] = WrongGradient.apply
+    chosen.train = ("quick", "wrong gradient", "absent")
+    x = torch.rand(200, 200, requires_grad=True)
+    chosen(x).sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))
+    assert list(chosen.chosen.values()) == ["quick"]
+    chosen.train = ("wrong gradient",)
+    chosen.chosen.clear()
+    chosen(torch.rand(20, 20, requires_grad=True))
+    assert list(chosen.chosen.values()) == ["plain"]
 
 
 def test_the_doctor_shows_the_ways(capsys, monkeypatch):
