@@ -29,7 +29,8 @@ def add_batch_options(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
     about = (
         "rows: JSON lines, .csv, .tsv, .txt (a prompt a line), .parquet, a folder of workflows, or - for "
-        "standard input; a column sets the input that it names (prompt, seed, NODE.INPUT), others are carried"
+        "standard input; a column sets the input that it names (prompt, seed, NODE.INPUT), others go into "
+        "the manifest alone"
     )
     add("prompts", type=Path, metavar="PROMPTS", help=about)
     about = "the workflow to run for each row; not with a folder of workflows"
@@ -41,22 +42,22 @@ def add_batch_options(sub: argparse.ArgumentParser) -> None:
     add("--set", action="append", default=[], metavar="NODE.INPUT=VALUE", help=about)
     about = "what the rows are; default: by the name's ending"
     add("--rows", choices=KINDS, help=about)
-    about = "column that names the rows; a row without it is named by what it holds; default: %(default)s"
+    about = "column that names the rows; a row without it gets a hash of its content; default: %(default)s"
     add("--id", default="id", metavar="COLUMN", help=about)
-    about = "carry this column along, though it is called as an input, or nearly; repeatable"
+    about = "do not set an input from this column, even if its name is like an input's; repeatable"
     add("--carry", action="append", default=[], metavar="COLUMN", help=about)
     about = (
-        "base of the seeds, drawn for each row by its name; keep = the workflow's own for all; a column "
-        "seed goes before it; default: %(default)s"
+        "number from which each row's own seed is made; keep = the workflow's seed for all rows; a column "
+        "named seed overrides it; default: %(default)s"
     )
     add("--seed", type=base_seed, default=0, metavar="N|keep", help=about)
-    about = "runs of each row, with seeds of their own; default: %(default)s"
+    about = "how often to run each row, each time with another seed; default: %(default)s"
     add("--repeat", type=int, default=1, metavar="N", help=about)
-    about = "rows that share evaluations of the networks; 1 = one by one; default: %(default)s"
+    about = "rows to compute together as one batch; 1 = one by one; default: %(default)s"
     add("--at-once", type=int, default=AT_ONCE, metavar="N", help=about)
-    about = "make the I-th of N shares of the rows; several processes may work in one folder so"
+    about = "make only the I-th of N shares of the rows, so that several processes can work in one folder"
     add("--shard", default="1/1", metavar="I/N", help=about)
-    about = "run again what failed before for good"
+    about = "also run rows again that failed before and would be left out"
     add("--retry-failed", action="store_true", help=about)
     add_layout_options(sub)
     about = "auto (a GPU where there is one), cpu, cuda, cuda:1, mps, …; default: %(default)s"
@@ -83,7 +84,7 @@ def add_layout_options(sub: argparse.ArgumentParser) -> None:
         "characters; default: {key}/{file}, of an imagefolder {key}"
     )
     add("--name", default="", metavar="TEMPLATE", help=about)
-    about = "images of a WebDataset archive; default: %(default)s"
+    about = "images in each WebDataset archive; default: %(default)s"
     add("--shard-size", type=int, default=1000, metavar="N", help=about)
 
 
@@ -206,7 +207,7 @@ def summary(running: Batch, counts: dict[str, int]) -> dict[str, Any]:
     line = "{done} done, {failed} failed, {skipped} done before".format(**told)
     if counts["failed"]:
         line += (
-            f"; {counts['failed']} failed before for good: see the manifest, or use --retry-failed"
+            f"; {counts['failed']} failed in earlier runs: see the manifest, or use --retry-failed"
         )
     if speed["pictures"]:
         line += "; {pictures} images in {seconds} s, {per_second} a second".format(**speed)

@@ -47,7 +47,8 @@ def add_evaluate_options(sub: argparse.ArgumentParser) -> None:
     add("--sampler", metavar="NAME", help=of_stage)
     add("--guidance", type=float, metavar="W", help=f"guidance scale, 1 = off; {of_stage}")
     add("--threshold", choices=("dynamic", "static", "none"), help=of_stage)
-    add("--percentile", type=float, metavar="P", help=f"of the dynamic threshold; {of_stage}")
+    about = f"percentile of the dynamic threshold; {of_stage}"
+    add("--percentile", type=float, metavar="P", help=about)
     about = "images per evaluation of the network; default: %(default)s"
     add("--batch", type=int, default=32, metavar="N", help=about)
     about = "auto (a GPU where there is one), cpu, cuda, …; default: %(default)s"

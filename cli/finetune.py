@@ -24,51 +24,52 @@ def add_finetune_options(sub: argparse.ArgumentParser) -> None:
     """The options of `imagen finetune`."""
     add = sub.add_argument
     add("cascade", help="one that doctor lists, or a folder with a cascade.json")
-    add("--stage", choices=STAGES, default="base", help="which one; default: %(default)s")
+    add("--stage", choices=STAGES, default="base", help="stage to tune; default: %(default)s")
     about = "folder of images, with captions in .txt files, metadata.jsonl or their names"
     add("--images", type=Path, required=True, metavar="DIR", help=about)
     about = "what is made: a .safetensors file; the run itself is kept in a folder beside it"
     add("-o", "--out", type=Path, required=True, metavar="FILE", help=about)
     about = "train a LoRA, the attention layers, or everything; default: %(default)s"
     add("--what", choices=tuple(RATES), default="lora", help=about)
-    add("--rank", type=int, default=16, metavar="N", help="of the LoRA; default: %(default)s")
+    add("--rank", type=int, default=16, metavar="N", help="rank of the LoRA; default: %(default)s")
     add("--alpha", type=float, default=0.0, metavar="F", help="of the LoRA; default: the rank")
-    about = "layers of the LoRA; default: %(default)s"
+    about = "layers that the LoRA changes; default: %(default)s"
     add("--targets", choices=("attention", "convolutions", "both"), default="both", help=about)
-    add("--dora", action="store_true", help="DoRA: magnitudes are trained beside directions")
-    add("--steps", type=int, default=0, metavar="N", help="default: 400, unless --minutes is given")
-    add("--minutes", type=float, default=0.0, metavar="F", help="in place of --steps")
+    add("--dora", action="store_true", help="DoRA: train the weights' magnitudes too")
+    add("--steps", type=int, default=0, metavar="N", help="training steps; default: 400")
+    add("--minutes", type=float, default=0.0, metavar="F", help="of training, in place of --steps")
     rates = ", ".join(f"{rate:g} ({what})" for what, rate in RATES.items())
     add("--lr", type=float, metavar="F", help=f"learning rate; default: {rates}")
-    about = "adamw8bit: moments in a quarter of the memory, by bitsandbytes; default: %(default)s"
+    about = "adamw8bit: its state in a quarter of the memory, by bitsandbytes; default: %(default)s"
     add("--optimizer", choices=OPTIMIZERS, default="adamw", help=about)
     add("--batch", type=int, default=16, metavar="N", help="images a step; default: %(default)s")
-    about = "parts that a batch is cut into, to save memory; default: %(default)s"
+    about = "gradient accumulation: parts that a batch is split into, to save memory; default: %(default)s"
     add("--accumulation", type=int, default=1, metavar="N", help=about)
     about = "side of the windows that an SR stage trains on; default: a quarter of its images"
     add("--crop", type=int, metavar="PIXELS", help=about)
     add("--trigger", default="", metavar="TEXT", help="words before every caption")
-    add("--ground", default="white", metavar="COLOUR", help="behind transparent images")
-    add("--buckets", action="store_true", help="keep aspect ratios, of a base's images")
-    about = "a second folder that is mixed in as it is, so that what was known stays known"
+    add("--ground", default="white", metavar="COLOUR", help="colour behind transparent images")
+    add("--buckets", action="store_true", help="keep the images' aspect ratios; for a base")
+    about = "a second folder of images to mix in unchanged, so that the stage keeps what it knew"
     add("--mix", type=Path, metavar="DIR", help=about)
     about = "a file of prompts: the base's own images of them are mixed in (prior preservation)"
     add("--prior", type=Path, metavar="FILE", help=about)
-    about = "part of the images that is mixed in; default: %(default)s"
+    about = "fraction of the images taken from --mix or --prior; default: %(default)s"
     add("--mix-part", type=float, default=0.3, metavar="F", help=about)
-    about = "part of the images that is only measured; default: %(default)s"
+    about = "fraction of the images that is only measured, not trained on; default: %(default)s"
     add("--held-out", type=float, default=0.05, metavar="F", help=about)
-    about = "a prompt whose image is made every so often; repeatable; default: four captions"
+    about = "a prompt to make an image of from time to time; repeatable; default: four captions"
     add("--sample", action="append", default=[], metavar="PROMPT", help=about)
-    about = "steps between those; default: a tenth of the run"
+    about = "steps between those images; default: a tenth of the run"
     add("--sample-every", type=int, metavar="N", help=about)
     add("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
     add("--workers", type=int, default=1, metavar="N", help="processes that decode images")
     add(
         "--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of arithmetic"
     )
-    add("--checkpointing", action="store_true", help="less memory, a third more time")
-    add("--dry-run", action="store_true", help="say what would be done")
+    about = "gradient checkpointing: less memory, a third more time"
+    add("--checkpointing", action="store_true", help=about)
+    add("--dry-run", action="store_true", help="only show what would be done")
 
 
 def finetune(options: argparse.Namespace) -> dict[str, Any]:

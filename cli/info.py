@@ -28,7 +28,7 @@ PUBLISHED_T5 = {
 def add_info_options(sub: argparse.ArgumentParser) -> None:
     """The options of `imagen info`."""
     sub.add_argument("path", type=Path, help="a model, an encoded prompt, a workflow or an image")
-    about = "of a stage or a cascade, instead: the memory that making one image takes at its peak"
+    about = "show instead how much memory a stage or cascade needs to make one image"
     sub.add_argument("--memory", action="store_true", help=about)
 
 

@@ -118,7 +118,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_evaluate_options(command("evaluate", evaluate, about))
     add_info_options(command("info", info, "Show what a file or folder holds."))
     sub = command("doctor", doctor, "Check this installation and show what to fix.")
-    about = "time the ways to compute attention on this device, instead, and show which one is used"
+    about = "instead, time each way of computing attention here and show which one is used"
     sub.add_argument("--kernels", action="store_true", help=about)
     return parser
 

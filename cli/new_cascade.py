@@ -14,8 +14,8 @@ from .loras import STAGES
 def add_new_cascade_options(sub: argparse.ArgumentParser) -> None:
     """The options of `imagen new-cascade`."""
     add = sub.add_argument
-    add("name", help="of the folder that is made in models/imagen; or a path")
-    about = "a cascade whose parts are taken where no others are given"
+    add("name", help="name of the folder to make in models/imagen, or a path")
+    about = "a cascade that supplies the parts that are not given"
     add("--like", metavar="NAME", help=about)
     for stage in STAGES:
         add(f"--{stage}", type=Path, metavar="PATH", help="a stage file, or a DeepFloyd IF folder")

@@ -105,7 +105,7 @@ class Server:
             yield
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise RuntimeError(
-                f"{self.url}: expected a ComfyUI server's answers, got others ({error!r})"
+                f"{self.url}: expected the answers of a ComfyUI server, got something else ({error!r})"
             ) from error
 
     def submit(self, graph: Graph, workflow: dict[str, Any] | None) -> str:

@@ -92,7 +92,9 @@ def check_batch(stage: Stage, text: Any, batch: int) -> None:
 def check_sampled(made: Any, x: Tensor) -> Tensor:
     """What a sampler returned; TypeError or ValueError unless it is like the x that it was given."""
     if not isinstance(made, Tensor):
-        raise TypeError(f"sampler: expected x at level 0 from it, got {type(made).__name__}")
+        raise TypeError(
+            f"sampler: expected it to return x at level 0, a tensor, got {type(made).__name__}"
+        )
     if made.shape != x.shape:
         raise ValueError(
             f"sampler: expected x at level 0 of shape {list(x.shape)}, got {list(made.shape)}"
@@ -116,7 +118,7 @@ def check_image(image: Tensor | None, name: str) -> None:
         )
     if not image.is_floating_point():
         raise ValueError(
-            f"{name}: expected brightnesses in 0..1, got {image.dtype}; divide by 255, as in image / 255"
+            f"{name}: expected floating-point values in 0..1, got {image.dtype}; divide by 255"
         )
     check_numbers(image, name)
 

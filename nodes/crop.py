@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 MULTIPLE = 8  # of a stage's sides
 SIZE = integer(
-    64, 16, 1024, MULTIPLE, "The longer side of what is cut out, in pixels: the stage's own size."
+    64,
+    16,
+    1024,
+    MULTIPLE,
+    "Longer side of the result in pixels: the size that the stage was trained at.",
 )
 
 
@@ -63,7 +67,11 @@ class ImagenCropForInpaint:
                 "mask": wire("MASK", "White is to be repainted."),
                 "size": SIZE,
                 "surroundings": number(
-                    1.5, 1.0, 8.0, 0.1, "How much larger than the masked part is cut out: 1 = not."
+                    1.5,
+                    1.0,
+                    8.0,
+                    0.1,
+                    "Size of what is cut out, in multiples of the masked part's: 1 = no surroundings.",
                 ),
             }
         }
@@ -124,7 +132,9 @@ class ImagenOutpaint:
             room = [round(left * columns), round(right * columns), round(top * rows)]
             room.append(round(bottom * rows))
             if not any(room):
-                raise ValueError("left, top, right, bottom: expected room on a side, got 0 on all")
+                raise ValueError(
+                    "left, top, right, bottom: expected at least one above 0, got none"
+                )
         x = rgb(image).movedim(-1, 1)
         whole = F.pad(x, room, mode="replicate").movedim(1, -1)
         new = 1 - F.pad(x.new_ones(len(x), rows, columns), room)

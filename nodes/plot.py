@@ -202,7 +202,7 @@ def values_of(axis: str, text: str, name: str) -> list[Any]:
         raise ValueError(f"{name}: expected {kind} for {axis}, got {text.strip()!r}") from None
     for value in found if axis in WORDS else ():
         if value not in WORDS[axis]:
-            raise ValueError(f"{name}: expected of {', '.join(WORDS[axis])}, got {value!r}")
+            raise ValueError(f"{name}: expected one of {', '.join(WORDS[axis])}, got {value!r}")
     return found
 
 

@@ -158,7 +158,7 @@ def tuning_options() -> dict[str, Any]:
             "the side for super-resolution.",
         ),
         "accumulation": integer(
-            1, 1, 4096, 1, "Parts that each batch is cut into, to save memory."
+            1, 1, 4096, 1, "Gradient accumulation: parts of each batch, to save memory."
         ),
     }
 
@@ -197,13 +197,13 @@ class ImagenFineTuneStage:
                     "STRING",
                     {
                         "default": "my_style",
-                        "tooltip": "Of the run, which is kept in models/imagen/training. Another name begins "
-                        "another run.",
+                        "tooltip": "Name of the run, which is kept in models/imagen/training. Another name "
+                        "begins a new run.",
                     },
                 ),
                 "steps": integer(400, 1, 1_000_000, 1, "Training steps; 200 to 2000 is usual."),
                 "minutes": number(
-                    0.0, 0.0, 100_000.0, 0.5, "Length in place of steps; 0 = use steps."
+                    0.0, 0.0, 100_000.0, 0.5, "Training time, in place of steps; 0 = use steps."
                 ),
                 "learning_rate": (
                     "FLOAT",
@@ -214,7 +214,7 @@ class ImagenFineTuneStage:
                     },
                 ),
                 "rank": integer(
-                    16, 1, 512, 1, "Of the LoRA: a higher rank learns more and takes more memory."
+                    16, 1, 512, 1, "The LoRA's rank: more learns more and needs more memory."
                 ),
                 "batch_size": integer(16, 1, 4096, 1, "Images per step."),
                 "seed": integer(
@@ -222,7 +222,7 @@ class ImagenFineTuneStage:
                     0,
                     2**31 - 1,
                     1,
-                    "Of the LoRA's start and of the batches. A run that continues keeps "
+                    "Sets the LoRA's first weights and the batches. A run that continues keeps "
                     "the seed that it began with.",
                 ),
                 "sample_prompts": (
@@ -323,15 +323,11 @@ class ImagenEvaluateCascade:
                     },
                 ),
                 "limit": integer(
-                    16,
-                    0,
-                    100_000,
-                    1,
-                    "Prompts of each set, the first ones; 0 = all, which takes long.",
+                    16, 0, 100_000, 1, "Number of prompts from each set; 0 = all, which takes long."
                 ),
                 "seed": integer(0, 0, 2**31 - 1, 1, "Image i uses seed + i."),
                 "batch_size": integer(16, 1, 1024, 1, "Images per evaluation of the network."),
-                "steps": steps_input("Fewer are faster; compare runs of the same number."),
+                "steps": steps_input("Fewer are faster. Compare only runs with the same number."),
             },
             "optional": {
                 "guidance": wire(
@@ -339,7 +335,8 @@ class ImagenEvaluateCascade:
                     "From Dynamic-Threshold Guidance; else the stage's own settings.",
                 ),
                 "reference": wire(
-                    "IMAGEN_DATASET", "Training images: copies of them are looked for."
+                    "IMAGEN_DATASET",
+                    "Training images: the report says which results are copies of one of them.",
                 ),
             },
         }

@@ -174,7 +174,9 @@ def test_fast_is_fewer_steps_by_the_sampler_that_needs_few(kind, full, fast):
 
 
 def test_what_a_sampler_returns_is_looked_at(base):
-    with pytest.raises(TypeError, match="sampler: expected x at level 0 from it, got NoneType"):
+    with pytest.raises(
+        TypeError, match="sampler: expected it to return x at level 0, a tensor, got NoneType"
+    ):
         sample_base(base, prompt(), width=16, height=16, steps=1, sampler=lambda *given: None)
     with pytest.raises(ValueError, match="sampler: expected x at level 0 of shape"):
         sample_base(base, prompt(), width=16, height=16, steps=1, sampler=lambda d, x, *_: x[:, :1])

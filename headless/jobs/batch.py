@@ -260,7 +260,7 @@ class Batch:
             if outcome.error and self.failed <= MOST_PROBLEMS:
                 self.meter.say(f"line {outcome.task.row.number}: {outcome.error}")
             elif outcome.error and self.failed == MOST_PROBLEMS + 1:
-                self.meter.say(f"further failures stand in {self.output.manifest} alone")
+                self.meter.say(f"further failures are listed only in {self.output.manifest}")
         self.meter.show(self.done, self.failed, self.output.pictures)
 
 

@@ -186,7 +186,7 @@ class Crew:
         if deaths + 1 < MOST_DEATHS:
             self.waiting.insert(0, (group, deaths + 1))
             return []
-        text = f"the process that made it ended {MOST_DEATHS} times; its memory may not suffice"
+        text = f"the process that ran it died {MOST_DEATHS} times; it may need more memory than there is"
         return [Outcome(task, error=text) for task in group]
 
 

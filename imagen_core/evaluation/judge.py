@@ -187,7 +187,7 @@ def load_expert(path: Path) -> Expert:
     with open_tensors(path) as file:
         metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:
-            raise CheckpointError(f"{path}: expected a judge, its header says something else")
+            raise CheckpointError(f"{path}: expected a judge file, its header says something else")
         values: dict[str, Any] = json.loads(metadata["config"])
         lists: dict[str, Any] = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
         config = JudgeConfig(**{**values, **lists})

@@ -176,7 +176,7 @@ def test_a_group_that_ends_every_worker_fails_and_the_batch_goes_on(ray):
     ray.get = types.MethodType(get, ray)
     failed = [outcome for outcome in made(ray) if outcome.error]
     assert sorted(outcome.task.key for outcome in failed) == ["k4-0", "k4-1"]
-    assert all("ended 3 times" in outcome.error for outcome in failed)
+    assert all("died 3 times" in outcome.error for outcome in failed)
 
 
 def test_without_ray_or_a_cluster_one_clear_error(ray, monkeypatch):

@@ -57,7 +57,10 @@ def validate(**given):
     ("given", "said"),
     [
         ({"columns": "steps", "column_values": "4, many"}, "column_values: expected whole numbers"),
-        ({"rows": "threshold", "row_values": "static, odd"}, "row_values: expected of dynamic, "),
+        (
+            {"rows": "threshold", "row_values": "static, odd"},
+            "row_values: expected one of dynamic, ",
+        ),
         ({"columns": "seed", "column_values": " "}, "column_values: expected values of seed, got"),
         ({"columns": "sideways"}, "columns: expected one of nothing, prompt"),
         ({"columns": "aug_level", "column_values": "0.1"}, "connect a super-resolution stage"),
@@ -195,7 +198,7 @@ def test_outpainting_keeps_the_old_picture_at_its_own_size(whole):
     assert torch.equal(made[:, :90, 60:], whole)
     assert made[0, 150, 10].max() < 0.01
     with pytest.raises(
-        ValueError, match="Imagen Outpaint: left, top, right, bottom: expected room"
+        ValueError, match="Imagen Outpaint: left, top, right, bottom: expected at least one"
     ):
         node("ImagenOutpaint", image=whole, size=64, left=0.0, top=0.0, right=0.0, bottom=0.0)
 
