@@ -24,6 +24,23 @@ def fill(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 @pytest.fixture(scope="session")
+def as_trained() -> Callable[[Any], Any]:
+    """Makes a stage of a configuration; layers that training starts from zero are small, as after it."""
+    from imagen_nodes.imagen_core import Stage
+
+    def make(config: Any) -> Stage:
+        torch.manual_seed(0)
+        stage = Stage(config)
+        with torch.no_grad():
+            for parameter in stage.unet.parameters():
+                if not parameter.any():
+                    parameter.normal_(std=0.05)
+        return stage
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def t5_folder(tmp_path_factory) -> Path:
     """A T5 encoder in the Hugging Face layout: d_model 16, eight tokens."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers

@@ -11,31 +11,23 @@ from imagen_nodes.imagen_core.diffusion.noise import ImageNoise
 from imagen_nodes.imagen_core.diffusion.samplers import SAMPLERS
 from imagen_nodes.imagen_core.sampling import sample_base, super_resolve
 from imagen_nodes.imagen_core.settings import Settings
-from imagen_nodes.imagen_core.stage import SamplingDefaults, Stage, StageConfig
+from imagen_nodes.imagen_core.stage import SamplingDefaults, StageConfig
 from imagen_nodes.imagen_core.text.embedding import TextEmbedding
 from imagen_nodes.imagen_core.text.prompt import EncodedPrompt
 from imagen_nodes.imagen_core.unet.presets import PRESETS
 
 
-def stage_of(kind, resolution, scale, preset, **changes):
-    torch.manual_seed(0)
-    stage = Stage(StageConfig(kind, resolution, scale, PRESETS[preset], **changes))
-    with torch.no_grad():
-        for parameter in stage.unet.parameters():
-            if not parameter.any():
-                parameter.normal_(std=0.05)
-    return stage
+@pytest.fixture(scope="module")
+def base(as_trained):
+    return as_trained(
+        StageConfig("base", 16, 1, PRESETS["tiny-base"], defaults=SamplingDefaults(5))
+    )
 
 
 @pytest.fixture(scope="module")
-def base():
-    return stage_of("base", 16, 1, "tiny-base", defaults=SamplingDefaults(steps=5))
-
-
-@pytest.fixture(scope="module")
-def sr():
+def sr(as_trained):
     defaults = SamplingDefaults(steps=3, guidance_scale=1.0, aug_level=0.1)
-    return stage_of("sr", 64, 4, "tiny-sr", defaults=defaults)
+    return as_trained(StageConfig("sr", 64, 4, PRESETS["tiny-sr"], defaults=defaults))
 
 
 def encoded(rows=1, seed=0):
@@ -285,12 +277,10 @@ def test_steps_are_reported_and_may_interrupt(base):
         sample_base(base, encoded(), width=16, height=16, on_step=stop)
 
 
-def test_half_precision_weights_give_nearly_the_same_picture(base):
+def test_half_precision_weights_give_nearly_the_same_picture(base, as_trained):
     settings = dict(width=16, height=16, seed=1, steps=8)
     full = sample_base(base, encoded(), **settings)
-    half = sample_base(
-        stage_of("base", 16, 1, "tiny-base").to(dtype=torch.bfloat16), encoded(), **settings
-    )
+    half = sample_base(as_trained(base.config).to(dtype=torch.bfloat16), encoded(), **settings)
     assert half.dtype == torch.float32
     assert (half - full).abs().mean() < 0.02
 

@@ -5,7 +5,7 @@ import torch
 
 from imagen_nodes.imagen_core.diffusion.denoiser import guide, make_denoiser
 from imagen_nodes.imagen_core.diffusion.guidance import Guidance
-from imagen_nodes.imagen_core.stage import Stage, StageConfig
+from imagen_nodes.imagen_core.stage import StageConfig
 from imagen_nodes.imagen_core.text.embedding import TextEmbedding
 from imagen_nodes.imagen_core.text.prompt import EncodedPrompt
 from imagen_nodes.imagen_core.unet.presets import PRESETS
@@ -14,14 +14,8 @@ W = 3.0
 
 
 @pytest.fixture(scope="module")
-def stage():
-    torch.manual_seed(0)
-    stage = Stage(StageConfig("base", 16, 1, PRESETS["tiny-base"], prediction="eps"))
-    with torch.no_grad():
-        for parameter in stage.unet.parameters():
-            if not parameter.any():
-                parameter.normal_(std=0.05)
-    return stage
+def stage(as_trained):
+    return as_trained(StageConfig("base", 16, 1, PRESETS["tiny-base"], prediction="eps"))
 
 
 def states(seed, rows=1):

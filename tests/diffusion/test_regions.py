@@ -8,7 +8,7 @@ import torch
 from imagen_nodes.imagen_core import sample_base, super_resolve
 from imagen_nodes.imagen_core.diffusion.denoiser import make_denoiser
 from imagen_nodes.imagen_core.diffusion.guidance import Guidance
-from imagen_nodes.imagen_core.stage import Stage, StageConfig
+from imagen_nodes.imagen_core.stage import StageConfig
 from imagen_nodes.imagen_core.text.embedding import TextEmbedding
 from imagen_nodes.imagen_core.text.prompt import EncodedPrompt
 from imagen_nodes.imagen_core.unet.presets import PRESETS
@@ -17,20 +17,9 @@ SIGMAS = torch.linspace(5, 0, 6, dtype=torch.float64)
 W = 3.0
 
 
-def network(kind, preset):
-    torch.manual_seed(0)
-    scale = 1 if kind == "base" else 4
-    stage = Stage(StageConfig(kind, 16, scale, preset, prediction="eps"))
-    with torch.no_grad():
-        for parameter in stage.unet.parameters():
-            if not parameter.any():
-                parameter.normal_(std=0.05)
-    return stage
-
-
 @pytest.fixture(scope="module")
-def stage():
-    return network("base", PRESETS["tiny-base"])
+def stage(as_trained):
+    return as_trained(StageConfig("base", 16, 1, PRESETS["tiny-base"], prediction="eps"))
 
 
 def states(seed, rows=1):
@@ -120,8 +109,8 @@ def test_a_region_may_be_mixed_and_change_with_the_steps(stage):
 
 @pytest.mark.parametrize("preset", [PRESETS["tiny-sr"], replace(PRESETS["tiny-base"], lowres=True)])
 @pytest.mark.parametrize("tile", [0, 32])
-def test_both_networks_enlarge_by_region_whole_and_in_tiles(preset, tile):
-    stage = network("sr", preset)
+def test_both_networks_enlarge_by_region_whole_and_in_tiles(as_trained, preset, tile):
+    stage = as_trained(StageConfig("sr", 16, 4, preset, prediction="eps"))
     image = torch.rand(1, 16, 16, 3, generator=torch.Generator().manual_seed(1))
     chosen = dict(steps=1, tile=tile, sampler="ddim", guidance=Guidance(1.0, "none"))
     text = prompt(2).with_region(prompt(3), LEFT)

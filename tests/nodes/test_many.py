@@ -11,7 +11,6 @@ from imagen_nodes.imagen_core import (
     EncodedPrompt,
     Guidance,
     SamplingDefaults,
-    Stage,
     StageConfig,
     TextEmbedding,
     memory,
@@ -22,25 +21,16 @@ BASE = {"width": 16, "height": 16, "batch_size": 1, "steps": 2, "sampler": "ddpm
 SR = {"steps": 2, "sampler": "ddpm", "aug_level": 0.1, "tile": 0}
 
 
-def stage_of(kind, resolution, scale, preset):
-    torch.manual_seed(0)
-    own = SamplingDefaults(steps=2)
-    stage = Stage(StageConfig(kind, resolution, scale, PRESETS[preset], defaults=own))
-    with torch.no_grad():
-        for parameter in stage.unet.parameters():
-            if not parameter.any():
-                parameter.normal_(std=0.05)
-    return stage
+@pytest.fixture(scope="module")
+def base(as_trained):
+    return as_trained(
+        StageConfig("base", 16, 1, PRESETS["tiny-base"], defaults=SamplingDefaults(2))
+    )
 
 
 @pytest.fixture(scope="module")
-def base():
-    return stage_of("base", 16, 1, "tiny-base")
-
-
-@pytest.fixture(scope="module")
-def sr():
-    return stage_of("sr", 64, 4, "tiny-sr")
+def sr(as_trained):
+    return as_trained(StageConfig("sr", 64, 4, PRESETS["tiny-sr"], defaults=SamplingDefaults(2)))
 
 
 def text(seed, negative=0, mixer=0.0):

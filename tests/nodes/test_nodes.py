@@ -28,27 +28,20 @@ BASE |= {"sampler": "dpmpp_2m", "strength": 1.0}
 SR = {"seed": 0, "steps": 2, "sampler": "dpmpp_2m", "aug_level": 0.1, "tile": 0}
 
 
-def stage_of(kind: str, resolution: int, scale: int, preset: str) -> Stage:
-    torch.manual_seed(0)
-    config = StageConfig(
-        kind, resolution, scale, PRESETS[preset], defaults=SamplingDefaults(steps=2)
-    )
-    stage = Stage(config)
-    with torch.no_grad():
-        for parameter in stage.unet.parameters():
-            if not parameter.any():
-                parameter.normal_(std=0.05)
-    return stage
+TINY = [
+    StageConfig("base", 16, 1, PRESETS["tiny-base"], defaults=SamplingDefaults(2)),
+    StageConfig("sr", 64, 4, PRESETS["tiny-sr"], defaults=SamplingDefaults(2)),
+]
 
 
 @pytest.fixture(scope="module")
-def base():
-    return stage_of("base", 16, 1, "tiny-base")
+def base(as_trained):
+    return as_trained(TINY[0])
 
 
 @pytest.fixture(scope="module")
-def sr():
-    return stage_of("sr", 64, 4, "tiny-sr")
+def sr(as_trained):
+    return as_trained(TINY[1])
 
 
 @pytest.fixture(scope="module")
@@ -481,10 +474,7 @@ def test_fresh_augmentation_noise_reaches_the_core(sr, text, picture):
 
 def test_timesteps_go_before_steps(text, picture):
     """Of a stage with discrete time; another one says that it takes steps."""
-    stages = [
-        Stage(replace(stage_of(*given).config, schedule=DiscreteSchedule(), prediction="eps"))
-        for given in (("base", 16, 1, "tiny-base"), ("sr", 64, 4, "tiny-sr"))
-    ]
+    stages = [Stage(replace(c, schedule=DiscreteSchedule(), prediction="eps")) for c in TINY]
     (made,) = node("ImagenBaseSample", stage=stages[0], text=text, timesteps=" leading3 ", **BASE)
     assert torch.equal(made, sample_base(stages[0], text, **{**BASE, "steps": "leading3"}))
     (made,) = node(
@@ -510,14 +500,11 @@ def test_a_new_node_runs_a_stage_as_it_is_meant_to_be(text, picture):
         "sr": SamplingDefaults([999, 500, 0], "ddim", 2.0, aug_level=0.4),
     }
     stages = {
-        given[0]: Stage(
-            replace(
-                stage_of(*given).config, schedule=DiscreteSchedule(), prediction="eps",
-                defaults=own[given[0]],
-            )
+        c.kind: Stage(
+            replace(c, schedule=DiscreteSchedule(), prediction="eps", defaults=own[c.kind])
         )
-        for given in (("base", 16, 1, "tiny-base"), ("sr", 64, 4, "tiny-sr"))
-    }  # fmt: skip
+        for c in TINY
+    }
     for node_id in ("ImagenBaseSample", "ImagenSR256", "ImagenSR1024"):
         declared = NODE_CLASS_MAPPINGS[node_id].INPUT_TYPES()["required"]
         given = {
