@@ -4,6 +4,7 @@ Needs nothing beyond the standard library; with `websockets` (imagen-nodes[comfy
 """
 
 import contextlib
+import http.client
 import itertools
 import json
 import re
@@ -304,8 +305,9 @@ class Server:
             raise RuntimeError(
                 f"{request.full_url}: answered {error.code} {error.reason}"
             ) from error
-        except urllib.error.URLError as error:
-            text = f"{self.url}: no ComfyUI server answers there: {error.reason}"
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            text = f"{self.url}: no ComfyUI server answers there: {reason}"
             raise ConnectionError(text) from error
 
 

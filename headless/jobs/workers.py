@@ -11,6 +11,7 @@ import itertools
 import os
 import queue
 import shutil
+import sys
 import threading
 import time
 from collections import deque
@@ -208,36 +209,63 @@ class Servers:
         self.job, self.scratch, self.inputs, self.servers = job, scratch, inputs, servers
 
     def outcomes(self, groups: Groups) -> Iterator[list[Outcome]]:
-        """The outcomes of each group as they come in."""
-        lock, done = threading.Lock(), queue.Queue()
-        stopped = threading.Event()
+        """The outcomes of each task as they come in; a ConnectionError where no server is left.
 
-        def serve(server: Server, number: int) -> None:
+        What a server had in hand when it went away is given to the others once they have done the rest.
+        """
+        left = list(enumerate(self.servers))
+        while left:
+            lost: list[tuple[int, list[Task], ConnectionError]] = []
+            yield from self._round(groups, left, lost)
+            if not lost:
+                return
+            gone = [number for number, _, _ in lost]
+            left = [(number, server) for number, server in left if number not in gone]
+            if not left:
+                raise lost[-1][2]
+            groups = iter([tasks for _, tasks, _ in lost])
+
+    def _round(
+        self,
+        groups: Groups,
+        servers: list[tuple[int, Server]],
+        lost: list[tuple[int, list[Task], ConnectionError]],
+    ) -> Iterator[list[Outcome]]:
+        """The outcomes of each task as they come in.
+
+        lost   gets the servers that go away, by number, with the tasks they had in hand
+        """
+        lock, done, stopped = threading.Lock(), queue.Queue(), threading.Event()
+
+        def serve(number: int, server: Server) -> None:
+            tasks: list[Task] = []
             try:
                 while not stopped.is_set():
                     with lock:
-                        group = next(groups, None)
-                    if group is None:
+                        tasks = next(groups, [])
+                    if not tasks:
                         break
-                    done.put([self._run(server, task, number) for task in group])
+                    while tasks and not stopped.is_set():
+                        done.put([self._run(server, tasks[0], number)])
+                        tasks = tasks[1:]
+            except ConnectionError as error:
+                if len(servers) > 1:
+                    print(f"{error}; the other servers go on", file=sys.stderr)
+                lost.append((number, tasks, error))
             except BaseException as error:
                 done.put(error)
             done.put(None)
 
-        threads = [
-            threading.Thread(target=serve, args=(server, i), daemon=True)
-            for i, server in enumerate(self.servers)
-        ]
-        for thread in threads:
-            thread.start()
+        for each in servers:
+            threading.Thread(target=serve, args=each, daemon=True).start()
         try:
-            left = len(threads)
-            while left:
+            at_work = len(servers)
+            while at_work:
                 found = done.get()
                 if isinstance(found, BaseException):
                     raise found
                 if found is None:
-                    left -= 1
+                    at_work -= 1
                 else:
                     yield found
         finally:

@@ -17,7 +17,7 @@ from imagen_nodes.cli import node_classes
 from imagen_nodes.cli.main import main
 from imagen_nodes.headless.comfy_nodes import CORE_NODES
 from imagen_nodes.headless.jobs import manifest as records_of
-from imagen_nodes.headless.jobs import output
+from imagen_nodes.headless.jobs import output, workers
 from imagen_nodes.headless.jobs import tasks as jobs
 
 WORKFLOW = {
@@ -742,6 +742,58 @@ def test_two_batches_at_once_are_one_clear_error(go, tmp_path, capsys):
         )
         assert go({"prompt": "red"}, more=["--shard", "2/2"]) == 0
     assert go({"prompt": "red"}, more=["--shard", "1/3"]) == 0
+
+
+class ServerThatGoes:
+    """Draws a number of rows, then answers no more; or only once it is to draw a word."""
+
+    def __init__(self, lasts=99, poison=""):
+        self.lasts, self.poison = lasts, poison
+
+    def upload_inputs(self, graph, folder):
+        pass
+
+    def run(self, graph, workflow, out, progress):
+        time.sleep(0.01)
+        prompt = graph["2"].inputs["prompt"]
+        self.lasts -= 1
+        if self.lasts < 0 or prompt == self.poison:
+            self.lasts = 0
+            raise ConnectionError("http://one: no ComfyUI server answers there")
+        out.mkdir()
+        Image.new("RGB", (4, 4), prompt).save(out / "p.png")
+        return [out / "p.png"]
+
+
+@pytest.fixture
+def on_servers(monkeypatch):
+    def on_servers(*servers):
+        registry = node_classes.default_registry()
+        monkeypatch.setattr(workers, "servers_of", lambda urls: (list(servers), registry))
+        return ["--comfy", "http://one"]
+
+    return on_servers
+
+
+def test_what_a_lost_server_had_in_hand_is_made_by_the_others(go, on_servers, tmp_path, capsys):
+    lines = [{"id": f"k{n}", "prompt": "red"} for n in range(9)]
+    assert go(*lines, more=on_servers(ServerThatGoes(lasts=2), ServerThatGoes())) == 0
+    keys = [json.loads(line)["key"] for line in (tmp_path / "out/manifest.jsonl").open()]
+    assert sorted(keys) == [line["id"] for line in lines]
+    told = capsys.readouterr().err
+    assert told.count("no ComfyUI server answers there; the other servers go on") == 1
+    assert "9 done, 0 failed" in told
+
+
+def test_a_row_that_takes_every_server_with_it_comes_last(go, on_servers, tmp_path, capsys):
+    lines = [{"id": f"k{n}", "prompt": "blue" if n == 1 else "red"} for n in range(9)]
+    more = on_servers(ServerThatGoes(poison="blue"), ServerThatGoes(poison="blue"))
+    assert go(*lines, more=more) == 1
+    assert "http://one: no ComfyUI server answers there" in capsys.readouterr().err
+    keys = {json.loads(line)["key"] for line in (tmp_path / "out/manifest.jsonl").open()}
+    assert keys == {line["id"] for line in lines} - {"k1"}
+    assert go(more=on_servers(ServerThatGoes())) == 0
+    assert json.loads(capsys.readouterr().out)["done"] == 1
 
 
 def test_what_was_short_of_memory_is_tried_again_at_the_end(go, tmp_path, capsys):
