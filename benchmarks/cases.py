@@ -6,6 +6,9 @@ A case is a function of a device that returns a `Case`. Ours is always named "ou
 from __future__ import annotations
 
 import copy
+import json
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,12 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from imagen_nodes import imagen_core as core
 from imagen_nodes.imagen_core.formats.deepfloyd_names import entries
 from imagen_nodes.imagen_core.formats.diffusers_config import from_diffusers
 from imagen_nodes.imagen_core.kernels.precision import cpu_computes_bfloat16
 from imagen_nodes.imagen_core.stage import build_unet
+from imagen_nodes.imagen_core.training.ema import EMA
+from imagen_nodes.imagen_core.training.loss import diffusion_loss
+from imagen_nodes.imagen_core.training.optim import make_optimizer
 
 PACKAGE = Path(core.__file__ or "").parent
 BUNDLED = PACKAGE / "pretrained" / "emoji"
@@ -48,6 +55,13 @@ STAGE_II: dict[str, Any] = IF_COMMON | dict(  # IF stage II's graph, narrow
     resnet_out_scale_factor=1 / 0.7071, mid_block_scale_factor=1 / 0.7071,
 )  # fmt: skip
 
+SMALL: dict[str, Any] = STAGE_I | dict(  # stage I's graph, as somebody trains it from scratch
+    block_out_channels=(64, 128, 192), layers_per_block=2, cross_attention_dim=192,
+    encoder_hid_dim=512, addition_embed_type_num_heads=8, out_channels=3,
+    down_block_types=(DOWN, CROSS_DOWN, CROSS_DOWN), up_block_types=(CROSS_UP, CROSS_UP, UP),
+)  # fmt: skip
+RUNS_MEASURED = ("base 8 64 0 float32", "sr256 1 512 0 float32", "sr1024 2 1024 0 bfloat16")
+
 
 @dataclass
 class Case:
@@ -57,14 +71,16 @@ class Case:
     runs       name -> what is timed
     against    the run that the others are compared with
     facts      what else is known, such as the largest difference of two outputs
-    seconds    runs that time themselves: name -> function that returns seconds
+    measured   runs that measure themselves: name -> function that returns a figure
+    unit       of the figures
     """
 
     about: str
     runs: dict[str, Callable[[], Any]]
     against: str
     facts: dict[str, Any] = field(default_factory=dict)
-    seconds: dict[str, Callable[[], float]] = field(default_factory=dict)
+    measured: dict[str, Callable[[], float]] = field(default_factory=dict)
+    unit: str = "s"
 
 
 def half_of(device: torch.device) -> torch.dtype | None:
@@ -83,8 +99,8 @@ def channels_last(network: Any) -> Any:
     return network.to(memory_format=torch.channels_last)
 
 
-def deepfloyd(shape: dict[str, Any], side: int, device: torch.device, name: str) -> Case:
-    """One guided evaluation of one of DeepFloyd IF's networks, random weights, against diffusers."""
+def twins(shape: dict[str, Any], device: torch.device) -> tuple[Any, Any]:
+    """diffusers' network of a shape, random weights, and ours with the same ones."""
     import diffusers
 
     torch.manual_seed(0)
@@ -95,7 +111,13 @@ def deepfloyd(shape: dict[str, Any], side: int, device: torch.device, name: str)
     ours.load_state_dict(
         {e.ours: e.read([theirs[t] for t in e.theirs], config.head_dim) for e in table}
     )
-    ours, peer = ours.to(device), peer.to(device)
+    return peer.to(device), ours.to(device)
+
+
+def deepfloyd(shape: dict[str, Any], side: int, device: torch.device, name: str) -> Case:
+    """One guided evaluation of one of DeepFloyd IF's networks, random weights, against diffusers."""
+    peer, ours = twins(shape, device)
+    config = ours.config
     x = torch.randn(2, shape["in_channels"], side, side, device=device)
     t, states = torch.full((2,), 500.0, device=device), torch.randn(2, 77, 4096, device=device)
     text = core.TextEmbedding(states, torch.ones(2, 77, dtype=torch.bool, device=device))
@@ -112,6 +134,8 @@ def deepfloyd(shape: dict[str, Any], side: int, device: torch.device, name: str)
 
     runs = {"ours, float32": our(ours), "diffusers, float32": their(peer)}
     runs["diffusers, float32, channels last"] = their(channels_last(copy.deepcopy(peer)))
+    if device.type == "cuda" or any(map(shutil.which, ("g++", "clang++"))):
+        runs["diffusers, float32, compiled"] = their(torch.compile(copy.deepcopy(peer)))
     half = half_of(device)
     if half is not None:
         kind = str(half).removeprefix("torch.")
@@ -134,6 +158,84 @@ def stage_i(device: torch.device) -> Case:
 def stage_ii(device: torch.device) -> Case:
     """DeepFloyd IF's second stage, narrow."""
     return deepfloyd(STAGE_II, 128, device, "IF stage II's graph")
+
+
+def stepper(
+    loss_of: Callable[[], torch.Tensor],
+    network: Any,
+    optimizer: torch.optim.Optimizer | None = None,
+    average: Callable[[], None] = lambda: None,
+) -> Callable[[], None]:
+    """A step of training on those parameters that ask for gradients; by torch's AdamW where none is given."""
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimizer = optimizer or torch.optim.AdamW(trained, lr=1e-4)
+
+    def step() -> None:
+        loss_of().backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        average()
+
+    return step
+
+
+def training(device: torch.device) -> Case:
+    """A step of training a small network of stage I's graph: AdamW and an average of the weights."""
+    from diffusers import DDPMScheduler
+    from diffusers.training_utils import EMAModel
+
+    peer, ours = twins(SMALL, device)
+    rows, side = 4, 64
+    x0, noise = torch.rand(rows, 3, side, side) * 2 - 1, torch.randn(rows, 3, side, side)
+    t, states = torch.rand(rows), torch.randn(rows, 77, 512)
+    x0, noise, t, states = (each.to(device) for each in (x0, noise, t, states))
+    text = core.TextEmbedding(states, torch.ones(rows, 77, dtype=torch.bool, device=device))
+    stage = core.Stage(core.StageConfig("base", side, 1, ours.config, prediction="eps"), ours)
+    noisy: Any = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    timesteps, half = (t * 1000).long(), half_of(device)
+
+    def our_loss() -> torch.Tensor:
+        return diffusion_loss(stage, x0, text, t, noise).mean()
+
+    def their_loss() -> torch.Tensor:
+        found = peer(noisy.add_noise(x0, noise, timesteps), timesteps, states).sample
+        return F.mse_loss(found.float(), noise)
+
+    average, theirs = EMA(ours, 0.999), EMAModel(peer.parameters(), decay=0.999)
+    steps = {
+        "ours": stepper(our_loss, ours, make_optimizer(ours, "adamw", 1e-4, 0.01),
+                        lambda: average.update(ours)),
+        "diffusers": stepper(their_loss, peer, average=lambda: theirs.step(peer.parameters())),
+    }  # fmt: skip
+
+    def run(step: Callable[[], None], dtype: torch.dtype | None) -> Callable[[], None]:
+        def once() -> None:
+            kind = torch.autocast(device.type, dtype, enabled=dtype is not None)
+            with torch.enable_grad(), kind:
+                step()
+
+        return once
+
+    runs = {f"{name}, float32": run(step, None) for name, step in steps.items()}
+    if half is torch.bfloat16:
+        runs |= {f"{name}, bfloat16 autocast": run(step, half) for name, step in steps.items()}
+    size = sum(p.numel() for p in ours.parameters()) / 1e6
+    about = f"one step of training, {size:.0f} M parameters, {rows} x {side} x {side}"
+    return Case(about, runs, "diffusers, float32")
+
+
+def memory(device: torch.device) -> Case:
+    """The most that runs of bundled stages take beside their weights: predicted, and as the system says."""
+    found: dict[str, int] = {}
+    where = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    for run in RUNS_MEASURED:
+        command = [sys.executable, str(Path(__file__).parent / "memory.py"), *run.split()]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=where)
+        for kind, size in json.loads(done.stdout).items():
+            found[f"{run.replace(' 0 ', ', ')}, {kind}"] = size
+    measured = {name: lambda size=size: size / 1e6 for name, size in found.items()}
+    return Case("memory of a run beside the weights", {}, "", {}, measured, "MB")
 
 
 def imagen_pytorch_unet() -> Any:
@@ -307,5 +409,7 @@ CASES: dict[str, Callable[[torch.device], Case]] = {
     "t5": t5,
     "cascade": cascade,
     "batches": batches,
+    "training": training,
+    "memory": memory,
     "start": start,
 }

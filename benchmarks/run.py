@@ -1,4 +1,4 @@
-"""Speed against peers, interleaved in one process: medians and their ratios.
+"""Speed and memory against peers, interleaved in one process: medians and their ratios.
 
     python benchmarks/run.py [CASE ...] [--repeats 7]
 
@@ -32,23 +32,30 @@ README = HERE.parent / "README.md"
 MARKS = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 
 
+def clock_of(device: torch.device) -> str:
+    """CPU time, which other work hardly changes, where one thread does it all; else wall-clock time."""
+    one = device.type == "cpu" and torch.get_num_threads() == 1
+    return "CPU time" if one else "wall-clock time"
+
+
 def seconds_of(function: Callable[[], Any], device: torch.device) -> float:
-    """Wall-clock time of one call."""
-    started = time.perf_counter()
+    """Time of one call."""
+    clock = time.process_time if clock_of(device) == "CPU time" else time.perf_counter
+    started = clock()
     function()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def measure(
     make: Callable[[torch.device], Case], repeats: int, device: torch.device
 ) -> dict[str, Any]:
     """Medians of interleaved runs after one round that does not count, and their ratios."""
     case = make(device)
     timed = {name: lambda run=run: seconds_of(run, device) for name, run in case.runs.items()}
-    timed |= case.seconds
+    timed |= case.measured
     times: dict[str, list[float]] = {name: [] for name in timed}
     for round_ in range(repeats + 1):
         for name, run in timed.items():
@@ -56,7 +63,12 @@ def measure(
             if round_:
                 times[name].append(taken)
     medians = {name: statistics.median(taken) for name, taken in times.items()}
-    result: dict[str, Any] = {"about": case.about, "median_seconds": medians, **case.facts}
+    result: dict[str, Any] = {
+        "about": case.about,
+        "unit": case.unit,
+        "medians": medians,
+        **case.facts,
+    }
     if case.against:
         base = medians[case.against]
         result["against"] = case.against
@@ -75,6 +87,7 @@ def about_machine(device: torch.device) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else cpu,
         "threads": torch.get_num_threads(),
+        "clock": clock_of(device),
         "torch": torch.__version__,
         "commit": commit.strip(),
     }
@@ -82,13 +95,13 @@ def about_machine(device: torch.device) -> dict[str, Any]:
 
 def table(results: dict[str, Any]) -> str:
     """The results as Markdown, each beside the peer's and as a ratio to it."""
-    lines = ["| | seconds | times as fast |", "|---|---|---|"]
+    lines = ["| | median | times as fast |", "|---|---|---|"]
     for result in results.values():
         lines.append(f"| *{result['about']}* | | |")
         ratios = result.get("times_as_fast", {})
-        for name, taken in result["median_seconds"].items():
+        for name, taken in result["medians"].items():
             ratio = f"{ratios[name]:.2f}" if name in ratios else ""
-            lines.append(f"| {name} | {taken:.3g} | {ratio} |")
+            lines.append(f"| {name} | {taken:.3g} {result['unit']} | {ratio} |")
     return "\n".join(lines)
 
 
@@ -97,7 +110,8 @@ def write_readme(found: dict[str, Any]) -> None:
     text = README.read_text("utf-8")
     before, rest = text.split(MARKS[0])
     machine = f"{found['device']}, threads: {found['threads']}, torch {found['torch']}"
-    made = f"{MARKS[0]}\n{machine}; ratios to the run marked 1.00:\n\n{table(found['results'])}\n"
+    clock = f"{found['clock']}; ratios to the run marked 1.00"
+    made = f"{MARKS[0]}\n{machine}, {clock}:\n\n{table(found['results'])}\n"
     README.write_text(before + made + MARKS[1] + rest.split(MARKS[1])[1], "utf-8")
 
 

@@ -15,20 +15,16 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from cases import BUNDLED, STAGE_I
+from cases import BUNDLED, STAGE_I, stepper, twins
 
 from imagen_nodes import imagen_core as core
 from imagen_nodes.imagen_core.diffusion.lowres import Lowres
 from imagen_nodes.imagen_core.diffusion.schedules import alpha_sigma
-from imagen_nodes.imagen_core.formats.deepfloyd_names import entries
-from imagen_nodes.imagen_core.formats.diffusers_config import from_diffusers
-from imagen_nodes.imagen_core.stage import build_unet
 from imagen_nodes.imagen_core.training.data import Batch, Stream, add_noise
 from imagen_nodes.imagen_core.training.folder import Folder, FolderMaker, read_folder
 from imagen_nodes.imagen_core.training.loss import diffusion_loss
@@ -42,34 +38,13 @@ THEIR_TARGETS = ["to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_v_proj"]
 RANK, ROWS = 4, 4
 
 
-def stepper(loss_of: Callable[[], torch.Tensor], network: Any) -> Callable[[], None]:
-    """One step of AdamW on those parameters that ask for gradients."""
-    trained = [p for p in network.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-4)
-
-    def step() -> None:
-        loss_of().backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
 def speed(repeats: int) -> None:
     """Print pictures a second of each, and how they compare."""
     import diffusers
     from peft import LoraConfig
 
-    torch.manual_seed(0)
-    peer: Any = diffusers.UNet2DConditionModel(**NARROW)
-    config: Any = from_diffusers(dict(peer.config))
-    unet, theirs = build_unet(config), peer.state_dict()
-    table = entries(config, "diffusers", set(unet.state_dict()))
-    unet.load_state_dict(
-        {e.ours: e.read([theirs[t] for t in e.theirs], config.head_dim) for e in table}
-    )
-    stage = core.Stage(core.StageConfig("base", 64, 1, config, prediction="eps"), unet)
+    peer, unet = twins(NARROW, torch.device("cpu"))
+    stage = core.Stage(core.StageConfig("base", 64, 1, unet.config, prediction="eps"), unet)
     tuned = prepare(stage, TuneSection(what="lora", rank=RANK, targets="attention"))
     peer.requires_grad_(False)
     peer.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=THEIR_TARGETS))
