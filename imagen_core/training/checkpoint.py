@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ...files import lock
 from .ema import EMA
 from .recipe import RecipeError
 
@@ -128,24 +129,9 @@ def hold(folder: Path) -> BinaryIO:
     """A run's folder for this process alone, until the file is closed; RecipeError where another has it."""
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / ".imagen.lock").open("ab+")
-    try:
-        lock(file)
-    except OSError:
+    if not lock(file, alone=True):
         file.close()
         raise RecipeError(
             f"run.out: {folder}: another training works in this folder; wait for it, or choose another"
-        ) from None
+        )
     return file
-
-
-def lock(file: BinaryIO) -> None:
-    """Lock a file, until it is closed or the process ends; OSError where it is locked."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
-        return
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
