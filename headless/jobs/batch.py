@@ -63,7 +63,7 @@ def scan(rows: Rows, job: Job, layout: Layout, parts: int = 1) -> Scan:
     unfit: list[str] = []
     for row in rows.read():
         try:
-            tasks = job.tasks(row)
+            tasks = job.digests(row)
         except (InputError, WorkflowError) as error:
             problems.append(f"{rows.path}: {error}")
             if len(problems) > MOST_PROBLEMS:
@@ -75,13 +75,13 @@ def scan(rows: Rows, job: Job, layout: Layout, parts: int = 1) -> Scan:
         faults = job.faults(row) or (layout.columns and layout.faults(row))
         if faults and len(unfit) < MOST_PROBLEMS:
             unfit.append(f"{rows.path}: line {row.number}: {'; '.join(faults)}")
-        for task in tasks:
-            found.digests += task.digest
-            found.keys.append(number_of(task.key))
+        for key, digest in tasks:
+            found.digests += digest
+            found.keys.append(number_of(key))
             found.numbers.append(row.number)
             found.unfit.append(bool(faults))
             if parts > 1:
-                found.shares.append(share_of(task.key, parts))
+                found.shares.append(share_of(key, parts))
     if problems or (unfit and all(found.unfit)):
         raise WorkflowError([*problems, *unfit][:MOST_PROBLEMS])
     own = job.choices.id
@@ -151,19 +151,18 @@ def planned_tasks(rows: Rows, job: Job, plan: Plan, mark: int) -> Iterator[Task 
 
     mark   MAKE or UNFIT
     """
-    if mark not in plan.wanted:
-        return
-    repeats = job.choices.repeats
+    repeats, wanted = job.choices.repeats, plan.wanted
 
     def asked(place: int) -> bool:
-        return mark in plan.wanted[place * repeats : (place + 1) * repeats]
+        return mark in wanted[place * repeats : (place + 1) * repeats]
 
-    for place, row in enumerate(rows.read(asked)):
+    last = wanted.rfind(mark) // repeats
+    for place, row in zip(range(last + 1), rows.read(asked), strict=False):
         tasks = job.tasks(row) if asked(place) else []
         for repeat in range(repeats):
-            wanted = plan.wanted[place * repeats + repeat]
-            if wanted:
-                yield tasks[repeat] if wanted == mark else None
+            state = wanted[place * repeats + repeat]
+            if state:
+                yield tasks[repeat] if state == mark else None
 
 
 def grouped(tasks: Iterator[Task | None], size: int) -> Iterator[list[Task]]:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 from array import array
+from binascii import unhexlify
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,10 +100,8 @@ class _Reader:
         found = QUICK.match(line)
         if found and line.endswith(b"}\n"):
             made_of, key, state, file, attempt = found.groups()
-            files = [file.decode("utf-8", "replace")] if file else []
-            self._note(
-                bytes.fromhex(made_of.decode()), key.decode(), state == b"done", files, int(attempt)
-            )
+            files = (file.decode("utf-8", "replace"),) if file else ()
+            self._note(unhexlify(made_of), key.decode(), state == b"done", files, int(attempt))
             return
         record = read_record(line)
         if record is None:
@@ -115,14 +114,19 @@ class _Reader:
         digest, done = bytes.fromhex(record["made_of"]), record["state"] == DONE
         self._note(digest, record["key"], done, record["files"], record["attempt"])
 
-    def _note(self, digest: bytes, key: str, done: bool, files: list[str], attempt: int) -> None:
+    def _note(
+        self, digest: bytes, key: str, done: bool, files: Iterable[str], attempt: int
+    ) -> None:
         if not done:
             self.failed[digest] = max(attempt, self.failed.get(digest, 0))
             return
         self.failed.pop(digest, None)
         self.keys.append(number_of(key))
         self.digests += digest
-        self.present.append(all(map(self._is_there, files)))
+        there = True
+        for name in files:
+            there = there and self._is_there(name)
+        self.present.append(there)
 
     def _is_there(self, name: str) -> bool:
         """Whether a picture is there; where a second one of a folder follows, the folder is listed."""

@@ -90,9 +90,11 @@ class Rows:
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """Numbers and lines that hold something; lines end with \\n alone, as JSON lines have it."""
-        for number, line in enumerate(self._open(), start=1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
+        file = self._open()
+        first = file.readline().removeprefix(b"\xef\xbb\xbf").strip()
+        if first:
+            yield 1, first
+        for number, line in enumerate(file, start=2):
             line = line.strip()
             if line:
                 yield number, line
@@ -113,7 +115,9 @@ class Rows:
                 yield Row(number, problem=f"not JSON: {error}")
                 continue
             if isinstance(values, dict):
-                yield Row(number, values, has_null=True)
+                yield Row(
+                    number, values, "", None, True
+                )  # by place: half the time, a million times
             else:
                 expected = 'expected {"NODE.INPUT": value}'
                 yield Row(number, problem=f"{expected}, got {line.decode():.80}")

@@ -89,6 +89,27 @@ def test_a_row_that_is_done_costs_some_bytes(tmp_path):
     assert peak < 200 * count, f"{peak / count:.0f} bytes a row"
 
 
+def test_a_row_that_is_done_costs_few_calls(tmp_path):
+    """What a million rows cost, counted where a clock would measure the computer."""
+    count = 2_000
+    job, rows, out = prepared(tmp_path, count, missing=(7, count - 1))
+    jobs.scan(rows, job, Layout())  # what is done once, is done
+    calls = 0
+
+    def counted(frame, event, argument):
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(counted)
+    try:
+        plan = jobs.make_plan(jobs.scan(rows, job, Layout()), Share(), read_history(out))
+        made = list(jobs.planned_tasks(rows, job, plan, jobs.MAKE))
+    finally:
+        sys.setprofile(None)
+    assert len(made) == count
+    assert calls < 54 * count, f"{calls / count:.1f} calls a row"
+
+
 MILLION = """
 import resource, sys, time
 started = time.process_time()
