@@ -40,8 +40,12 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     tensors     by flat name
     """
     state: dict[int, dict[str, Any]] = {}
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
     for name, tensor in tensors.items():
         i, key = name.split(".", 1)
+        parameter = parameters[int(i)]
+        if tensor.shape == parameter.shape:  # in its layout: fused optimisers read memory in order
+            tensor = torch.empty_like(parameter, dtype=tensor.dtype, device="cpu").copy_(tensor)
         state.setdefault(int(i), {})[key] = tensor.item() if tensor.dtype == torch.int64 else tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 

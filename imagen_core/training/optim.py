@@ -41,7 +41,8 @@ def make_optimizer(
 
         return AdamW8bit(plain, lr=lr, betas=BETAS)
     if name == "adamw":
-        return torch.optim.AdamW(plain, lr=lr, betas=BETAS, fused=matrices[0].is_cuda)
+        fused = matrices[0].device.type in ("cpu", "cuda")
+        return torch.optim.AdamW(plain, lr=lr, betas=BETAS, fused=fused)
     if name != "muon":
         raise ValueError(f"optimizer must be one of {get_args(OptimizerName)}, got {name!r}")
     edges = [p for key, p in named if p.ndim >= 2 and key.startswith(EDGES)]

@@ -13,8 +13,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..kernels.choice import Choice
+from ..kernels.norm import normed
 
 KeysValues = tuple[Tensor, Tensor]  # each: b heads n d
+MOST_SCORES = 2**25  # of a layer: kept in bfloat16 and in float32, 192 MiB
 
 
 # (Eq. 1)
@@ -27,7 +29,25 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
     arXiv:1706.03762, Eq. 1.
     """
+    if written_out(q, k):
+        return attention_reference(q, k, v)
     return rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n d -> b n (heads d)")
+
+
+def written_out(q: Tensor, k: Tensor) -> bool:
+    """Whether a training step in bfloat16 on a CPU is faster with the matrix of scores, which is kept.
+
+    q   b heads n d
+    k   b heads m d
+    """
+    return (
+        torch.is_grad_enabled()
+        and q.requires_grad
+        and q.device.type == "cpu"
+        and q.dtype == torch.bfloat16
+        and q.shape[:-1].numel() * k.shape[2] <= MOST_SCORES
+        and not torch.compiler.is_compiling()
+    )
 
 
 def attention_reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -106,7 +126,7 @@ class TextAttention(nn.Module):
         self, x: Tensor, text: KeysValues
     ) -> Tensor:  # x: b c h w, text: p rows that divide b
         height, rows = x.shape[2], len(text[0])
-        h = self.qkv(rearrange(self.norm(x), "b c h w -> b (h w) c"))
+        h = self.qkv(rearrange(normed(x, self.norm), "b c h w -> b (h w) c"))
         if not self.self_attention:
             # Queries do not see each other, so those of all pictures of one text are one sequence.
             h = rearrange(h, "(p each) n c -> p (each n) c", p=rows)

@@ -6,7 +6,7 @@ from torch import nn
 
 from imagen_nodes.imagen_core.kernels import norm
 from imagen_nodes.imagen_core.kernels.inplace import activate_, folded, scale_shift_
-from imagen_nodes.imagen_core.kernels.norm import fused, fuses, norm_activate
+from imagen_nodes.imagen_core.kernels.norm import fused, fuses, norm_activate, normed
 
 
 def random(batch, channels, height, width, dtype=torch.bfloat16, seed=0):
@@ -64,3 +64,23 @@ def test_scale_and_shift_of_folded_positions_are_the_same_bits(shape):
     made = scale_shift_(x, scale, shift)
     assert made is x
     assert torch.equal(made, expected)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_bfloat16_has_torchs_gradients_in_float32(kind):
+    x, layer, _ = random(3, 24, 10, 6)
+    layer, above = layer.to(kind), torch.randn(x.shape).bfloat16()
+
+    def gradients(dtype, layer, function):
+        leaf = x.to(dtype).requires_grad_()
+        made = function(leaf, layer)
+        return [made, *torch.autograd.grad(made, [leaf, *layer.parameters()], above.to(dtype))]
+
+    found = gradients(torch.bfloat16, layer, normed)
+    assert found[0].grad_fn.name() == "WideNormBackward"
+    assert [each.dtype for each in found] == [torch.bfloat16, torch.bfloat16, kind, kind]
+    expected = gradients(torch.float32, layer.float(), lambda x, norm: norm(x))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).abs().max() <= 5e-3 * theirs.abs().max()
+    wide = x.float().requires_grad_()
+    assert torch.equal(normed(wide, layer.float()), layer.float()(wide))

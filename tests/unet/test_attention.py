@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from imagen_nodes.imagen_core.unet import attention as module
 from imagen_nodes.imagen_core.unet.attention import (
     AttentionPool,
     TextAttention,
@@ -10,6 +11,7 @@ from imagen_nodes.imagen_core.unet.attention import (
     attention,
     attention_reference,
     split_heads,
+    written_out,
 )
 
 
@@ -21,6 +23,26 @@ def test_fast_path_equals_the_reference(dtype, tolerance, keys):
     fast, plain = attention(q, k, v), attention_reference(q, k, v)
     assert fast.shape == (2, 5, 48)
     assert torch.allclose(fast.float(), plain.float(), atol=tolerance, rtol=tolerance)
+
+
+def test_a_training_step_in_bfloat16_writes_it_out_with_the_gradients_of_float32(monkeypatch):
+    given = [torch.randn(2, 3, n, 16).bfloat16() for n in (40, 57, 57)]
+
+    def gradients(dtype):
+        leaves = [each.to(dtype).requires_grad_() for each in given]
+        made = attention(*leaves)
+        return [made, *torch.autograd.grad(made, leaves, torch.ones_like(made))]
+
+    expected = gradients(torch.float32)
+    asked = given[0].clone().requires_grad_()
+    assert written_out(asked, given[1])
+    for most, found in ((2**25, gradients(torch.bfloat16)), (0, None)):
+        monkeypatch.setattr(module, "MOST_SCORES", most)
+        assert written_out(asked, given[1]) == bool(most)
+        for ours, theirs in zip(found or gradients(torch.bfloat16), expected, strict=True):
+            assert (ours - theirs).abs().max() <= 2e-2 * theirs.abs().max()
+    with torch.no_grad():
+        assert not written_out(asked, given[1])
 
 
 def test_heads_are_contiguous_blocks_of_channels():
