@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+import socket
 import threading
 import time
 import urllib.parse
@@ -297,6 +298,14 @@ def test_a_run_that_fails_there_fails_here(server, run, capsys):
 def quick(monkeypatch):
     monkeypatch.setattr(remote, "POLL", 0.01)
     monkeypatch.setattr(remote, "LOOK", 0.05, raising=False)
+
+
+def test_a_server_that_hangs_counts_as_gone(monkeypatch):
+    monkeypatch.setattr(remote, "TIMEOUT", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ConnectionError, match="no ComfyUI server answers there: timed out"):
+            remote.Server(url).registry()
 
 
 @pytest.mark.parametrize("chatter", [None, 1, 100])
