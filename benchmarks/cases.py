@@ -73,6 +73,7 @@ class Case:
     facts      what else is known, such as the largest difference of two outputs
     measured   runs that measure themselves: name -> function that returns a figure
     unit       of the figures
+    clock      what times are of; "" = as it is told for the device
     """
 
     about: str
@@ -81,6 +82,7 @@ class Case:
     facts: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, Callable[[], float]] = field(default_factory=dict)
     unit: str = "s"
+    clock: str = ""
 
 
 def half_of(device: torch.device) -> torch.dtype | None:
@@ -235,7 +237,9 @@ def memory(device: torch.device) -> Case:
         for kind, size in json.loads(done.stdout).items():
             found[f"{run.replace(' 0 ', ', ')}, {kind}"] = size
     measured = {name: lambda size=size: size / 1e6 for name, size in found.items()}
-    return Case("memory of a run beside the weights", {}, "", {}, measured, "MB")
+    return Case(
+        "memory of a run beside the weights", {}, "", {}, measured, "MB", "highest resident size"
+    )
 
 
 def imagen_pytorch_unet() -> Any:
@@ -390,7 +394,12 @@ def start(device: torch.device) -> Case:
             return children() - before
 
     return Case(
-        "start: imagen generate, one step at 64 x 64, CPU time", {}, "", {}, {"ours": measured}
+        "start: imagen generate, one step at 64 x 64",
+        {},
+        "",
+        {},
+        {"ours": measured},
+        clock="CPU time of its process",
     )
 
 

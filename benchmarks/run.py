@@ -76,10 +76,16 @@ def measure(
     return result
 
 
+def commit() -> str:
+    """The commit that is measured."""
+    command = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=HERE, check=False
+    ).stdout.strip()
+
+
 def about_machine(device: torch.device) -> dict[str, Any]:
     """What the figures hold for."""
-    command = ["git", "rev-parse", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True, cwd=HERE, check=False).stdout
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text("utf-8"))
@@ -87,9 +93,7 @@ def about_machine(device: torch.device) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else cpu,
         "threads": torch.get_num_threads(),
-        "clock": clock_of(device),
         "torch": torch.__version__,
-        "commit": commit.strip(),
     }
 
 
@@ -97,7 +101,7 @@ def table(results: dict[str, Any]) -> str:
     """The results as Markdown, each beside the peer's and as a ratio to it."""
     lines = ["| | median | times as fast |", "|---|---|---|"]
     for result in results.values():
-        lines.append(f"| *{result['about']}* | | |")
+        lines.append(f"| *{result['about']}* ({result['clock']}) | | |")
         ratios = result.get("times_as_fast", {})
         for name, taken in result["medians"].items():
             ratio = f"{ratios[name]:.2f}" if name in ratios else ""
@@ -110,8 +114,7 @@ def write_readme(found: dict[str, Any]) -> None:
     text = README.read_text("utf-8")
     before, rest = text.split(MARKS[0])
     machine = f"{found['device']}, threads: {found['threads']}, torch {found['torch']}"
-    clock = f"{found['clock']}; ratios to the run marked 1.00"
-    made = f"{MARKS[0]}\n{machine}, {clock}:\n\n{table(found['results'])}\n"
+    made = f"{MARKS[0]}\n{machine}; ratios to the run marked 1.00:\n\n{table(found['results'])}\n"
     README.write_text(before + made + MARKS[1] + rest.split(MARKS[1])[1], "utf-8")
 
 
