@@ -1,13 +1,22 @@
 """`imagen batch` with the bundled cascade: rows share evaluations, and the images stay the same."""
 
+import contextvars
 import functools
+import gc
 import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from imagen_nodes.cli.main import main
+from imagen_nodes.cli.node_classes import default_registry, use_folders
+from imagen_nodes.headless.comfy_nodes.folders import Folders
+from imagen_nodes.headless.engine.execute import Session
+from imagen_nodes.headless.engine.validate import validate
+from imagen_nodes.headless.formats.workflow import parse_api
+from imagen_nodes.imagen_core.text import encoder
 from imagen_nodes.nodes.sampling import ImagenBaseSample
 
 GRAPH = {
@@ -81,3 +90,33 @@ def test_rows_share_evaluations_and_images_stay_the_same(made):
     for key, pixels in alone.items():
         assert np.abs(together[key] - pixels).max() <= 1
         assert pixels.std() > 20
+
+
+def alive():
+    """How many objects there are, and bytes of tensors."""
+    gc.collect()
+    objects = gc.get_objects()
+    return len(objects), sum(each.nbytes for each in objects if type(each) is torch.Tensor)
+
+
+def test_what_a_session_keeps_does_not_grow_with_its_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(encoder, "CACHE_SIZE", 2)
+    session, kept = Session(default_registry()), []
+
+    def work():
+        use_folders(Folders(tmp_path, tmp_path, tmp_path / "temp"))
+        for n in range(6):
+            inputs = {"2": {"prompt": f"apple {n}"}, "3": {"seed": n, "steps": 1}}
+            changed = {
+                key: {**node, "inputs": {**node["inputs"], **inputs.get(key, {})}}
+                for key, node in GRAPH.items()
+            }
+            graph = parse_api(changed)
+            session.run(graph, validate(graph, session.registry))
+            kept.append(alive())
+
+    contextvars.copy_context().run(work)
+    assert len(list(tmp_path.glob("*.png"))) == 6
+    (first, tensors), (last, tensors_at_end) = kept[2], kept[-1]
+    assert last - first < 10, kept
+    assert tensors_at_end == tensors, kept
