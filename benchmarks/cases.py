@@ -234,8 +234,9 @@ def memory(device: torch.device) -> Case:
     for run in RUNS_MEASURED:
         command = [sys.executable, str(Path(__file__).parent / "memory.py"), *run.split()]
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=where)
+        stage, rows, side, _, dtype = run.split()
         for kind, size in json.loads(done.stdout).items():
-            found[f"{run.replace(' 0 ', ', ')}, {kind}"] = size
+            found[f"{stage}, {dtype}, {rows} x {side} x {side}, {kind}"] = size
     measured = {name: lambda size=size: size / 1e6 for name, size in found.items()}
     return Case(
         "memory of a run beside the weights", {}, "", {}, measured, "MB", "highest resident size"

@@ -66,6 +66,9 @@ def measure(
     result: dict[str, Any] = {
         "about": case.about,
         "unit": case.unit,
+        "clock": case.clock or clock_of(device),
+        "commit": commit(),
+        "rounds": repeats,
         "medians": medians,
         **case.facts,
     }
