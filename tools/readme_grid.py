@@ -18,9 +18,9 @@ COMPOSED = (
     "a purple fox, flat style",
     "three red apples, noto style",
     "a castle on a blue background, flat style",
-    "two oranges, fluent style",
-    "a sunflower on a pink background, noto style",
-    "a red apple left of a taxi, noto style",
+    "a rocket, fluent style",
+    "a heart on a yellow background, 3d style",
+    "a green apple left of a house, flat style",
 )
 STYLED = (
     "a red apple, noto style",
