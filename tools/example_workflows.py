@@ -213,7 +213,7 @@ def outpaint() -> Graph:
     wider = b.add(
         "ImagenOutpaint", image=Link(picture, 0), left=0.0, right=1.0, top=0.0, bottom=0.0
     )
-    wires = {"image": Link(wider, 0), "mask": Link(wider, 1), "resample": 4, "jump": 4}
+    wires = {"image": Link(wider, 0), "mask": Link(wider, 1), "resample": 4, "jump": 4, "seed": 3}
     made = b.enlarge(loader, Link(b.base(loader, text, guidance, **wires), 0), text, upto=256)
     return b.save(Link(b.add("ImagenStitch", image=made, crop=Link(wider, 2)), 0))
 
