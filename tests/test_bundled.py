@@ -7,8 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-from imagen_nodes.imagen_core import load_cascade, sample_base, super_resolve
+from imagen_nodes.imagen_core import (
+    Guidance,
+    apply_lora,
+    load_cascade,
+    load_lora,
+    sample_base,
+    super_resolve,
+)
 from imagen_nodes.imagen_core.diffusion.tiles import windows
+from imagen_nodes.nodes import host
 
 HEART = Path(__file__).parent.parent / "example_workflows" / "input" / "imagen_heart_64.png"
 
@@ -46,6 +54,20 @@ def test_fast_is_near_the_full_run(emoji):
     (full, steps), (fast, fewer) = counted["full"], counted["fast"]
     assert (steps, fewer) == (32, 20)
     assert 0 < (full - fast).square().mean().sqrt() < 0.02
+
+
+def test_its_lora_takes_four_steps_without_guidance_nearer_to_the_full_run(emoji):
+    few = apply_lora(
+        emoji.base, load_lora(host.lora_file("emoji_few_steps.safetensors"), emoji.base)
+    )
+    text = emoji.text_encoder.encode_prompt(["a red apple, noto style", "a rocket, fluent style"])
+    full = sample_base(emoji.base, text, batch_size=2)
+    hasty = {"steps": 4, "sampler": "ddim", "guidance": Guidance(1.0, "static"), "batch_size": 2}
+    before, after = (
+        (sample_base(stage, text, **hasty) - full).square().mean().sqrt()
+        for stage in (emoji.base, few)
+    )
+    assert after < 0.8 * before
 
 
 class Evaluations:

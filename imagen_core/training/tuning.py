@@ -94,7 +94,7 @@ def with_trained_branches(stage: Stage, tune: TuneSection) -> Stage:
 
 def is_target(name: str, layer: nn.Module, tune: TuneSection) -> bool:
     """Whether a layer gets a branch."""
-    if name in EDGES:
+    if name.partition(".")[0] in EDGES:
         return False
     if ".attention." in name:
         return tune.targets != "convolutions"

@@ -21,6 +21,8 @@ INDEX = "*.index*.json"
 inputs: ContextVar[Path] = ContextVar("inputs", default=Path("input"))
 """Outside ComfyUI: where images come from; a runner sets it."""
 BUNDLED = Path(__file__).parents[2] / "imagen_core" / "pretrained"
+LORAS = "loras"  # of the package
+NO_STAGES = tuple(f"{folder}/" for folder in (TEXTS, TRAINING, LORAS, "emoji_judge"))
 
 
 def register_folders() -> None:
@@ -36,7 +38,7 @@ def register_folders() -> None:
 def folders(kind: str) -> list[Path]:
     """The folders that hold models of a kind, the package's own last.
 
-    kind   "imagen" (cascades and stages), "diffusion_models" or "text_encoders"
+    kind   "imagen" (cascades and stages), "diffusion_models", "text_encoders" or "loras"
     """
     folder_paths = comfy("folder_paths")
     if folder_paths is None:
@@ -45,7 +47,8 @@ def folders(kind: str) -> list[Path]:
         roots = [Path(root) for root in folder_paths.get_folder_paths(kind)]
     else:
         roots = [Path(folder_paths.models_dir) / kind]
-    return roots + ([BUNDLED] if kind == "imagen" else [])
+    own = {"imagen": [BUNDLED], "loras": [BUNDLED / LORAS]}
+    return roots + own.get(kind, [])
 
 
 def home(kind: str) -> Path:
@@ -98,9 +101,7 @@ def stage_names() -> list[str]:
         lone += _names(kind, "**/*.bin", lambda path: path)
         names += models + [name for name in lone if not name.startswith(inside)]
     return _unique(
-        name
-        for name in names
-        if "text_encoder" not in name and not name.startswith((f"{TEXTS}/", f"{TRAINING}/"))
+        name for name in names if "text_encoder" not in name and not name.startswith(NO_STAGES)
     )
 
 
@@ -140,7 +141,7 @@ def text_path(name: str, input_name: str) -> Path:
 
 
 def lora_names() -> list[str]:
-    """LoRAs to choose from, in models/loras."""
+    """LoRAs to choose from: in models/loras, and the package's own."""
     names = _names("loras", "**/adapter_config.json", lambda path: path.parent)
     files = _names("loras", "**/*.safetensors", lambda path: path)
     return _unique(names + [n for n in files if not n.startswith(tuple(f"{m}/" for m in names))])

@@ -32,7 +32,7 @@ def test_models_are_listed_by_kind(models):
     assert "mine" in host.cascade_names()
     assert {"lone.safetensors", "mine/base.safetensors"} <= set(host.stage_names())
     assert "mine/text_encoder" in host.text_encoder_names()
-    assert not any("text_encoder" in name for name in host.stage_names())
+    assert not any("text_encoder" in name or "judge" in name for name in host.stage_names())
 
 
 def test_deepfloyd_folders_are_listed_whole(models):

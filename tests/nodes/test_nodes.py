@@ -242,10 +242,10 @@ def test_a_long_list_of_models_is_cut_in_a_message():
 
 def test_an_empty_folder_of_files_says_so_in_its_list(monkeypatch, tmp_path):
     monkeypatch.setenv("IMAGEN_MODELS", str(tmp_path))
-    loader = NODE_CLASS_MAPPINGS["ImagenLoadLoRA"]
-    names, options = loader.INPUT_TYPES()["required"]["lora"]
-    assert names == [options["default"]] == ["none in models/loras"]
-    assert loader.VALIDATE_INPUTS(names[0]).startswith("there is none yet; put it into ")
+    loader = NODE_CLASS_MAPPINGS["ImagenLoadText"]
+    names, options = loader.INPUT_TYPES()["required"]["saved_text"]
+    assert names == [options["default"]] == ["none in models/imagen/texts"]
+    assert loader.VALIDATE_INPUTS(names[0]).startswith("there is none yet; save one with ")
 
 
 def test_a_size_that_does_not_fit_names_the_nearest(base, text):

@@ -16,7 +16,8 @@ from imagen_nodes.imagen_core import (
 )
 from imagen_nodes.imagen_core.training.grow import grown, grows_from
 from imagen_nodes.imagen_core.training.loop import Watch, train
-from imagen_nodes.imagen_core.training.recipe import RecipeError, parse_recipe
+from imagen_nodes.imagen_core.training.recipe import RecipeError, TuneSection, parse_recipe
+from imagen_nodes.imagen_core.training.tuning import is_target
 
 SMALL = replace(PRESETS["tiny-base"], patch=2)
 LARGE = replace(
@@ -153,5 +154,8 @@ def test_pixel_convolutions_begin_by_adding_nothing_and_then_see_every_pixel(sma
         )
     rows, columns = moved.abs().sum((0, 1)).nonzero().T
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (3, 7, 5, 9)
+    tune = TuneSection(what="lora")
+    branches = {name for name, layer in large.named_modules() if is_target(name, layer, tune)}
+    assert branches and not any(name.startswith("pixels") for name in branches)
     with pytest.raises(ValueError, match="pixel_channels"):
         grown(large, replace(SMALL, pixel_channels=4))
