@@ -124,9 +124,8 @@ class Job:
         found = []
         for own in keys:
             made_of = origin.copy()
-            made_of.update(
-                f"{own}\n{content}".encode()
-            )  # a key has no line breaks, content is ASCII
+            # A key has no line breaks, content is ASCII.
+            made_of.update(f"{own}\n{content}".encode())
             found.append((own, made_of.digest()))
         return found
 

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .precision import eager_bfloat16
+
 WIDE = 2**9  # values that a loop over channels should have at least
-VECTOR = (
-    32  # half-precision values that a processor takes at once: what is left over goes one by one
-)
+# Half-precision values that a processor takes at once: what is left over goes one by one.
+VECTOR = 32
 LARGE = 2**16  # values, from which on folding pays
 
 
@@ -56,12 +57,10 @@ def folding_pays(x: Tensor) -> bool:
     x   b c h w
     """
     return (
-        x.device.type == "cpu"
-        and x.dtype == torch.bfloat16
+        eager_bfloat16(x)
         and x.shape[1] % VECTOR != 0
         and x.numel() >= LARGE
         and x.is_contiguous(memory_format=torch.channels_last)
-        and not torch.compiler.is_compiling()
     )
 
 

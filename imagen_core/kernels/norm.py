@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .inplace import activate_, folded, scale_shift_
+from .precision import eager_bfloat16
 
 PIECE = 2**18  # values in float32 at once: a core's cache
 SMALL = 1024  # positions; from here on torch's kernel is the faster one
@@ -41,10 +42,8 @@ def normed(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     """
     wide = (
         torch.is_grad_enabled()
-        and x.device.type == "cpu"
-        and x.dtype == torch.bfloat16
+        and eager_bfloat16(x)
         and x.is_contiguous(memory_format=torch.channels_last)
-        and not torch.compiler.is_compiling()
     )
     if not wide:
         return norm(x)
@@ -84,9 +83,7 @@ def fuses(x: Tensor, norm: nn.GroupNorm) -> bool:
 
     x   b c h w
     """
-    if torch.compiler.is_compiling() or torch.is_grad_enabled():
-        return False
-    if x.device.type != "cpu" or x.dtype != torch.bfloat16:
+    if torch.is_grad_enabled() or not eager_bfloat16(x):
         return False
     positions = x.shape[2] * x.shape[3]
     return (

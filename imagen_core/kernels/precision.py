@@ -3,13 +3,19 @@
 from functools import cache
 
 import torch
+from torch import Tensor
+
+
+def eager_bfloat16(x: Tensor) -> bool:
+    """Whether x is bfloat16 on a CPU and nothing is compiled, where some of torch's kernels are slow."""
+    return (
+        x.device.type == "cpu" and x.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
+    )
 
 
 @cache
 def cpu_computes_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 itself (AVX-512 BF16 or AMX), about twice as fast as float32."""
-    names = (
-        "_is_avx512_bf16_supported",
-        "_is_amx_tile_supported",
-    )  # absent from older versions of torch
+    # Absent from older versions of torch.
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)

@@ -260,19 +260,8 @@ class TwoSource(torch.autograd.Function):
         )
         grid = (triton.cdiv(tokens, KEYS), rows * heads)
         backward_keys[grid](  # pyright: ignore[reportIndexIssue]
-            q,
-            text_k,
-            text_v,
-            seen,
-            *known,
-            *made[1:3],
-            heads,
-            each,
-            queries,
-            tokens,
-            scale,
-            **options,
-        )
+            q, text_k, text_v, seen, *known, *made[1:3], heads, each, queries, tokens, scale, **options,
+        )  # fmt: skip
         grid = (triton.cdiv(queries, KEYS), batch * heads)
         backward_keys[grid](  # pyright: ignore[reportIndexIssue]
             q, k, v, seen, *known, *made[3:], heads, 1, queries, queries, scale,

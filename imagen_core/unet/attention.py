@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..kernels.choice import Choice
 from ..kernels.norm import normed
+from ..kernels.precision import eager_bfloat16
 
 KeysValues = tuple[Tensor, Tensor]  # each: b heads n d
 MOST_SCORES = 2**25  # of a layer: kept in bfloat16 and in float32, 192 MiB
@@ -43,10 +44,8 @@ def written_out(q: Tensor, k: Tensor) -> bool:
     return (
         torch.is_grad_enabled()
         and q.requires_grad
-        and q.device.type == "cpu"
-        and q.dtype == torch.bfloat16
+        and eager_bfloat16(q)
         and q.shape[:-1].numel() * k.shape[2] <= MOST_SCORES
-        and not torch.compiler.is_compiling()
     )
 
 
