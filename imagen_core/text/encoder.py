@@ -22,7 +22,7 @@ from .t5 import T5Encoder
 from .tokenizer import Tokenizer
 from .weighting import apply_weights, chunks_of
 
-CACHE_SIZE = 256  # prompts
+CACHE_BYTES = 128 << 20  # of states: a hundred prompts of T5-XXL, thousands of a small encoder
 AT_ONCE = 16  # prompts that go through T5 together
 
 
@@ -50,7 +50,7 @@ class Reading(NamedTuple):
 
 
 class TextEncoder:
-    """A tokenizer and a T5 encoder; the states of the last prompts are kept."""
+    """A tokenizer and a T5 encoder; the states of the last prompts are kept, CACHE_BYTES of them."""
 
     def __init__(self, tokenizer: Tokenizer, model: T5Encoder):
         """Put the two together.
@@ -201,7 +201,8 @@ class TextEncoder:
             self.cache.update(states)
             for key in states:
                 self.cache.move_to_end(key)
-            while len(self.cache) > CACHE_SIZE:
+            kept = CACHE_BYTES // next(iter(states.values()))[0].nbytes  # all prompts have one size
+            while len(self.cache) > kept:
                 self.cache.popitem(last=False)
         embeds, masks = zip(*(states[key] for key in keys), strict=True)
         return TextEmbedding(torch.stack(embeds), torch.stack(masks))

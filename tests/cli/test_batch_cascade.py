@@ -100,7 +100,7 @@ def alive():
 
 
 def test_what_a_session_keeps_does_not_grow_with_its_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(encoder, "CACHE_SIZE", 2)
+    monkeypatch.setattr(encoder, "CACHE_BYTES", 64 << 10)  # two prompts
     session, kept = Session(default_registry()), []
 
     def work():

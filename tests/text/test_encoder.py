@@ -56,7 +56,8 @@ def test_a_prompt_is_encoded_once(encoder):
 def test_the_oldest_prompts_leave_the_cache(encoder, monkeypatch):
     from imagen_nodes.imagen_core.text import encoder as module
 
-    monkeypatch.setattr(module, "CACHE_SIZE", 2)
+    states = encoder.encode(["a dog"]).embeds
+    monkeypatch.setattr(module, "CACHE_BYTES", 3 * states.nbytes - 1)
     for prompt in ("a dog", "a cat", "a pear"):
         encoder.encode([prompt])
     numbers = [tuple(encoder.tokenizer.encode(prompt)) for prompt in ("a cat", "a pear")]
@@ -66,7 +67,7 @@ def test_the_oldest_prompts_leave_the_cache(encoder, monkeypatch):
 def test_an_encoding_of_more_prompts_than_the_cache_holds_is_whole(encoder, monkeypatch):
     from imagen_nodes.imagen_core.text import encoder as module
 
-    monkeypatch.setattr(module, "CACHE_SIZE", 1)
+    monkeypatch.setattr(module, "CACHE_BYTES", 1)
     assert len(encoder.encode(["a dog", "a cat", "a pear"])) == 3
 
 
@@ -127,7 +128,8 @@ GOLDEN = [
 
 def test_threads_share_the_cache(encoder, monkeypatch):
     """A prompt that one thread has found in it may be dropped by another before it is fetched."""
-    monkeypatch.setattr("imagen_nodes.imagen_core.text.encoder.CACHE_SIZE", 2)
+    kept = 2 * encoder.encode(["red"]).embeds.nbytes
+    monkeypatch.setattr("imagen_nodes.imagen_core.text.encoder.CACHE_BYTES", kept)
     expected = {
         prompt: encoder.encode([prompt]).embeds for prompt in ("red", "green", "blue", "a cat")
     }
