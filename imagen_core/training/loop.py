@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..diffusion.schedules import DiscreteSchedule
 from ..formats import load_stage, load_text_encoder, save_lora, save_stage
+from ..kernels.precision import cpu_computes_bfloat16
 from ..lora import apply_lora
 from ..stage import Stage
 from ..text.embedding import TextEmbedding
@@ -46,6 +47,10 @@ MAY_MOVE = {
     "grow_from",
 }
 MAY_CHANGE = MAY_MOVE | {"workers", "defaults"}  # from one part of a run to the next
+SLOW_BFLOAT16 = (
+    "precision: this CPU does not multiply bfloat16 (no AVX-512 BF16 or AMX), and may take many times as "
+    "long in it: choose float32"
+)
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,9 @@ class Run:
             check_data(recipe)
         torch.manual_seed(recipe.run.seed)
         device = self.accelerator.device
+        slow = device.type == "cpu" and not cpu_computes_bfloat16()
+        if slow and recipe.run.precision == "bfloat16":
+            watch.note(SLOW_BFLOAT16)
         start = make_stage(recipe) if given is None else trainable_copy(given.stage)
         self.plain = start.to(device)
         self.settings = settings_of(recipe)

@@ -450,6 +450,16 @@ def test_from_a_folder_to_a_picture_in_a_shell(folder, monkeypatch, capsys):
     assert main([*measured, "-o", str(folder / "evaluation")]) == 0  # known by its name here too
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_cpu_that_is_slow_in_bfloat16_is_told_of(folder, monkeypatch, fast):
+    monkeypatch.setattr(loop, "cpu_computes_bfloat16", lambda: fast)
+    notes = []
+    watch = Watch(line=lambda line: None, note=notes.append)
+    follow(recipe(steps=1, precision="bfloat16"), folder, watch)
+    follow(recipe("other", steps=1), folder, watch)
+    assert [note for note in notes if "choose float32" in note] == [loop.SLOW_BFLOAT16] * (not fast)
+
+
 def test_8_bit_adamw_says_what_to_install(folder, monkeypatch):
     data = recipe(optim={"optimizer": "adamw8bit"}, steps=1)
     monkeypatch.setattr("imagen_nodes.imagen_core.training.recipe.find_spec", lambda name: None)
