@@ -32,7 +32,13 @@ class ImagenLoadLoRA:
         return {
             "required": {
                 "stage": wire("IMAGEN_STAGE", "The stage that the LoRA was trained on."),
-                "lora": file_choice(host.lora_names(), "models/loras", "A file in models/loras."),
+                "lora": file_choice(
+                    host.lora_names(),
+                    "models/loras",
+                    "A file in models/loras. emoji_few_steps comes with the pack, for a first look: the "
+                    "bundled base in 4 steps instead of 32. It needs steps 4, sampler ddim and a guidance "
+                    "scale of 1 (Dynamic-Threshold Guidance).",
+                ),
                 "strength": number(
                     1.0,
                     -10.0,

@@ -53,6 +53,13 @@ def test_saved_and_loaded_they_stack(models):
     )
 
 
+def test_the_tooltip_says_what_the_bundled_ones_are_for(models):
+    names, options = NODE_CLASS_MAPPINGS["ImagenLoadLoRA"].INPUT_TYPES()["required"]["lora"]
+    assert set(names) == BUNDLED
+    for name in ("emoji_few_steps", "steps 4", "sampler ddim", "guidance scale of 1"):
+        assert name in options["tooltip"]
+
+
 @pytest.mark.parametrize("name", ["../out", "", "/etc/x"])
 def test_a_name_stays_in_its_folder(models, name):
     with pytest.raises(ValueError, match="Save Imagen LoRA: name: expected a name inside"):
