@@ -84,6 +84,40 @@ test("a result is shown, makes room for itself, and reaches what listened before
   assert.equal(find(node.widgets[0].element, "imagen-line").length, 2);
 });
 
+class Context {
+  written = [];
+  fillText(text) { this.written.push(text); }
+}
+
+test("below a preview stands the size of the image, not of the enlarged preview", () => {
+  const node = Object.assign(nodeOf("ImagenBaseSample"), { inputs: [] });
+  let background = 0;
+  node.onDrawForeground = () => background++;
+  setUp().extension.nodeCreated(node);
+  node.onDrawForeground(); // there is no preview yet
+  const preview = {
+    name: "$$canvas-image-preview",
+    drawWidget(context) {
+      context.fillText("256 × 256", 1, 2);
+      context.fillText("1/4", 1, 2);
+    },
+  };
+  node.widgets.push(preview);
+  const drawn = () => {
+    const context = new Context();
+    for (let i = 0; i < 2; i++) node.onDrawForeground();
+    preview.drawWidget(context, {});
+    context.fillText("256 × 256"); // whoever draws next
+    return context.written;
+  };
+  assert.deepEqual(drawn(), ["256 × 256", "1/4", "256 × 256"], "nothing tells the size");
+  node.widgets.push({ name: "width", value: 64 }, { name: "height", value: 48 });
+  assert.deepEqual(drawn(), ["64 × 48", "1/4", "256 × 256"], "before a run");
+  node.onExecuted({ imagen_trace: [{ ...TRACE.imagen_trace[0], width: 96, height: 64 }] });
+  assert.deepEqual(drawn(), ["96 × 64", "1/4", "256 × 256"], "after it");
+  assert.equal(background, 7);
+});
+
 test("outputs of the past come back to their nodes", () => {
   const { extension, graph } = setUp();
   const node = Object.assign(nodeOf("ImagenSR256"), { id: 7 });

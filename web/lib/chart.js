@@ -108,6 +108,8 @@ export function makeChart(document, urlOf, say = textsOf("en")) {
     element: root,
     height,
     maxHeight: height,
+    // [width, height] of the image that is shown; null where none is
+    size: () => shown?.size ?? null,
     // text   to warn of before the run, or ""; whether that is new
     warn(text) {
       if (text === warning) return false;
@@ -125,13 +127,13 @@ export function makeChart(document, urlOf, say = textsOf("en")) {
     show(output) {
       const trace = output?.imagen_trace?.at(-1);
       if (!trace) return false;
-      shown = { threshold: spread(trace.threshold), clipped: spread(trace.clipped) };
+      const { width, height: rows, seconds } = trace;
+      shown = { threshold: spread(trace.threshold), clipped: spread(trace.clipped), size: [width, rows] };
       root.classList.add("imagen-filled");
       speak();
       plot.replaceChildren(...drawing(document, shown));
       strip.style.backgroundImage = trace.strip ? `url("${urlOf(trace.strip)}")` : "";
       strip.style.setProperty("--frames", trace.frames || 1);
-      const { width, height: rows, seconds } = trace;
       done.textContent = width ? say.size(width, rows, seconds) : "";
       point(shown.threshold.length - 1);
       return true;

@@ -1,8 +1,9 @@
 // What ComfyUI's frontend is told: widgets under the nodes, colours of the wires, one command.
 import { buildCascade } from "./cascade.js";
 import { makeChart } from "./chart.js";
+import { labelPreviews } from "./label.js";
 import { findNode, outputsOf, remount } from "./nodes.js";
-import { warningOf } from "./sizes.js";
+import { sizeOf, warningOf } from "./sizes.js";
 import { makeReading } from "./reading.js";
 import { CSS } from "./style.js";
 import { textsOf } from "./texts.js";
@@ -78,7 +79,9 @@ export function makeExtension(app, api, page) {
     nodeCreated(node) {
       const kind = node.comfyClass ?? node.constructor?.comfyClass;
       if (CHARTED.includes(kind)) {
-        attach(node, "imagen_chart", makeChart(page.document, urlOf, say()));
+        const chart = makeChart(page.document, urlOf, say());
+        attach(node, "imagen_chart", chart);
+        labelPreviews(node, () => chart.size() ?? sizeOf(node));
       }
       if (kind === READ) attach(node, "imagen_reading", makeReading(page.document, say()));
       if (VIEW.includes(kind)) {
