@@ -13,6 +13,11 @@ def eager_bfloat16(x: Tensor) -> bool:
     )
 
 
+def computes_bfloat16(device: str) -> bool:
+    """Whether a kind of device, "cuda" or "cpu", multiplies bfloat16 itself; others emulate it, many times slower."""
+    return torch.cuda.is_bf16_supported() if device == "cuda" else cpu_computes_bfloat16()
+
+
 @cache
 def cpu_computes_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 itself (AVX-512 BF16 or AMX), about twice as fast as float32."""

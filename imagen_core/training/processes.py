@@ -6,16 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..kernels.precision import computes_bfloat16
 from .recipe import Precision
 
 
 def processes(precision: Precision, on_cpu: bool = False) -> Any:
     """accelerate's Accelerator where it is installed, else what stands in for it.
 
-    precision   of the network's arithmetic; "auto" is bfloat16 on GPUs that have it
+    precision   of the network's arithmetic; "auto" is bfloat16 where the processor computes in it
     on_cpu      whether to leave a GPU alone
     """
-    fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not on_cpu
+    fast = computes_bfloat16("cuda" if torch.cuda.is_available() and not on_cpu else "cpu")
     half = precision == "bfloat16" or (precision == "auto" and fast)
     try:
         from accelerate import Accelerator

@@ -8,6 +8,7 @@ import torch
 
 from imagen_nodes.imagen_core import PRESETS, Schedule, Stage, StageConfig, TextEmbedding
 from imagen_nodes.imagen_core.diffusion.denoiser import target
+from imagen_nodes.imagen_core.kernels import precision
 from imagen_nodes.imagen_core.training.data import (
     NULL_ROW,
     Pairs,
@@ -20,6 +21,7 @@ from imagen_nodes.imagen_core.training.ema import EMA
 from imagen_nodes.imagen_core.training.loop import rows_of
 from imagen_nodes.imagen_core.training.loss import diffusion_loss, min_snr_weight, stratified_t
 from imagen_nodes.imagen_core.training.optim import lr_factor, make_optimizer, orthogonalize
+from imagen_nodes.imagen_core.training.processes import processes
 from imagen_nodes.imagen_core.training.recipe import DataSection, RecipeError, parse_recipe
 
 SECTION = DataSection("encoder", "images", "manifest", text_dropout=0.0)
@@ -271,3 +273,17 @@ def test_recipe_paths_are_relative_to_the_file(tmp_path):
     unknown = {**RECIPE, "stage": {**RECIPE["stage"], "preset": "huge"}}
     with pytest.raises(RecipeError, match=r"stage\.preset: expected one of"):
         parse_recipe(unknown, tmp_path).stage_config()
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_auto_precision_is_what_the_cpu_computes_in(monkeypatch, fast):
+    monkeypatch.setattr(precision, "cpu_computes_bfloat16", lambda: fast)
+    assert uses_bfloat16(processes("auto", on_cpu=True)) == fast
+    assert not uses_bfloat16(processes("float32", on_cpu=True))
+    assert uses_bfloat16(processes("bfloat16", on_cpu=True))
+
+
+def uses_bfloat16(accelerator):
+    x = torch.eye(2)
+    with accelerator.autocast():
+        return (x @ x).dtype == torch.bfloat16
