@@ -14,7 +14,7 @@ def eager_bfloat16(x: Tensor) -> bool:
 
 
 def computes_bfloat16(device: str) -> bool:
-    """Whether a kind of device, "cuda" or "cpu", multiplies bfloat16 itself; others emulate it, many times slower."""
+    """Whether a kind of device, "cuda" or "cpu", multiplies bfloat16 itself; others are slow in it."""
     return torch.cuda.is_bf16_supported() if device == "cuda" else cpu_computes_bfloat16()
 
 

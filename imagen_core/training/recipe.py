@@ -175,7 +175,7 @@ class RunSection:
     log_every      steps between log lines
     save_every     steps between checkpoints
     compile        compile the loss with torch.compile
-    precision      of the network's arithmetic: "float32", "bfloat16", or "auto", what the processor computes in
+    precision      of the network's arithmetic: "float32", "bfloat16", or "auto", as the processor has it
     sample_every   steps between pictures of the prompts; 0 = none
     samples        prompts of those pictures
     """
