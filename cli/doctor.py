@@ -1,7 +1,6 @@
 """`imagen doctor`: whether an installation is whole."""
 
 import argparse
-import importlib.metadata
 import platform
 import sys
 from pathlib import Path
@@ -94,6 +93,8 @@ def examine() -> dict[str, Any]:
 
 
 def _optional(package: str, use: str) -> dict[str, Any]:
+    import importlib.metadata
+
     try:
         return _line(package, f"{importlib.metadata.version(package)}, for {use}", True)
     except importlib.metadata.PackageNotFoundError:
@@ -107,6 +108,8 @@ def _folder(what: str, root: Path) -> dict[str, Any]:
 
 
 def _version(package: str, least: str) -> dict[str, Any]:
+    import importlib.metadata
+
     try:
         found = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -143,10 +143,10 @@ def chosen_device(name: str) -> Any:
 
     name   "auto", or as torch calls it
     """
-    import torch
-
     if name == "auto":
         return None
+    import torch
+
     try:
         torch.zeros(1, device=name).cpu()
         return torch.device(name)
@@ -165,6 +165,7 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
     from ..headless.engine.execute import execute
     from ..headless.engine.progress import Bar
     from ..headless.files import remove_leftovers, scratch_folder
+    from ..headless.registry import declared_once
     from ..nodes import host
 
     started = time.monotonic()
@@ -182,7 +183,7 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
 
     where = require_writable(paths[0].parent)
     remove_leftovers(where)
-    with scratch_folder(where) as folder:
+    with scratch_folder(where) as folder, declared_once():
         use_folders(Folders(output=folder, temp=folder / "temp"))
         execute(graph, default_registry(), workflow_of(graph), bar)
         for made, path in zip(sorted(folder.glob("*.png")), paths, strict=True):

@@ -1,8 +1,6 @@
 """The command line `imagen`. Exit codes: 0 done, 1 failed while running, 2 bad input, 130 interrupted."""
 
 import argparse
-import importlib.metadata
-import importlib.util
 import json
 import sys
 import traceback
@@ -87,7 +85,7 @@ def show_warning(message: Warning | str, *_place: Any) -> None:
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = Parser(prog="imagen", description="Imagen cascades from a shell.")
-    parser.add_argument("--version", action="version", version=installed_version())
+    parser.add_argument("--version", action=Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, function: Any, about: str) -> argparse.ArgumentParser:
@@ -123,8 +121,18 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class Version(argparse.Action):
+    """Prints the version, which is looked up only then: that takes longer than all of the parser."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_given: Any) -> None:
+        print(installed_version())
+        parser.exit()
+
+
 def installed_version() -> str:
     """What `imagen --version` prints."""
+    import importlib.metadata
+
     try:
         return f"imagen-nodes {importlib.metadata.version('imagen-nodes')}"
     except importlib.metadata.PackageNotFoundError:

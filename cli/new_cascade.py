@@ -62,13 +62,14 @@ def new_cascade(options: argparse.Namespace) -> dict[str, Any]:
 
 def check_parts(parts: dict[str, Path], encoder: Path) -> None:
     """Raise InputError unless each stage is of its kind, enlarges the one before, and reads the text."""
-    from ..imagen_core.formats.stage import read_stage_config
+    from ..imagen_core.formats.stage import open_stage
     from ..imagen_core.formats.t5 import load_text_encoder
 
     width = load_text_encoder(encoder).encode([""]).embeds.shape[-1]
     before = 0
     for stage, path in parts.items():
-        config = read_stage_config(path)
+        with open_stage(path) as stored:
+            config = stored.config
         kind = "base" if stage == "base" else "sr"
         if config.kind != kind:
             raise InputError(

@@ -1,7 +1,6 @@
 """`imagen train`: a stage trained by a recipe."""
 
 import argparse
-import importlib.metadata
 import importlib.util
 import sys
 from typing import Any

@@ -281,5 +281,9 @@ def check_sides(height: int, width: int, multiple: int, scale: int, name: str) -
 
 def build_unet(config: ADMConfig | EfficientConfig) -> ADMUNet | EfficientUNet:
     """A new network of the given shape, on the current default device."""
-    network = ADMUNet(config) if isinstance(config, ADMConfig) else EfficientUNet(config)
-    return network.to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
+    return new_unet(config).to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
+
+
+def new_unet(config: ADMConfig | EfficientConfig) -> ADMUNet | EfficientUNet:
+    """The same as torch makes it; for networks that get their weights, and so their layout, later."""
+    return ADMUNet(config) if isinstance(config, ADMConfig) else EfficientUNet(config)

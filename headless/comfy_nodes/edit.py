@@ -1,10 +1,11 @@
 """ImageScale, ImageScaleBy, ImageBatch and ImageCrop."""
 
-from typing import Any
+from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LARGEST = 16384  # pixels of a side
 METHODS = ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]
@@ -74,6 +75,8 @@ def resize(image: Tensor, width: int, height: int, method: str, crop: str) -> Te
     method          one of METHODS
     crop            "center" keeps the aspect ratio by cutting, "disabled" stretches
     """
+    import torch.nn.functional as F
+
     x = image.movedim(-1, 1)
     if crop == "center":
         x = _center_crop(x, width / height)
@@ -93,6 +96,7 @@ def _center_crop(x: Tensor, aspect: float) -> Tensor:
 
 def _lanczos(image: Tensor, width: int, height: int) -> Tensor:
     import numpy as np
+    import torch
     from PIL import Image
 
     pictures = [Image.fromarray((255 * i).clamp(0, 255).byte().cpu().numpy()) for i in image]
@@ -115,6 +119,8 @@ class ImageBatch:
 
     def batch(self, image1: Tensor, image2: Tensor) -> tuple[Tensor]:
         """Both."""
+        import torch
+
         if image1.shape[1:3] != image2.shape[1:3]:
             image2 = resize(image2, image1.shape[2], image1.shape[1], "bilinear", "center")
         return (torch.cat([image1, image2]),)

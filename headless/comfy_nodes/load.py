@@ -1,12 +1,15 @@
 """LoadImage and LoadImageMask."""
 
-import hashlib
-from typing import Any
+from __future__ import annotations
 
-from torch import Tensor
+import hashlib
+from typing import TYPE_CHECKING, Any
 
 from .folders import folders, input_file
 from .pictures import read_channels, read_frames
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def pictures() -> list[str]:

@@ -6,12 +6,12 @@ import io
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ..png_chunks import is_png, picture_alone
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MOST_PIXELS = 2**26  # of all frames together: 1 GB as float32 with a mask
@@ -30,6 +30,7 @@ def read_frames(path: Path) -> tuple[Tensor, Tensor]:
     Where no frame has alpha, the mask is zeros of 64 x 64, as ComfyUI has it. ValueError where the file is no
     picture of FORMATS, or too large.
     """
+    import torch
 
     with open_picture(path) as opened:
         count = frames_of(opened)
@@ -61,6 +62,7 @@ def read_frames(path: Path) -> tuple[Tensor, Tensor]:
 
 def read_channels(path: Path) -> Tensor:
     """Red, green, blue and alpha of the first frame, h w 4 in 0..1; alpha is 1 where the file has none."""
+    import torch
     from PIL import ImageOps
 
     with open_picture(path) as opened:
@@ -187,6 +189,7 @@ def _of_8_bits(picture: Any) -> Any:
 def _grey(picture: Any) -> Tensor:
     """Levels h w in 0..1 of a deep picture; floats reach to 1, or to 255 where one is above 1."""
     import numpy as np
+    import torch
 
     array = np.nan_to_num(np.asarray(picture).astype(np.float32))
     highest = 65535.0
@@ -197,6 +200,7 @@ def _grey(picture: Any) -> Tensor:
 
 def _scaled(picture: Any) -> Tensor:
     import numpy as np
+    import torch
 
     return torch.from_numpy(np.array(picture)).float().div_(255.0)
 

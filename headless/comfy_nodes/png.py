@@ -1,16 +1,19 @@
 """PNG files of a run: metadata inside, written by rename."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ...files import unfinished
 from ..files import placed
 from ..graph import finite
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
 
 
 def to_bytes(image: Tensor) -> np.ndarray:
@@ -19,6 +22,8 @@ def to_bytes(image: Tensor) -> np.ndarray:
     image     h w c in 0..1
     returns   h w c, uint8
     """
+    import numpy as np
+
     return np.clip(255.0 * image.cpu().numpy(), 0, 255).astype(np.uint8)
 
 

@@ -1,19 +1,22 @@
 """SaveImage and PreviewImage, and the names of the files that they write."""
 
+from __future__ import annotations
+
 import itertools
 import os
 import re
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ...files import LONGEST
 from ..files import shortened
 from .folders import folders, inside
 from .png import save_png
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LONGEST_STEM = LONGEST - 15  # what follows: _00001_.png, with room for more digits
 LONGEST_PATH = 4000  # bytes, of 4096 on Linux; elsewhere the system says so itself

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from ..formats.workflow import parse_value
 from ..graph import Graph, Link, Node
 from ..registry import Registry, declared_inputs, declared_once, hidden_inputs
@@ -103,6 +101,8 @@ class Session:
         workflow   UI format of the same graph, for the metadata of saved pictures
         progress   makes the bar of a node; None = none
         """
+        import torch
+
         run = Run(self, graph, workflow, progress or (lambda node: Bar(node, None)))
         try:
             with torch.inference_mode(), declared_once():

@@ -11,8 +11,6 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from ..graph import Graph, Node
 from ..registry import declared_once
 from .execute import Report, Run, Session
@@ -38,6 +36,8 @@ def run_together(session: Session, parts: list[Part]) -> list[Report | Exception
 
     session   keeps, of all results, those that all graphs share
     """
+    import torch
+
     runs = [Run(session, part.graph, None, lambda node: Bar(node, None)) for part in parts]
     live = dict(enumerate(runs))
     failed: dict[int, Exception] = {}

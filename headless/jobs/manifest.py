@@ -26,9 +26,11 @@ MANIFESTS = "manifest*.jsonl"
 MOST_ATTEMPTS = 3  # of a task that fails while it runs, over all runs of a batch
 # How this package writes the beginning of a line, of a task with one file; other lines are read as JSON.
 QUICK = re.compile(
-    rb'\{"made_of": "([0-9a-f]{32})", "key": "([^"\\]+)", "state": "(done|failed)", '
-    rb'"files": \[(?:"([^"\\]+)")?\], "attempt": (\d+)'
+    rb'^\{"made_of": "([0-9a-f]{32})", "key": "([^"\\\n]+)", "state": "(done|failed)", '
+    rb'"files": \[(?:"([^"\\\n]+)")?\], "attempt": (\d+).*\}$',
+    re.MULTILINE,
 )
+BLOCK = 2**16  # bytes of lines that are read at once
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,10 @@ def read_history(out: Path) -> History:
     reader = _Reader(str(out))
     for path in sorted(out.glob(MANIFESTS)):
         with path.open("rb") as file:
-            for line in file:
-                reader.take(line)
+            while lines := file.readlines(BLOCK):
+                if not reader.take_done(lines):
+                    for line in lines:
+                        reader.take(line)
     return reader.history()
 
 
@@ -95,6 +99,21 @@ class _Reader:
         self.shards: list[str] = []
         self.folder: str | None = None
         self.listed: set[str] | None = None
+
+    def take_done(self, lines: list[bytes]) -> bool:
+        """Take lines that all are of done tasks with one file, in half the time; whether they were."""
+        found = QUICK.findall(b"".join(lines))
+        made_of, keys, states, files, _ = zip(*found, strict=True) if found else [()] * 5
+        if not (states.count(b"done") == len(lines) and all(files) and lines[-1].endswith(b"\n")):
+            return False
+        if self.failed:
+            for digest in map(unhexlify, made_of):
+                self.failed.pop(digest, None)
+        self.keys.extend(map(number_of, b"\n".join(keys).decode().split("\n")))
+        self.digests += unhexlify(b"".join(made_of))
+        names = b"\n".join(files).decode("utf-8", "replace").split("\n")
+        self.present.extend(map(self._is_there, names))
+        return True
 
     def take(self, line: bytes) -> None:
         found = QUICK.match(line)

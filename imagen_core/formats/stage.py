@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ..lora import merge_loras
-from ..stage import Stage, StageConfig, build_unet
-from ..unet.adm import ADMConfig
+from ..stage import Stage, StageConfig, new_unet
+from ..unet.adm import ADMConfig, ADMUNet
+from ..unet.efficient import EfficientUNet
 from ..weights.errors import CheckpointError
 from ..weights.files import release, write_tensors
 from ..weights.tensors import Tensors, open_all, require_numbers, unwrapped, weight_files
@@ -50,7 +51,8 @@ class StoredStage:
     files     of the weights
     layout    how they are named and stacked
     config    of the stage
-    wanted    our tensors on the meta device, as the network has them
+    unet      the network of its shape, on the meta device
+    wanted    our tensors there, as the network has them
     table     which stored tensors make which of ours
     tensors   the stored ones
     """
@@ -58,6 +60,7 @@ class StoredStage:
     files: list[Path]
     layout: Layout
     config: StageConfig
+    unet: ADMUNet | EfficientUNet
     wanted: dict[str, Tensor]
     table: dict[str, Entry]
     tensors: Tensors
@@ -106,9 +109,10 @@ def open_stage(path: str | Path) -> Iterator[StoredStage]:
         layout, config = identify(files[0], tensors)
         try:
             with torch.device("meta"):
-                wanted = build_unet(config.unet).state_dict()
+                unet = new_unet(config.unet)
         except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
             raise CheckpointError(f"{files[0]}: makes no network of its shape: {error}") from error
+        wanted = unet.state_dict()
         table = table_of(config, layout, set(wanted))
         check_names_and_shapes(
             path, foreign_shapes(table, wanted, config.unet.head_dim), tensors.shapes
@@ -116,7 +120,7 @@ def open_stage(path: str | Path) -> Iterator[StoredStage]:
         by_name = {entry.ours: entry for entry in table}
         for name in tensors.shapes:
             require_numbers(path, name, tensors.get(name))
-        yield StoredStage(files, layout, config, wanted, by_name, tensors)
+        yield StoredStage(files, layout, config, unet, wanted, by_name, tensors)
 
 
 @contextmanager
@@ -138,23 +142,22 @@ def load_stage(
     require_computable(dtype)
     with open_stage(path) as stored:
         dtype = dtype or computed_in(stored, torch.device(device))
-        with torch.device("meta"):
-            unet = build_unet(stored.config.unet)
         state = {
             name: stored.read(name, lambda tensor: placed(tensor, device, dtype))
             for name in stored.wanted
         }
-    unet.load_state_dict(state, assign=True)
-    return Stage(stored.config, unet.requires_grad_(False).eval())
+    stored.unet.load_state_dict(state, assign=True)
+    return Stage(stored.config, stored.unet.requires_grad_(False).eval())
 
 
 def read_stage_config(path: str | Path) -> StageConfig:
-    """What a stage's file says of it; no weights are read.
+    """What a stage's file says of it; whether its weights fit is not looked at.
 
     path   as for `open_stage`
     """
-    with open_stage(path) as stored:
-        return stored.config
+    files = stage_files(Path(path))
+    with open_weights(files) as tensors:
+        return identify(files[0], tensors)[1]
 
 
 def require_computable(dtype: torch.dtype | None) -> None:

@@ -40,6 +40,10 @@ class Conv2d(nn.Conv2d):
         super().__init__(*args, **kwargs)
         self.packed: dict[tuple[int, ...], Packed] = {}
 
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:  # a network of shapes alone has no values
+            super().reset_parameters()
+
     def forward(self, input: Tensor) -> Tensor:
         weight = self.packed_for(input) if self.packs(input) else None
         if weight is None:

@@ -4,7 +4,6 @@ Off by default: it takes away capitals, digits within words, sizes, brackets, am
 "r2d2" and "a 3x5 grid" do not survive it. Needs the packages ftfy and beautifulsoup4.
 """
 
-import html
 import re
 from urllib.parse import unquote_plus
 
@@ -143,6 +142,8 @@ def apply(given: Rules, text: str) -> str:
 
 def unescaped(text: str) -> str:
     """A text without HTML's entities; itself where one is a number that Python refuses to read."""
+    import html  # a tenth of a start, for one setting
+
     try:
         return html.unescape(text)
     except ValueError:

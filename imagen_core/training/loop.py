@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..diffusion.schedules import DiscreteSchedule
 from ..formats import load_stage, load_text_encoder, save_lora, save_stage
+from ..formats.stage import read_stage_config
 from ..kernels.precision import cpu_computes_bfloat16
 from ..lora import apply_lora
 from ..stage import Stage
@@ -164,7 +165,7 @@ class Run:
         if has_checkpoint(kept_in):
             kept = load_checkpoint(kept_in, self.stage.unet, self.ema, optimizer, self.check_same)
         self.clock = Clock(recipe, kept.get("step", 0), kept.get("seconds", 0.0))
-        loss = make_loss(recipe, self.stage).to(device).train()
+        loss = make_loss(recipe, self.stage, self.plain, encoder).to(device).train()
         self.module, self.optimizer = self.accelerator.prepare(loss, optimizer)
         self.compute_loss = torch.compile(self.module) if recipe.run.compile else self.module
         self.log = Log(self.out, self.accelerator.is_main_process, kept, watch.line)
@@ -311,8 +312,13 @@ class Run:
         self.log.close()
 
 
-def make_loss(recipe: Recipe, stage: Stage) -> nn.Module:
-    """What a step makes smaller: the diffusion loss, or a student's distance from its teacher."""
+def make_loss(recipe: Recipe, stage: Stage, plain: Stage, encoder: TextEncoder) -> nn.Module:
+    """What a step makes smaller: the diffusion loss, or a student's distance from its teacher.
+
+    stage     is trained
+    plain     what it was made from; the weights stay as they are where a LoRA is trained, and then teach
+    encoder   the frozen text encoder
+    """
     weighting = recipe.optim.weighting
     if not recipe.distill.steps:
         return StageLoss(stage, weighting, recipe.tune.variance)
@@ -320,9 +326,13 @@ def make_loss(recipe: Recipe, stage: Stage) -> nn.Module:
         raise RecipeError(
             "distill: expected a stage with a continuous schedule, got a discrete one"
         )
-    teacher = load_stage(recipe.stage.start_from, stage.device, torch.float32)
-    null_text = load_text_encoder(recipe.data.text_encoder, stage.device).encode([""])
-    return DistillLoss(stage, teacher, null_text.to(stage.device), recipe.distill, weighting)
+    source = recipe.stage.start_from
+    if recipe.tune.what == "lora":
+        teacher = Stage(read_stage_config(source), plain.unet)
+    else:
+        teacher = load_stage(source, stage.device, torch.float32)
+    null_text = encoder.encode([""]).to(stage.device)
+    return DistillLoss(stage, teacher, null_text, recipe.distill, weighting)
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:

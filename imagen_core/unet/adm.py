@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.convolution import Conv2d
+from ..kernels.norm import norm_activate
 from ..text.embedding import TextEmbedding
 from .attention import KeysValues, TextAttention, text_keys_values
 from .layers import (
@@ -272,7 +273,7 @@ class ADMUNet(nn.Module):
             x = torch.cat([x, lowres], dim=1)
         features = self.conv_in(F.pixel_unshuffle(x, self.config.patch))
         features = self.run_level(0, features, level, context.keys_values, deep)
-        features = self.act_out(self.norm_out(features))
+        features = norm_activate(features, self.norm_out, self.act_out)
         output = F.pixel_shuffle(self.conv_out(features), self.config.patch)
         return output if self.pixels is None else output + self.pixels(features, x)
 

@@ -12,6 +12,7 @@ import pytest
 
 from imagen_nodes.headless.comfy_nodes import CORE_NODES
 from imagen_nodes.headless.jobs import batch as jobs
+from imagen_nodes.headless.jobs import manifest
 from imagen_nodes.headless.jobs.manifest import Share, read_history
 from imagen_nodes.headless.jobs.output import Layout
 from imagen_nodes.headless.jobs.rows import Rows
@@ -107,7 +108,50 @@ def test_a_row_that_is_done_costs_few_calls(tmp_path):
     finally:
         sys.setprofile(None)
     assert len(made) == count
-    assert calls < 54 * count, f"{calls / count:.1f} calls a row"
+    assert calls < 43 * count, f"{calls / count:.1f} calls a row"
+
+
+@pytest.mark.parametrize("block", [1, 300, 2**16])
+def test_lines_read_at_once_tell_what_they_tell_one_by_one(tmp_path, monkeypatch, block):
+    """Done ones in bulk; among them failed, damaged and strange ones, and files that are not there."""
+    _, _, out = prepared(tmp_path, 40)
+    lines = (out / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+    failed = [line.replace(b'"done"', b'"failed"') for line in lines]
+    strange = [b'{"made_of": 3}\n', b"not JSON\n", lines[7].replace(b"k0000007", b'k\\"7'), b"\n"]
+    none = [lines[8].replace(b'["k0000/k0000008.png"]', b"[]").replace(b"k0000008", b"none")]
+    mixed = [*lines[:9], *failed[3:6], *lines[9:20], *failed[18:25], *strange, *lines[4:], *none]
+    (out / "manifest.jsonl").write_bytes(b"".join(mixed) + failed[30] + lines[31][:-20])
+    (out / "k0000" / "k0000011.png").unlink()
+    monkeypatch.setattr(manifest, "BLOCK", block)
+    found = read_history(out)
+    monkeypatch.setattr(manifest._Reader, "take_done", lambda reader, lines: False)
+    expected = read_history(out)
+    assert found.done.tolist() == expected.done.tolist()
+    assert found.keys.tolist() == expected.keys.tolist()
+    assert found.failed == expected.failed
+    assert (len(found.done), len(found.keys), len(found.failed)) == (40, 42, 2)
+
+
+IDLE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import test_batch_size as here
+from imagen_nodes.cli import node_classes
+from imagen_nodes.cli.main import main
+node_classes.default_registry()
+node_classes.default_registry = lambda: here.NODES
+assert main(["batch", *sys.argv[2:]]) == 0
+heavy = {"torch", "PIL"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_a_batch_with_nothing_to_make_loads_no_torch(tmp_path):
+    """Its import alone takes longer than to look through a hundred thousand rows."""
+    prepared(tmp_path, 3)
+    arguments = [str(tmp_path / "p.jsonl"), "--workflow", str(tmp_path / "w.json")]
+    command = [sys.executable, "-c", IDLE, os.path.dirname(__file__), *arguments]
+    subprocess.run([*command, "-o", str(tmp_path / "out")], check=True)
 
 
 MILLION = """

@@ -1,5 +1,6 @@
 """Caption cleaning against diffusers', over words that each rule is made for and over random noise."""
 
+import html
 import random
 import re
 import sys
@@ -58,8 +59,8 @@ def test_cleaning_is_that_of_diffusers_but_for_one_strip(diffusers_clean, monkey
         def strip(self, *_):
             return str(self)
 
-    unescape = caption.html.unescape
-    monkeypatch.setattr(caption.html, "unescape", lambda text: NoStrip(unescape(text)))
+    unescape = html.unescape
+    monkeypatch.setattr(html, "unescape", lambda text: NoStrip(unescape(text)))
     compared = differing = 0
     for text, ours in original.items():
         try:

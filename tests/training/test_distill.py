@@ -19,7 +19,7 @@ from imagen_nodes.imagen_core import (
     save_stage,
 )
 from imagen_nodes.imagen_core.stage import SamplingDefaults
-from imagen_nodes.imagen_core.training import distill
+from imagen_nodes.imagen_core.training import distill, loop
 from imagen_nodes.imagen_core.training.data import Batch
 from imagen_nodes.imagen_core.training.distill import DistillLoss, clean_end, ddim, goal, levels_of
 from imagen_nodes.imagen_core.training.loop import StageLoss, Watch, train
@@ -206,9 +206,13 @@ def test_a_recipe_makes_a_student(tmp_path, teacher):
     assert 0 < max((a - b).abs().max().item() for a, b in pairs) < 0.1
 
 
-def test_a_student_may_be_a_lora_of_its_teacher(tmp_path, teacher):
+def test_a_student_may_be_a_lora_of_its_teacher(tmp_path, teacher, monkeypatch):
+    """Both share the teacher's weights, which are loaded once."""
+    loaded = []
+    monkeypatch.setattr(loop, "load_stage", lambda *a, **k: loaded.append(a) or load_stage(*a, **k))
     tuned = recipe() | {"tune": {"what": "lora", "rank": 2}}
     lora = load_lora(train(parse_recipe(tuned, tmp_path), watch=QUIET), teacher)
+    assert len(loaded) == 1
     assert any(update.up.abs().max() > 0 for update in lora.updates.values())
 
 
