@@ -6,6 +6,7 @@ nn.Conv2d to the bit, whatever was evaluated before. Measured in benchmarks/NOTE
 """
 
 import weakref
+from functools import cache
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -67,6 +68,7 @@ class Conv2d(nn.Conv2d):
             and input.device.type == weight.device.type == "cpu"
             and input.dtype == weight.dtype
             and weight.dtype in DTYPES
+            and (weight.dtype == torch.float32 or packs_bfloat16())
             and type(weight) in (Tensor, nn.Parameter)
             and input.ndim == 4
             and (weight.dtype != torch.float32 or self.torch_takes_oneDNN(input))
@@ -128,6 +130,12 @@ class Conv2d(nn.Conv2d):
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "packed": {}}
+
+
+@cache
+def packs_bfloat16() -> bool:
+    """Whether oneDNN takes bfloat16 on this CPU, from AVX-512 on; elsewhere its operations raise."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def released(size: int) -> None:
