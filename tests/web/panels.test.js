@@ -54,6 +54,23 @@ test("sizes far from 64 and huge results are warned of, usual ones are not", () 
   assert.equal(warningOf(huge, say), "", "tiles were chosen");
 });
 
+test("a stage in the place of another kind is warned of, behind a LoRA too", () => {
+  const outputs = ["text_encoder", "base", "sr256", "sr1024"].map((name) => ({ name }));
+  const loader = { type: "ImagenLoadCascade", outputs };
+  const wired = (kind, stage, slot) =>
+    node(kind, {}, { stage }, { type: kind, getInputLink: () => ({ origin_slot: slot }) });
+  for (const [kind, right, wrong] of [["ImagenBaseSample", [1], [2, 3]], ["ImagenSR256", [2, 3], [1]]]) {
+    const warned = (slot) => [
+      warningOf(wired(kind, loader, slot), say),
+      warningOf(wired(kind, wired("ImagenLoadLoRA", loader, slot), 0), say),
+    ];
+    for (const slot of right) assert.deepEqual(warned(slot), ["", ""]);
+    for (const slot of wrong)
+      for (const text of warned(slot)) assert.match(text, new RegExp(`${outputs[slot].name} is of another kind`));
+  }
+  assert.equal(warningOf(wired("ImagenBaseSample", { type: "ImagenLoadStage" }, 0), say), "");
+});
+
 test("a picture of which nothing would be kept is warned of", () => {
   const picture = { comfyClass: "LoadImage" };
   for (const [kind, name] of [["ImagenBaseSample", "image"], ["ImagenSR256", "original"]]) {

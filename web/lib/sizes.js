@@ -3,6 +3,7 @@
 const NEAR = [40, 112]; // pixels of the longer side that a base stage still draws well
 const HUGE = 2048 * 2048; // pixels
 const DEEP = 50; // nodes
+const LOADER = "ImagenLoadCascade";
 
 const value = (node, name) => node.widgets?.find((widget) => widget.name === name)?.value;
 
@@ -31,7 +32,23 @@ export function sizeOf(node, depth = DEEP) {
 // What to warn of before a run; "" = nothing
 // say   from texts.js
 export function warningOf(node, say) {
-  return ofSize(node, say) || ofStrength(node, say);
+  return ofStage(node, say) || ofSize(node, say) || ofStrength(node, say);
+}
+
+// The cascade's output that a stage comes from, through LoRAs; undefined where it comes from elsewhere.
+function placeOf(node, depth = DEEP) {
+  const slot = node.inputs?.findIndex((input) => input.name === "stage") ?? -1;
+  const source = before(node, "stage");
+  if (source?.type === LOADER) return source.outputs[node.getInputLink(slot).origin_slot]?.name;
+  return source?.type === "ImagenLoadLoRA" && depth ? placeOf(source, depth - 1) : undefined;
+}
+
+// A run with a stage in the place of another kind is refused; what to do stands two clicks deep in ComfyUI.
+function ofStage(node, say) {
+  const place = placeOf(node);
+  const isBase = (node.comfyClass ?? node.type) === "ImagenBaseSample";
+  if (!place || (place === "base") === isBase) return "";
+  return say.wrongStage(place, isBase ? "base" : "sr256, sr1024");
 }
 
 // A picture to start from is connected, and by the strength that is the default nothing of it counts.

@@ -15,7 +15,7 @@ export const CSS = `
   overflow: hidden; border-radius: 6px; padding: 4px 6px; background: var(--ground); color: var(--text);
   font: 11px/16px system-ui, sans-serif; user-select: none;
 }
-.imagen-panel:not(.imagen-filled) { background: none; justify-content: center; }
+.imagen-panel:not(.imagen-filled) { background: none; justify-content: center; overflow: visible; }
 .imagen-panel:not(.imagen-filled) > :not(.imagen-hint):not(.imagen-bar) { display: none; }
 .imagen-chart { height: 100%; min-height: 24px; }
 .imagen-chart.imagen-filled { min-height: 164px; max-height: 204px; }
