@@ -181,7 +181,7 @@ class ImagenDynamicThreshold:
         return {
             "required": {
                 "guidance_scale": number(
-                    2.0,
+                    4.0,
                     1.0,
                     50.0,
                     0.1,

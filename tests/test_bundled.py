@@ -1,5 +1,6 @@
 """The cascade that ships: it loads, batches do not change pictures, tiles leave no seams."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from imagen_nodes.imagen_core import (
 from imagen_nodes.imagen_core.diffusion.tiles import windows
 from imagen_nodes.nodes import host
 
-HEART = Path(__file__).parent.parent / "example_workflows" / "input" / "imagen_heart_64.png"
+EXAMPLES = Path(__file__).parent.parent / "example_workflows"
+HEART = EXAMPLES / "input" / "imagen_heart_64.png"
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +125,16 @@ def test_in_bfloat16_the_pictures_are_nearly_the_same(emoji):
     made = [super_resolve(stages.sr256, made[0], text, seed=3) for stages in (emoji, half)]
     assert (made[0] - made[1]).abs().mean() < 0.004
     assert (made[0] - made[1]).square().mean().sqrt() < 0.01
+
+
+def test_the_templates_show_the_settings_of_the_stages(emoji):
+    graph = json.loads((EXAMPLES / "api" / "text_to_1024.json").read_text("utf-8"))
+    inputs = {node["class_type"]: node["inputs"] for node in graph.values()}
+    stages = ("ImagenBaseSample", "ImagenSR256", "ImagenSR1024")
+    for node, stage in zip(stages, emoji.stages, strict=True):
+        own = stage.config.defaults
+        shown = {name: inputs[node][name] for name in ("steps", "sampler")}
+        assert shown == {"steps": own.steps, "sampler": own.sampler}, node
+        assert inputs[node].get("aug_level", own.aug_level) == own.aug_level, node
+    guidance, own = inputs["ImagenDynamicThreshold"], emoji.base.config.defaults
+    assert (guidance["guidance_scale"], guidance["threshold"]) == (own.guidance_scale, own.threshold)

@@ -25,14 +25,21 @@ from imagen_nodes.headless.graph import (
     to_api,
 )
 from imagen_nodes.headless.registry import declared_inputs, title_of
+from imagen_nodes.imagen_core.formats.cascade import read_cascade
+from imagen_nodes.imagen_core.formats.stage import read_stage_config
 
 OUT = Path(__file__).parent.parent / "example_workflows"
-# What the bundled stages' own settings are, written out: a template shows numbers to begin from.
-SHOWN: dict[str, dict[str, Any]] = {
-    "ImagenBaseSample": {"steps": 32, "sampler": "dpmpp_2m"},
-    "ImagenSR256": {"steps": 12, "sampler": "dpmpp_2m", "aug_level": 0.1},
-    "ImagenSR1024": {"steps": 8, "sampler": "dpmpp_2m", "aug_level": 0.1},
-}
+
+
+def shown() -> dict[str, dict[str, Any]]:
+    """What the bundled stages' own settings are, by node: a template writes out numbers to begin from."""
+    nodes = "ImagenBaseSample", "ImagenSR256", "ImagenSR1024"
+    own = [read_stage_config(path).defaults for path in read_cascade("emoji").stages]
+    guidance = {"guidance_scale": own[0].guidance_scale, "threshold": own[0].threshold}
+    return {"ImagenDynamicThreshold": guidance} | {
+        node: {"steps": each.steps, "sampler": each.sampler, "aug_level": each.aug_level}
+        for node, each in zip(nodes, own, strict=True)
+    }
 
 
 class Builder:
@@ -40,14 +47,14 @@ class Builder:
 
     def __init__(self) -> None:
         self.graph: Graph = {}
-        self.registry = default_registry()
+        self.registry, self.shown = default_registry(), shown()
 
     def add(self, class_type: str, title: str = "", **inputs: Any) -> str:
         """A new node's id."""
         node_id = str(len(self.graph) + 1)
         for name, (_, options, _) in declared_inputs(self.registry[class_type]).items():
             if name not in inputs and "default" in options:
-                inputs[name] = SHOWN.get(class_type, {}).get(name, options["default"])
+                inputs[name] = self.shown.get(class_type, {}).get(name, options["default"])
         title = title or title_of(self.registry, class_type)
         self.graph[node_id] = Node(node_id, class_type, title, inputs)
         return node_id
