@@ -137,4 +137,7 @@ def test_the_templates_show_the_settings_of_the_stages(emoji):
         assert shown == {"steps": own.steps, "sampler": own.sampler}, node
         assert inputs[node].get("aug_level", own.aug_level) == own.aug_level, node
     guidance, own = inputs["ImagenDynamicThreshold"], emoji.base.config.defaults
-    assert (guidance["guidance_scale"], guidance["threshold"]) == (own.guidance_scale, own.threshold)
+    assert (guidance["guidance_scale"], guidance["threshold"]) == (
+        own.guidance_scale,
+        own.threshold,
+    )
