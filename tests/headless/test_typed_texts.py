@@ -141,7 +141,7 @@ def test_drawing_takes_a_time_that_grows_with_the_length(text):
     started = time.process_time()
     choose(text, random.Random(0))
     fill_in(text, lambda node, name: None, NOW)
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 10  # minutes where it grew with the square
 
 
 @pytest.mark.parametrize(
