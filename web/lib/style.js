@@ -58,7 +58,8 @@ export const CSS = `
 [data-node-id]:has(.imagen-view.imagen-filled:not(.imagen-running)) img.object-contain.contain-size + div,
 [data-node-id]:has(.imagen-view.imagen-filled:not(.imagen-running)) .image-preview,
 [data-node-id]:has(.imagen-chart) img.object-contain.contain-size + div,
-[data-node-id]:has(.imagen-chart) .image-preview > [role="img"] + div { display: none; }
+[data-node-id]:has(.imagen-chart) .image-preview > [role="img"] + div,
+[data-node-id]:has(.imagen-chart) div:has(> img.object-contain.object-center) + div { display: none; }
 .imagen-bar { display: flex; flex-wrap: wrap; gap: 4px; justify-content: center; flex: none; }
 .imagen-view:not(.imagen-filled) .imagen-bar { opacity: .75; text-align: center; }
 .imagen-bar button {
