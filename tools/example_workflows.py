@@ -11,6 +11,7 @@ import argparse
 import json
 import shutil
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from imagen_nodes.imagen_core.formats.stage import read_stage_config
 OUT = Path(__file__).parent.parent / "example_workflows"
 
 
+@cache
 def shown() -> dict[str, dict[str, Any]]:
     """What the bundled stages' own settings are, by node: a template writes out numbers to begin from."""
     nodes = "ImagenBaseSample", "ImagenSR256", "ImagenSR1024"
@@ -47,14 +49,14 @@ class Builder:
 
     def __init__(self) -> None:
         self.graph: Graph = {}
-        self.registry, self.shown = default_registry(), shown()
+        self.registry = default_registry()
 
     def add(self, class_type: str, title: str = "", **inputs: Any) -> str:
         """A new node's id."""
         node_id = str(len(self.graph) + 1)
         for name, (_, options, _) in declared_inputs(self.registry[class_type]).items():
             if name not in inputs and "default" in options:
-                inputs[name] = self.shown.get(class_type, {}).get(name, options["default"])
+                inputs[name] = shown().get(class_type, {}).get(name, options["default"])
         title = title or title_of(self.registry, class_type)
         self.graph[node_id] = Node(node_id, class_type, title, inputs)
         return node_id
