@@ -167,13 +167,13 @@ def caption_variants(
     add(f"{name}, {style} style", 0.32)
     add(f"{phrase}, {style} style", 0.14)
     add(f"an emoji of {phrase} in {style} style", 0.10)
-    add(name, 0.12)
-    add(phrase, 0.08)
+    add(name, 0.07)
+    add(phrase, 0.05)
     words = list(synonyms)[:MAX_SYNONYMS]
     for word in words:
         add(f"{word}, {style} style", 0.10 / len(words))
-        add(word, 0.04 / len(words))
-        add(with_article(word, group), 0.04 / len(words))
+        add(word, 0.02 / len(words))
+        add(with_article(word, group), 0.02 / len(words))
     told = [tag for tag in tags if tag not in name][:2]
     if told:
         add(", ".join([name, *told, f"{style} style"]), 0.08)

@@ -412,8 +412,8 @@ def _article(phrase: str) -> str:
 
 
 def _styled(caption: str, row: dict, rng: np.random.Generator) -> str:
-    """Three of four captions name the style."""
-    return f"{caption}, {row['style']} style" if rng.random() < 0.75 else caption
+    """Six of seven captions name the style."""
+    return f"{caption}, {row['style']} style" if rng.random() < 6 / 7 else caption
 
 
 def _ground(colour: str, rng: np.random.Generator) -> tuple[int, int, int]:
