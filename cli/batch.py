@@ -132,7 +132,7 @@ def batch(options: argparse.Namespace) -> dict[str, Any]:
         history = read_history(options.out)
         plan = jobs.make_plan(found, share, history, options.retry_failed)
         output = Output(options.out, layout, share, history)
-        output.find_loose()
+        output.find_loose(history)
         meter = jobs.Meter(plan.todo)
         for line in jobs.about(found, plan):
             meter.say(line)

@@ -107,12 +107,12 @@ def remove_leftovers(folder: Path) -> None:
     A temporary is nobody's where its process is gone from this computer, and a day after it last changed.
     """
     try:
-        entries = list(os.scandir(folder))
+        with os.scandir(folder) as entries:  # maybe a million, of which few are temporaries
+            found = [(e, name) for e in entries if (name := UNFINISHED.fullmatch(e.name))]
     except OSError:  # none there, or not ours to read
         return
-    for entry in entries:
-        found = UNFINISHED.fullmatch(entry.name)
-        if found is None or not _abandoned(entry, found[1], int(found[2])):
+    for entry, name in found:
+        if not _abandoned(entry, name[1], int(name[2])):
             continue
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path, ignore_errors=True)

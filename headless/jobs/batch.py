@@ -6,6 +6,7 @@ So memory does not grow with them, but for some bytes a row.
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from array import array
@@ -37,6 +38,7 @@ SILENCE = 30.0  # seconds between two lines of a log
 class Scan:
     """What the rows ask for, a task after the other.
 
+    parts     into which they are divided
     digests   of what the tasks are made of, sixteen bytes each
     keys      numbers of their keys
     shares    which share each belongs to, from 0; empty where there is one
@@ -45,12 +47,40 @@ class Scan:
     columns   of the first row: those that set inputs, those that are carried along
     """
 
+    parts: int = 1
     digests: bytearray = field(default_factory=bytearray)
     keys: array[int] = field(default_factory=lambda: array("Q"))
     shares: array[int] = field(default_factory=lambda: array("L"))
     numbers: array[int] = field(default_factory=lambda: array("L"))
     unfit: bytearray = field(default_factory=bytearray)
     columns: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
+
+    def add(
+        self, numbers: list[int], keys: list[str], digests: list[bytes], unfit: bool = False
+    ) -> None:
+        """Note tasks.
+
+        numbers   of their rows
+        unfit     whether they cannot run
+        """
+        self.digests += b"".join(digests)
+        self.keys.extend(map(number_of, keys))
+        self.numbers.extend(numbers)
+        self.unfit += bytes([unfit]) * len(keys)
+        if self.parts > 1:
+            self.shares.extend(share_of(key, self.parts) for key in keys)
+
+    def takes(self, rows: list[Row], job: Job, layout: Layout) -> bool:
+        """Note the tasks of rows that can run, all at once; False where they must be looked at one by one."""
+        if not job.fit(rows) or (layout.columns and any(map(layout.faults, rows))):
+            return False
+        try:
+            keys, digests = job.all_digests(rows)
+        except (InputError, RecursionError):  # one of them, which is to be named
+            return False
+        repeats = range(job.choices.repeats)
+        self.add([row.number for row in rows for _ in repeats], keys, digests)
+        return True
 
 
 def scan(rows: Rows, job: Job, layout: Layout, parts: int = 1) -> Scan:
@@ -59,29 +89,27 @@ def scan(rows: Rows, job: Job, layout: Layout, parts: int = 1) -> Scan:
     layout  of what they make
     parts   into which they are divided
     """
-    found, problems = Scan(), []
+    found, problems = Scan(parts), []
     unfit: list[str] = []
-    for row in rows.read():
-        try:
-            tasks = job.digests(row)
-        except (InputError, WorkflowError) as error:
-            problems.append(f"{rows.path}: {error}")
-            if len(problems) > MOST_PROBLEMS:
-                break
+    for _, block in rows.blocks():
+        if found.takes(block, job, layout):
             continue
-        if not found.numbers and row.workflow is None:
-            carried = job.carried(row)
-            found.columns = [c for c in row.values if c not in carried], carried
-        faults = job.faults(row) or (layout.columns and layout.faults(row))
-        if faults and len(unfit) < MOST_PROBLEMS:
-            unfit.append(f"{rows.path}: line {row.number}: {'; '.join(faults)}")
-        for key, digest in tasks:
-            found.digests += digest
-            found.keys.append(number_of(key))
-            found.numbers.append(row.number)
-            found.unfit.append(bool(faults))
-            if parts > 1:
-                found.shares.append(share_of(key, parts))
+        for row in block:
+            try:
+                tasks = job.digests(row)
+            except (InputError, WorkflowError) as error:
+                problems.append(f"{rows.path}: {error}")
+                continue
+            if not found.numbers and row.workflow is None:
+                carried = job.carried(row)
+                found.columns = [c for c in row.values if c not in carried], carried
+            faults = job.faults(row) or layout.faults(row)
+            if faults and len(unfit) < MOST_PROBLEMS:
+                unfit.append(f"{rows.path}: line {row.number}: {'; '.join(faults)}")
+            for key, digest in tasks:
+                found.add([row.number], [key], [digest], bool(faults))
+        if len(problems) > MOST_PROBLEMS:
+            break
     if problems or (unfit and all(found.unfit)):
         raise WorkflowError([*problems, *unfit][:MOST_PROBLEMS])
     own = job.choices.id
@@ -146,36 +174,36 @@ def require_own_keys(found: Scan) -> None:
         )
 
 
-def planned_tasks(rows: Rows, job: Job, plan: Plan, mark: int) -> Iterator[Task | None]:
-    """The tasks of this share in order, None in place of one that the plan marks otherwise.
+def planned_tasks(rows: Rows, job: Job, plan: Plan, mark: int) -> Iterator[tuple[int, Task]]:
+    """The tasks that the plan marks, in order, each with its place among those of this share.
 
     mark   MAKE or UNFIT
     """
     repeats, wanted = job.choices.repeats, plan.wanted
 
-    def asked(place: int) -> bool:
-        return mark in wanted[place * repeats : (place + 1) * repeats]
+    def asked(first: int, end: int) -> bool:
+        return wanted.find(mark, first * repeats, end * repeats) >= 0
 
-    last = wanted.rfind(mark) // repeats
-    for place, row in zip(range(last + 1), rows.read(asked), strict=False):
-        tasks = job.tasks(row) if asked(place) else []
-        for repeat in range(repeats):
-            state = wanted[place * repeats + repeat]
-            if state:
-                yield tasks[repeat] if state == mark else None
+    seen = others = 0  # tasks before; of these such of other shares
+    last = wanted.rfind(mark)
+    for first, block in rows.blocks(asked) if last >= 0 else ():
+        for start, row in enumerate(block, first):
+            if not asked(start, start + 1):
+                continue
+            for repeat, task in enumerate(job.tasks(row)):
+                place = start * repeats + repeat
+                if wanted[place] == mark:
+                    others += wanted.count(0, seen, place)
+                    seen = place
+                    yield place - others, task
+        if (first + len(block)) * repeats > last:
+            return
 
 
-def grouped(tasks: Iterator[Task | None], size: int) -> Iterator[list[Task]]:
+def grouped(tasks: Iterator[tuple[int, Task]], size: int) -> Iterator[list[Task]]:
     """The tasks in groups, which depend on their places alone: a batch that goes on makes the same groups."""
-    group: list[Task] = []
-    for place, task in enumerate(tasks):
-        if task is not None:
-            group.append(task)
-        if (place + 1) % size == 0 and group:
-            yield group
-            group = []
-    if group:
-        yield group
+    for _, group in itertools.groupby(tasks, key=lambda task: task[0] // size):
+        yield [task for _, task in group]
 
 
 @dataclass
@@ -195,15 +223,15 @@ class Batch:
     waiting: list[Outcome] = field(default_factory=list)
     committed: float = field(default_factory=time.monotonic)
 
-    def refuse(self, tasks: Iterator[Task | None], faults: Callable[[Row], list[str]]) -> None:
+    def refuse(self, tasks: Iterator[tuple[int, Task]], faults: Callable[[Row], list[str]]) -> None:
         """Record tasks whose rows cannot run as failed for good, and say so, before others run.
 
+        tasks    with their places
         faults   of a row
         """
-        for task in tasks:
-            if task is not None:
-                error = "; ".join(faults(task.row))
-                self.waiting.append(Outcome(task, error=error, final=True))
+        for _, task in tasks:
+            error = "; ".join(faults(task.row))
+            self.waiting.append(Outcome(task, error=error, final=True))
             if len(self.waiting) >= MOST_WAITING:
                 self._commit()
         self._commit()

@@ -22,12 +22,12 @@ from ..inputs import InputError
 from .digests import among, number_of, pairs
 
 DONE, FAILED = "done", "failed"
-MANIFESTS = "manifest*.jsonl"
+MANIFEST = re.compile(r"manifest.*\.jsonl")
 MOST_ATTEMPTS = 3  # of a task that fails while it runs, over all runs of a batch
-# How this package writes the beginning of a line, of a task with one file; other lines are read as JSON.
+# How this package writes the beginning of a line; other lines are read as JSON.
 QUICK = re.compile(
     rb'^\{"made_of": "([0-9a-f]{32})", "key": "([^"\\\n]+)", "state": "(done|failed)", '
-    rb'"files": \[(?:"([^"\\\n]+)")?\], "attempt": (\d+).*\}$',
+    rb'"files": \[(?:"([^\]\\\n]+)")?\], "attempt": (\d+).*\}$',
     re.MULTILINE,
 )
 BLOCK = 2**16  # bytes of lines that are read at once
@@ -66,24 +66,35 @@ class History:
     done      digests of tasks whose files are there, n x 2 numbers; of tasks with one key the newest alone,
               since its pictures took the places of the others'
     keys      numbers of all keys with pictures, sorted
+    loose     those of the done whose files are not in archives
+    left      those whose files are in archives and, of a run that was killed, still beside them
     failed    attempts by digest, of tasks that failed and are not done
     shards    names of the archives that hold files
     """
 
     done: Any
     keys: Any
+    loose: Any
+    left: Any
     failed: dict[bytes, int]
     shards: list[str]
+
+
+def manifests(out: Path) -> list[Path]:
+    """The manifests of a folder. Path.glob() would keep the names of all that is in it, maybe a million."""
+    with os.scandir(out) as entries:
+        return sorted(out / entry.name for entry in entries if MANIFEST.fullmatch(entry.name))
 
 
 def read_history(out: Path) -> History:
     """What was done in a folder before. A line that was cut off by a crash counts for nothing."""
     reader = _Reader(str(out))
-    for path in sorted(out.glob(MANIFESTS)):
+    for path in manifests(out):
         with path.open("rb") as file:
-            while lines := file.readlines(BLOCK):
-                if not reader.take_done(lines):
-                    for line in lines:
+            while block := file.read(BLOCK):
+                block += file.readline()
+                if not reader.take_block(block):
+                    for line in block.split(b"\n"):
                         reader.take(line)
     return reader.history()
 
@@ -100,12 +111,17 @@ class _Reader:
         self.folder: str | None = None
         self.listed: set[str] | None = None
 
-    def take_done(self, lines: list[bytes]) -> bool:
-        """Take lines that all are of done tasks with one file, in half the time; whether they were."""
-        found = QUICK.findall(b"".join(lines))
-        made_of, keys, states, files, _ = zip(*found, strict=True) if found else [()] * 5
-        if not (states.count(b"done") == len(lines) and all(files) and lines[-1].endswith(b"\n")):
+    def take_block(self, block: bytes) -> bool:
+        """Take lines as this package writes them, in less time than one by one; whether all were such."""
+        found = QUICK.findall(block)
+        if len(found) < block.count(b"\n") or not block.endswith(b"}\n"):
             return False
+        made_of, keys, states, files, _ = zip(*found, strict=True)
+        if b"failed" in states or not all(files) or any(b'", "' in each for each in files):
+            for made_of, key, state, names, attempt in found:
+                each = names.decode("utf-8", "replace").split('", "') if names else ()
+                self._note(unhexlify(made_of), key.decode(), state == b"done", each, int(attempt))
+            return True
         if self.failed:
             for digest in map(unhexlify, made_of):
                 self.failed.pop(digest, None)
@@ -116,12 +132,7 @@ class _Reader:
         return True
 
     def take(self, line: bytes) -> None:
-        found = QUICK.match(line)
-        if found and line.endswith(b"}\n"):
-            made_of, key, state, file, attempt = found.groups()
-            files = (file.decode("utf-8", "replace"),) if file else ()
-            self._note(unhexlify(made_of), key.decode(), state == b"done", files, int(attempt))
-            return
+        """Take a line of any kind."""
         record = read_record(line)
         if record is None:
             return
@@ -167,17 +178,19 @@ class _Reader:
         newest = np.ones(len(keys), bool)
         newest[order[:-1]] = keys[order[1:]] != keys[order[:-1]]
         digests = pairs(self.digests)
-        done = newest & (np.frombuffer(self.present, bool) | among(digests, pairs(self.packed)))
-        return History(digests[done], keys[order][newest[order]], self.failed, self.shards)
+        present = newest & np.frombuffer(self.present, bool)
+        packed = newest & among(digests, pairs(self.packed))
+        loose, left = digests[present & ~packed], digests[present & packed]
+        known = keys[order][newest[order]]
+        return History(digests[present | packed], known, loose, left, self.failed, self.shards)
 
 
 def is_there(path: str) -> bool:
     """Whether there is a file or folder; quicker than pathlib, as there may be a million."""
     try:
-        os.stat(path)
-    except (OSError, ValueError):
+        return os.access(path, os.F_OK)
+    except ValueError:  # a zero byte
         return False
-    return True
 
 
 def read_record(line: bytes) -> dict[str, Any] | None:
@@ -203,48 +216,54 @@ def read_record(line: bytes) -> dict[str, Any] | None:
     return record if whole else None
 
 
-def records(out: Path, name: str = MANIFESTS) -> Iterator[dict[str, Any]]:
-    """The newest line of each key, in the order in which they were written.
-
-    name   of one manifest, or a pattern of several
-    """
-    newest = {record["key"]: place for place, record in enumerate(_all_records(out, name))}
-    for place, record in enumerate(_all_records(out, name)):
-        if newest.get(record["key"]) == place:
+def records(out: Path) -> Iterator[dict[str, Any]]:
+    """The newest line of each key, in the order in which they were written."""
+    newest = _newest(out)
+    for place, record in enumerate(_all_records(out)):
+        if newest.get(number_of(record["key"])) == place:
             yield record
 
 
-def packed(path: Path) -> set[str]:
-    """Of one manifest the tasks whose pictures are in archives."""
-    if not path.is_file():
-        return set()
-    found: set[str] = set()
-    with path.open("rb") as file:
-        for line in file:
-            if line.startswith(b'{"packed"'):
-                found.update((read_record(line) or {"tasks": ()})["tasks"])
-    return found
+def records_of(manifest: Path, digests: Any) -> list[dict[str, Any]]:
+    """The newest lines of a few tasks that one manifest has; no others are decoded.
+
+    digests   of the tasks, n x 2 numbers
+    """
+    wanted = {each.tobytes().hex().encode() for each in digests}
+    found: dict[str, dict[str, Any]] = {}
+    if wanted and manifest.is_file():
+        with manifest.open("rb") as file:
+            for line in file:
+                own = line.removeprefix(b'{"made_of": "')[:32] in wanted
+                record = read_record(line) if own else None
+                if record is not None and record["state"] == DONE:
+                    found[record["made_of"]] = record
+    return list(found.values())
 
 
 def superseded(out: Path) -> set[str]:
     """Files of tasks that were made anew, from another row or workflow under the same key, and not again."""
-    newest = {record["key"]: set(record["files"]) for record in records(out)}
+    newest = _newest(out)
     old: set[str] = set()
-    for record in _all_records(out):
-        old |= set(record["files"]) - newest[record["key"]]
-    return old.difference(*newest.values()) if old else old
+    for place, record in enumerate(_all_records(out)):
+        if newest.get(number_of(record["key"]), place) != place:
+            old.update(record["files"])
+    for record in records(out) if old else ():
+        old.difference_update(record["files"])
+    return old
 
 
-def _all_records(out: Path, name: str = MANIFESTS) -> Iterator[dict[str, Any]]:
-    for path in sorted(out.glob(name)):
+def _newest(out: Path) -> dict[int, int]:
+    """The place of the newest line of each key, by number, which takes less memory than by key."""
+    return {number_of(record["key"]): place for place, record in enumerate(_all_records(out))}
+
+
+def _all_records(out: Path) -> Iterator[dict[str, Any]]:
+    for path in manifests(out):
         with path.open("rb") as file:
             for line in file:
                 record = read_record(line)
-                if (
-                    record is not None
-                    and "packed" not in record
-                    and isinstance(record.get("key"), str)
-                ):
+                if record is not None and "packed" not in record:
                     yield record
 
 

@@ -220,18 +220,11 @@ class Output:
                 except OSError:
                     continue
 
-    def find_loose(self) -> None:
-        """Take up the pictures that an earlier run left unpacked."""
-        if self.layout.format != "webdataset":
-            return
-        packed = manifest.packed(self.manifest)
-        for record in manifest.records(self.out, self.manifest.name):
-            if record["made_of"] in packed:
-                self._remove_loose([record])
-            if record["state"] == manifest.DONE and all(
-                (self.out / n).is_file() for n in record["files"]
-            ):
-                self.loose.append(record)
+    def find_loose(self, history: manifest.History) -> None:
+        """Take up what an earlier run left unpacked, and remove what it left beside its archive."""
+        if self.layout.format == "webdataset":
+            self._remove_loose(manifest.records_of(self.manifest, history.left))
+            self.loose = manifest.records_of(self.manifest, history.loose)
 
     # --- at the end ------------------------------------------------------------------------------
 

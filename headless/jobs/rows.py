@@ -1,19 +1,21 @@
-"""The rows of a batch, one at a time: of JSON lines, CSV, TSV, text, parquet, or a folder of workflows."""
+"""The rows of a batch, some at a time: of JSON lines, CSV, TSV, text, parquet, or a folder of workflows."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ..graph import brief
 from ..inputs import InputError
+from .lines import all_decoded, decode
 
 KINDS = ("jsonl", "csv", "tsv", "text", "parquet", "folder")
 ENDINGS = {
@@ -21,9 +23,8 @@ ENDINGS = {
     ".txt": "text", ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
 LONGEST_CELL = 2**24  # characters
-# Half the time of json.loads() for a line without spaces around it.
-_decode = json.JSONDecoder().raw_decode
-Wanted = Callable[[int], bool]
+BLOCK, MANY = 2**14, 256  # bytes of lines, or rows of a table, that are read at once
+Wanted = Callable[[int, int], bool]
 
 
 class Row(NamedTuple):
@@ -41,6 +42,10 @@ class Row(NamedTuple):
     problem: str = ""
     workflow: Path | None = None
     has_null: bool = False
+
+
+Lines = list[tuple[int, bytes]]  # each with its number
+Blocks = Iterator[tuple[int, Callable[[], list[Row]]]]  # how many rows, and what makes them
 
 
 class Rows:
@@ -64,17 +69,27 @@ class Rows:
             )
         self.kind = kind
 
-    def read(self, wanted: Wanted = lambda place: True) -> Iterator[Row]:
-        """The rows; an InputError where there is no file, or none of this kind.
+    def read(self) -> Iterator[Row]:
+        """The rows one by one; errors as `blocks`."""
+        for _, rows in self.blocks():
+            yield from rows
 
-        wanted   asked with each row's place, from 0: one that is not wanted comes without values
+    def blocks(self, wanted: Wanted = lambda first, end: True) -> Iterator[tuple[int, list[Row]]]:
+        """The rows, some at a time, and the place of the first; an InputError where there is no such file.
+
+        wanted   asked, for rows of places from 0, whether one of them is; if not, they are left out
         """
-        readers: dict[str, Callable[[Wanted], Iterator[Row]]] = {
-            "jsonl": self._json_lines, "text": self._text, "parquet": self._parquet, "folder": self._folder,
-            "csv": lambda wanted: self._cells(",", wanted), "tsv": lambda wanted: self._cells("\t", wanted),
+        readers: dict[str, Callable[[], Blocks]] = {
+            "jsonl": lambda: self._lines(json_rows), "text": lambda: self._lines(text_rows),
+            "csv": lambda: self._cells(","), "tsv": lambda: self._cells("\t"),
+            "parquet": self._parquet, "folder": self._folder,
         }  # fmt: skip
+        first = 0
         try:
-            yield from readers[self.kind](wanted)
+            for count, rows in readers[self.kind]():
+                if wanted(first, first + count):
+                    yield first, rows()
+                first += count
         except OSError as error:
             raise InputError(f"{self.path}: not a readable file: {error.strerror}") from error
         except UnicodeDecodeError as error:
@@ -88,44 +103,19 @@ class Rows:
             return self.copy
         return self.path.open("rb")
 
-    def _lines(self) -> Iterator[tuple[int, bytes]]:
-        """Numbers and lines that hold something; lines end with \\n alone, as JSON lines have it."""
-        file = self._open()
-        first = file.readline().removeprefix(b"\xef\xbb\xbf").strip()
-        if first:
-            yield 1, first
-        for number, line in enumerate(file, start=2):
-            line = line.strip()
-            if line:
-                yield number, line
+    def _lines(self, rows: Callable[[Lines], list[Row]]) -> Blocks:
+        """Lines that hold something; they end with \\n alone, as JSON lines have it."""
+        file, number = self._open(), 1
+        while lines := file.readlines(BLOCK):
+            if number == 1:
+                lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
+            stripped = enumerate(map(bytes.strip, lines), start=number)
+            found = [(each, line) for each, line in stripped if line]
+            number += len(lines)
+            if found:
+                yield len(found), partial(rows, found)
 
-    def _json_lines(self, wanted: Wanted) -> Iterator[Row]:
-        for place, (number, line) in enumerate(self._lines()):
-            if not wanted(place):
-                yield Row(number)
-                continue
-            try:
-                text = line.decode()
-                values, end = _decode(text)
-                if end < len(text):
-                    raise ValueError(f"more follows: {text[end:]:.80}")
-            except UnicodeDecodeError:
-                raise
-            except (ValueError, RecursionError) as error:
-                yield Row(number, problem=f"not JSON: {error}")
-                continue
-            if isinstance(values, dict):
-                # By place: half the time, a million times.
-                yield Row(number, values, "", None, True)
-            else:
-                expected = 'expected {"NODE.INPUT": value}'
-                yield Row(number, problem=f"{expected}, got {line.decode():.80}")
-
-    def _text(self, wanted: Wanted) -> Iterator[Row]:
-        for place, (number, line) in enumerate(self._lines()):
-            yield Row(number, {"prompt": line.decode()} if wanted(place) else {})
-
-    def _cells(self, delimiter: str, wanted: Wanted) -> Iterator[Row]:
+    def _cells(self, delimiter: str) -> Blocks:
         csv.field_size_limit(LONGEST_CELL)
         text = io.TextIOWrapper(self._open(), "utf-8-sig", newline="")
         try:
@@ -135,27 +125,15 @@ class Rows:
                 raise InputError(
                     f"{self.path}: expected commas between the columns, got {brief(columns[0])}"
                 )
-            place = -1
-            while True:
-                problem = ""
-                try:
-                    cells = next(reader)
-                except StopIteration:
-                    return
-                except csv.Error as error:
-                    cells, problem = [""], str(error)
-                if not cells:
-                    continue
-                place += 1
-                if len(cells) > len(columns):
-                    problem = (
-                        f"expected {len(columns)} cells, as there are columns, got {len(cells)}"
-                    )
-                if problem or not wanted(place):
-                    yield Row(reader.line_num, problem=problem)
-                    continue
-                given = zip(columns, cells, strict=False)
-                yield Row(reader.line_num, {column: cell or None for column, cell in given})
+            found, size = [], 0
+            for each in numbered_cells(reader):
+                found.append(each)
+                size += 1 + sum(map(len, each[1]))
+                if size >= BLOCK:
+                    yield len(found), partial(cell_rows, columns, found)
+                    found, size = [], 0
+            if found:
+                yield len(found), partial(cell_rows, columns, found)
         finally:
             if self.copy is not None:
                 text.detach()
@@ -167,7 +145,7 @@ class Rows:
             )
         return names
 
-    def _parquet(self, wanted: Wanted) -> Iterator[Row]:
+    def _parquet(self) -> Blocks:
         try:
             import pyarrow.parquet as parquet
             from pyarrow import ArrowException
@@ -175,28 +153,101 @@ class Rows:
             raise InputError(
                 f"{self.path}: parquet needs pyarrow: pip install 'imagen-nodes[scale]'"
             ) from error
-        place = 0
-        try:
-            with self._open() as file:
-                table = parquet.ParquetFile(file)
-                self._columns([str(name) for name in table.schema_arrow.names])
-                for part in table.iter_batches(batch_size=1024):
-                    asked = [wanted(place + i) for i in range(len(part))]
-                    found = part.to_pylist() if any(asked) else [{}] * len(part)
-                    for values, needed in zip(found, asked, strict=True):
-                        place += 1
-                        yield Row(place, plain(values) if needed else {})
-        except (ArrowException, ValueError) as error:
-            raise InputError(f"{self.path}: not a readable parquet file: {error}") from error
+        number = 1
 
-    def _folder(self, wanted: Wanted) -> Iterator[Row]:
+        @contextmanager
+        def readable() -> Iterator[None]:
+            try:
+                yield
+            except InputError:
+                raise
+            except (ArrowException, ValueError) as error:
+                text = f"{self.path}: not a readable parquet file: {error}"
+                raise InputError(text) from error
+
+        with readable(), self._open() as file:
+            table = parquet.ParquetFile(file)
+            self._columns([str(name) for name in table.schema_arrow.names])
+            for part in table.iter_batches(batch_size=MANY):
+                yield len(part), readable()(partial(table_rows, part, number))
+                number += len(part)
+
+    def _folder(self) -> Blocks:
         files = [p for p in self.path.iterdir() if p.suffix.lower() in (".json", ".png")]
         if not files:
             raise InputError(
                 f"{self.path}: expected a folder of workflows, .json or .png, got none"
             )
-        for number, file in enumerate(sorted(files), start=1):
-            yield Row(number, {"id": file.stem}, workflow=file)
+        files.sort()
+        yield (
+            len(files),
+            lambda: [
+                Row(n, {"id": file.stem}, workflow=file) for n, file in enumerate(files, start=1)
+            ],
+        )
+
+
+def json_rows(lines: Lines) -> list[Row]:
+    """The rows of numbered JSON lines: decoded at once where each is an object, else one by one."""
+    values = all_decoded([line for _, line in lines])
+    if values is None:
+        return [json_row(number, line) for number, line in lines]
+    # By place: half the time, a million times.
+    return [Row(number, v, "", None, True) for (number, _), v in zip(lines, values, strict=True)]
+
+
+def json_row(number: int, line: bytes) -> Row:
+    """The row of a JSON line."""
+    text = line.decode()
+    try:
+        values, end = decode(text)
+        if end < len(text):
+            raise ValueError(f"more follows: {text[end:]:.80}")
+    except (ValueError, RecursionError) as error:
+        return Row(number, problem=f"not JSON: {error}")
+    if isinstance(values, dict):
+        return Row(number, values, has_null=True)
+    return Row(number, problem=f'expected {{"NODE.INPUT": value}}, got {text:.80}')
+
+
+def text_rows(lines: Lines) -> list[Row]:
+    """The rows of numbered prompts."""
+    return [Row(number, {"prompt": line.decode()}) for number, line in lines]
+
+
+def numbered_cells(reader: Any) -> Iterator[tuple[int, list[str], str]]:
+    """The rows of a CSV reader that hold something: line, cells, and why it cannot be read."""
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield reader.line_num, [], str(error)
+            continue
+        if cells:
+            yield reader.line_num, cells, ""
+
+
+def cell_rows(columns: list[str], found: list[tuple[int, list[str], str]]) -> list[Row]:
+    """The rows of numbered cells, of which an empty one is None."""
+    rows = []
+    for number, cells, problem in found:
+        if len(cells) > len(columns):
+            problem = f"expected {len(columns)} cells, as there are columns, got {len(cells)}"
+        given = (
+            {} if problem else {c: cell or None for c, cell in zip(columns, cells, strict=False)}
+        )
+        rows.append(Row(number, given, problem))
+    return rows
+
+
+def table_rows(part: Any, number: int) -> list[Row]:
+    """The rows of a part of a parquet table.
+
+    number   of the first
+    """
+    return [Row(n, plain(values)) for n, values in enumerate(part.to_pylist(), start=number)]
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:

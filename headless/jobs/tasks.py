@@ -6,7 +6,6 @@ What it is made of (row, workflow and seed) has a digest of its own: so a manife
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from ..formats.workflow import load_draft
 from ..graph import Graph, Node, brief, cut, finite, listed, to_api
 from ..inputs import SEEDS, InputError, Place, find_targets
 from .cells import Cells, nearly, typed
+from .lines import all_encoded, encoded
 
 if TYPE_CHECKING:
     from ..formats.queueing import Draft
@@ -29,15 +29,6 @@ if TYPE_CHECKING:
 
 MOST_KEY = 100  # characters of an id that stand in a file's name
 SAFE_KEY = re.compile(rf"\w[\w.=@+-]{{0,{MOST_KEY - 1}}}", re.ASCII)
-_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str, check_circular=False)
-_make = getattr(json.encoder, "c_make_encoder", None)
-_ascii = json.encoder.encode_basestring_ascii
-# Of both the same; the one in C is made once, not at each call, which takes half the time.
-_pieces = _make(None, str, _ascii, None, ":", ",", True, False, True) if _make else _json.iterencode
-
-
-def _encode(value: Any) -> str:
-    return "".join(_pieces(value, False))
 
 
 class Task(NamedTuple):
@@ -94,7 +85,7 @@ class Job:
         self.cells = Cells(self.draft.graph if self.draft else {}, registry)
         origin = b"%d " % choices.seed if choices.seed is not None else b"keep "
         origin += b"" if self.draft is None else digest_of(self.draft)
-        self.origin = blake2b(origin, digest_size=16)
+        self.origin = origin
 
     def _load(self, workflow: Path) -> Draft:
         from ..inputs import set_input
@@ -109,33 +100,46 @@ class Job:
         return [Task(row, repeat, *each) for repeat, each in enumerate(self.digests(row), start=1)]
 
     def digests(self, row: Row) -> list[tuple[str, bytes]]:
-        """Key and digest of each task of a row: all that a million rows are asked for; raises as `tasks`."""
+        """Key and digest of each task of a row; raises as `tasks`."""
         if row.problem:
             raise InputError(f"line {row.number}: {row.problem}")
         origin = self.origin
         if row.workflow is not None:
-            origin = origin.copy()
-            origin.update(blake2b(row.workflow.read_bytes(), digest_size=16).digest())
+            origin += blake2b(row.workflow.read_bytes(), digest_size=16).digest()
         elif tuple(row.values) not in self.targets:
             self._find_targets(row)
-        content = _encode(row.values)
-        key, repeats = self._key(row, content), self.choices.repeats
-        keys = [key] if repeats == 1 else [f"{key}-{n}" for n in range(1, repeats + 1)]
-        found = []
-        for own in keys:
-            made_of = origin.copy()
-            # A key has no line breaks, content is ASCII.
-            made_of.update(f"{own}\n{content}".encode())
-            found.append((own, made_of.digest()))
-        return found
+        return list(zip(*self._digests([row], [encoded(row.values)], origin), strict=True))
 
-    def _key(self, row: Row, content: str) -> str:
+    def all_digests(self, rows: list[Row]) -> tuple[list[str], list[bytes]]:
+        """Keys and digests of the tasks of rows that `fit`: as `digests` has them, in less time."""
+        return self._digests(rows, all_encoded([row.values for row in rows]), self.origin)
+
+    def _digests(
+        self, rows: list[Row], contents: list[bytes], origin: bytes
+    ) -> tuple[list[str], list[bytes]]:
+        """Keys and digests of the tasks of some rows.
+
+        contents   their values, encoded
+        origin     of what they change
+        """
+        keys, repeats = list(map(self._key, rows, contents)), self.choices.repeats
+        if repeats > 1:
+            keys = [f"{key}-{n}" for key in keys for n in range(1, repeats + 1)]
+            contents = [content for content in contents for _ in range(repeats)]
+        # A key has no line breaks.
+        made_of = [
+            b"%b%b\n%b" % (origin, key.encode(), content)
+            for key, content in zip(keys, contents, strict=True)
+        ]
+        return keys, [blake2b(each, digest_size=16).digest() for each in made_of]
+
+    def _key(self, row: Row, content: bytes) -> str:
         """A row's id as a file may be called, or twenty digits of what the row holds."""
         given = row.values.get(self.choices.id)
         if type(given) is str and SAFE_KEY.fullmatch(given):
             return given
         if given is None:
-            return blake2b(content.encode(), digest_size=10).hexdigest()
+            return blake2b(content, digest_size=10).hexdigest()
         if not isinstance(given, (str, int)) or isinstance(given, bool) or given == "":
             raise InputError(
                 f"line {row.number}: {self.choices.id}: expected text or a whole number, got {brief(given)}"
@@ -191,6 +195,18 @@ class Job:
         if not found and columns not in self.broken:
             self.broken[columns] = self._workflow_faults(row)
         return found or self.broken[columns]
+
+    def fit(self, rows: list[Row]) -> bool:
+        """Whether all of some rows can run, seen quickly; where it says no, `faults` says of each why.
+
+        It says yes only of rows with the columns of one that had no fault.
+        """
+        columns, values = tuple(rows[0].values), [row.values for row in rows]
+        if self.broken.get(columns) != [] or any(row.problem for row in rows):
+            return False
+        if set(map(tuple, values)) != {columns}:
+            return False
+        return all(all(map(test, [v[c] for v in values])) for c, test in self.tests[columns])
 
     def _cell_faults(self, row: Row) -> list[str]:
         faults = ((c, self.cells.fault(place, value)) for c, place, value in self._changes(row))
@@ -257,9 +273,7 @@ def is_seed(node: Node, name: str) -> bool:
 
 def digest_of(draft: Draft) -> bytes:
     """Sixteen bytes for a workflow before it is queued, whatever its file looks like."""
-    return blake2b(
-        _encode(finite(to_api(draft.graph))).encode("utf-8", "replace"), digest_size=16
-    ).digest()
+    return blake2b(encoded(finite(to_api(draft.graph))), digest_size=16).digest()
 
 
 def seed_of(base: int, key: str) -> int:
