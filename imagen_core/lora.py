@@ -144,7 +144,7 @@ class LowRankConv2d(LowRank, Conv2d):
         if gain is not None:
             bias = torch.zeros_like(gain) if self.bias is None else self.bias
             y = torch.lerp(bias[:, None, None], y, gain[:, None, None])
-        branch = F.conv2d(x, down, None, self.stride, self.padding)
+        branch = F.conv2d(self.seen(x), down, None, self.stride, self.padding)
         return y + F.conv2d(branch, up[:, :, None, None])
 
 
@@ -284,7 +284,7 @@ def merge_into(
         merged = merged.to(memory_format=torch.channels_last)
     layer.weight = nn.Parameter(merged, requires_grad=False)
     if isinstance(layer, Conv2d):
-        layer.packed = {}  # not those that it shares with the plain layer
+        layer.forget()  # what it shares with the plain layer
     for update, strength in updates if biases else ():
         if update.bias is not None:
             add_bias(layer, update.bias, strength)

@@ -147,7 +147,7 @@ def peak_of(
             super_resolve(stage, image, prompt, tile=tile, **given)
     convolutions = [each for each in unet.modules() if isinstance(each, Conv2d)]
     packs = device == "cpu" and dtype in DTYPES
-    packed = min(MOST_BYTES, sum(each.weight.nbytes for each in convolutions)) if packs else 0
+    packed = min(MOST_BYTES, sum(each.prepared_bytes() for each in convolutions)) if packs else 0
     return Peak(sum(each.nbytes for each in unet.parameters()), packed, allocations.most)
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..kernels.attention import attention_in_pieces, serves
 from ..kernels.choice import Choice
 from ..kernels.norm import normed
 from ..kernels.precision import eager_bfloat16
@@ -32,6 +33,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """
     if written_out(q, k):
         return attention_reference(q, k, v)
+    if serves(q, k):
+        return attention_in_pieces(q, k, v)
     return rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n d -> b n (heads d)")
 
 

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.convolution import Conv2d
@@ -129,10 +128,10 @@ class Upsample(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.conv = Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv = Conv2d(in_channels, out_channels, 3, padding=1, doubles=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        return self.conv(x)
 
 
 class EfficientUNet(nn.Module):

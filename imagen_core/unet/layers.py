@@ -319,7 +319,7 @@ class ResBlock(nn.Module):
         self.act = activation(act)
         self.resample = Resample(resample)
         self.norm_1 = nn.GroupNorm(groups, in_channels)
-        self.conv_1 = Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv_1 = Conv2d(in_channels, out_channels, 3, padding=1, doubles=resample == "up")
         self.embedding_act = activation(act) if activate_embedding else nn.Identity()
         self.embedding = nn.Linear(embedding_dim, 2 * out_channels)
         self.norm_2 = nn.GroupNorm(groups, out_channels)
@@ -342,7 +342,8 @@ class ResBlock(nn.Module):
         x       b c h w
         level   b embedding_dim, or what `modulations` made of it
         """
-        h = self.conv_1(self.resample(norm_activate(x, self.norm_1, self.act)))
+        h = norm_activate(x, self.norm_1, self.act)
+        h = self.conv_1(h if self.conv_1.doubles else self.resample(h))
         own = self.scale_shift(level) if isinstance(level, Tensor) else level[self.index]
         h = norm_activate(h, self.norm_2, self.act, own)
         h = add_(self.conv_2(h), self.skip(self.resample(x)))

@@ -9,12 +9,16 @@ import torch
 import torch.nn.functional as F
 
 from imagen_nodes.imagen_core.kernels import convolution
-from imagen_nodes.imagen_core.kernels.convolution import KEPT, Conv2d, packs_bfloat16
+from imagen_nodes.imagen_core.kernels.convolution import KEPT, Conv2d, fold, packs_bfloat16
+from imagen_nodes.imagen_core.lora import with_branch
 
 needs_onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN"
 )
 pytestmark = needs_onednn
+
+
+TIGHT = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # relative
 
 
 def picture(*shape, dtype=torch.float32):
@@ -23,6 +27,13 @@ def picture(*shape, dtype=torch.float32):
 
 def plain(conv, x):
     return F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding)
+
+
+def of_doubled(conv, x):
+    """The plain convolution of the doubled image, in float64."""
+    bias = None if conv.bias is None else conv.bias.double()
+    x = F.interpolate(x.double(), scale_factor=2, mode="nearest")
+    return F.conv2d(x, conv.weight.double(), bias, padding=1)
 
 
 def made(*args, dtype=torch.float32, **kwargs):
@@ -76,23 +87,28 @@ def test_without_oneDNN_gradients_or_channels_last_the_plain_path_serves(monkeyp
     assert not conv.packed
 
 
+def change(conv, how):
+    """Weight and bias twice as large."""
+    if how == "in place":
+        conv.weight.mul_(2)
+        conv.bias.mul_(2)
+    elif how == "another parameter":
+        conv.weight = torch.nn.Parameter(conv.weight * 2)
+        conv.bias = torch.nn.Parameter(conv.bias * 2)
+    elif how == "loaded":
+        conv.load_state_dict({key: 2 * value for key, value in conv.state_dict().items()})
+    else:
+        conv.double().weight.mul_(2)
+        conv.bias.mul_(2)
+        conv.float()
+
+
 @pytest.mark.parametrize("how", ["in place", "another parameter", "loaded", "float64 and back"])
 def test_changed_weights_are_packed_anew(how):
     conv, x = made(8, 8, 3, padding=1), picture(2, 8, 8, 8)
     with torch.no_grad():
         before = conv(x)
-        if how == "in place":
-            conv.weight.mul_(2)
-            conv.bias.mul_(2)
-        elif how == "another parameter":
-            conv.weight = torch.nn.Parameter(conv.weight * 2)
-            conv.bias = torch.nn.Parameter(conv.bias * 2)
-        elif how == "loaded":
-            conv.load_state_dict({key: 2 * value for key, value in conv.state_dict().items()})
-        else:
-            conv.double().weight.mul_(2)
-            conv.bias.mul_(2)
-            conv.float()
+        change(conv, how)
         assert torch.allclose(conv(x), 2 * before, atol=1e-5)
 
 
@@ -120,3 +136,66 @@ def test_packed_weights_are_bounded_and_counted(monkeypatch):
     del conv
     gc.collect()
     assert Conv2d.bytes_packed == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(2, 8, 12), (1, 40, 40), (1, 4, 4), (3, 1, 1), (2, 5, 3)])
+def test_of_a_doubled_image_it_is_the_plain_convolution(shape, bias, dtype):
+    conv = made(24, 16, 3, padding=1, doubles=True, bias=bias, dtype=dtype)
+    x = picture(shape[0], 24, *shape[1:], dtype=dtype)
+    with torch.no_grad():
+        found, expected = conv(x), of_doubled(conv, x)
+    assert found.dtype == dtype and found.is_contiguous(memory_format=torch.channels_last)
+    assert (found - expected).norm() / expected.norm() < TIGHT[dtype]
+
+
+def test_small_images_are_convolved_where_no_gradient_is_asked_for(monkeypatch):
+    conv, x = made(8, 16, 3, padding=1, doubles=True), picture(2, 8, 8, 8)
+    calls = []
+    monkeypatch.setattr(convolution, "fold", lambda each: calls.append(each) or fold(each))
+    with torch.no_grad():
+        conv(x), conv(x)
+    assert calls == [conv]
+    with torch.enable_grad():
+        slow = conv(x.requires_grad_())
+        slow.square().sum().backward()
+    assert calls == [conv] and x.grad is not None
+    plain_one = of_doubled(conv, x.detach())
+    assert torch.allclose(slow.double(), plain_one, atol=1e-5)
+
+
+def test_the_environment_asks_for_the_bits_of_the_plain_convolution(monkeypatch):
+    conv, x = made(8, 16, 3, padding=1, doubles=True), picture(2, 8, 8, 8)
+    doubled = F.interpolate(x, scale_factor=2, mode="nearest")
+    with torch.no_grad():
+        monkeypatch.setenv("IMAGEN_CONVOLUTION", "plain")
+        assert torch.equal(conv(x), plain(conv, doubled))
+        monkeypatch.setenv("IMAGEN_CONVOLUTION", "folded")
+        assert not torch.equal(conv(x), plain(conv, doubled))
+        monkeypatch.setenv("IMAGEN_CONVOLUTION", "winograd")
+        with pytest.raises(ValueError, match="IMAGEN_CONVOLUTION: expected plain or folded"):
+            conv(x)
+
+
+@pytest.mark.parametrize("how", ["in place", "another parameter", "loaded", "float64 and back"])
+def test_changed_weights_of_a_doubled_image_are_added_up_anew(how):
+    conv, x = made(8, 8, 3, padding=1, doubles=True), picture(2, 8, 8, 8)
+    with torch.no_grad():
+        before = conv(x)
+        change(conv, how)
+        assert torch.allclose(conv(x), 2 * before, atol=1e-5)
+        for other in (copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))):  # noqa: S301
+            assert torch.equal(other(x), conv(x))
+    assert set(conv.state_dict()) == {"weight", "bias"} and len(list(conv.modules())) == 1
+
+
+def test_a_lora_sees_the_doubled_image():
+    conv, x = made(8, 8, 3, padding=1, doubles=True), picture(2, 8, 8, 8)
+    down, up = torch.randn(4, 8, 3, 3), torch.randn(8, 4)
+    merged = copy.deepcopy(conv)
+    with torch.no_grad():
+        merged.weight += torch.einsum("or, rcij -> ocij", up, down)
+        beside = with_branch(conv, down, up, None)
+        assert torch.allclose(beside(x), merged(x), atol=1e-4)
+        assert not torch.allclose(conv(x), merged(x), atol=1e-2)
