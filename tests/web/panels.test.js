@@ -123,10 +123,24 @@ test("a recreated node's panel takes the place of the one that still hangs there
 
 test("the last run of the same graph is found in the server's history", () => {
   const run = (id, outputs) => ({ prompt: [0, "x", {}, { extra_pnginfo: { workflow: { id } } }, []], outputs });
-  const history = { a: run("g", 1), b: run("other", 2), c: run("g", 3), d: { prompt: [], outputs: 4 } };
-  assert.equal(outputsOf(history, "g"), 3);
+  const history = { a: run("g", { 1: "a" }), b: run("other", { 1: "b" }), c: run("g", { 1: "c" }), d: { prompt: [] } };
+  assert.deepEqual(outputsOf(history, "g"), { 1: "c" });
   assert.equal(outputsOf(history, "none"), null);
   assert.equal(outputsOf({ d: { prompt: [], outputs: 4 } }, undefined), null);
+});
+
+test("what a node kept from an earlier run is found there: the last run's own outputs lack it", () => {
+  const run = (number, text, outputs, cached = []) => ({
+    prompt: [number, "x", { 4: { class_type: "T5", inputs: { text } } }, { extra_pnginfo: { workflow: { id: "g" } } }],
+    outputs,
+    status: { messages: [["execution_cached", { nodes: cached }]] },
+  });
+  const before = { a: run(1, "red", { 4: "red read" }), b: run(2, "blue", { 4: "blue read" }) };
+  const last = (...given) => outputsOf({ ...before, c: run(3, ...given) }, "g");
+  assert.deepEqual(last("red", { 5: "chart" }, ["4"]), { 4: "red read", 5: "chart" });
+  assert.deepEqual(last("red", { 5: "chart" }), { 5: "chart" }, "broken off before it came to the node");
+  assert.deepEqual(last("green", { 5: "chart" }, ["4"]), { 5: "chart" }, "of a run that is forgotten");
+  assert.deepEqual(last("red", { 4: "sent again" }, ["4"]), { 4: "sent again" });
 });
 
 function page() {
@@ -175,6 +189,37 @@ test("after F5 the panels show what the server still knows, once", async () => {
   extension.afterConfigureGraph();
   for (let i = 0; i < 9; i++) await Promise.resolve();
   assert.ok(made.imagenPanel.height() < 100);
+});
+
+test("what was kept from an earlier run stays when a run is broken off", () => {
+  const { add, heard } = page();
+  const [kept, broken] = [add(1, "ImagenT5Encode"), add(2, "ImagenSR256")];
+  kept.onExecuted({ imagen_reading: [{ text: "a pear", tokens: 2, limit: 9 }] });
+  heard.execution_cached({ detail: { nodes: ["1"] } });
+  heard.executing({ detail: "2" });
+  heard.execution_interrupted({ detail: { executed: [] } });
+  assert.deepEqual([kept, broken].map((each) => each.imagenPanel.filled()), [true, false]);
+});
+
+test("the end of a run fills panels of nodes that it did not run again, where the server does not send theirs", async () => {
+  const { api, add, heard } = page();
+  const [text, chart] = [add(4, "ImagenT5Encode"), add(5, "ImagenBaseSample")];
+  const reading = (said) => ({ imagen_reading: [{ text: said, tokens: 2, limit: 9 }] });
+  const extra = { extra_pnginfo: { workflow: { id: "g" } } };
+  const prompt = [0, "x", { 4: { class_type: "ImagenT5Encode", inputs: {} } }, extra];
+  const messages = [["execution_cached", { nodes: ["4"] }]];
+  api.history = {
+    a: { prompt, outputs: { 4: reading("a pear") }, status: { messages: [] } },
+    b: { prompt, outputs: { 5: { imagen_trace: [TRACE] } }, status: { messages } },
+  };
+  heard.execution_cached({ detail: { nodes: ["4"] } });
+  heard.executing({ detail: "5" });
+  assert.equal(text.imagenPanel.filled(), false);
+  chart.onExecuted({ imagen_trace: [{ ...TRACE, seconds: 9 }] });
+  heard.executing({ detail: null });
+  for (let i = 0; i < 9; i++) await Promise.resolve();
+  assert.equal(text.imagenPanel.filled(), true);
+  assert.match(find(chart.imagenPanel.element, "imagen-done")[0].textContent, /9 s/, "what is shown stays");
 });
 
 test("a view that is dropped from the search is as wide as a view", () => {

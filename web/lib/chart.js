@@ -108,6 +108,7 @@ export function makeChart(document, urlOf, say = textsOf("en")) {
     element: root,
     height,
     maxHeight: height,
+    filled: () => shown !== null,
     // [width, height] of the image that is shown; null where none is
     size: () => shown?.size ?? null,
     // text   to warn of before the run, or ""; whether that is new

@@ -27,17 +27,28 @@ export function makeExtension(app, api, page) {
   const panels = () => nodesOf(app.canvas?.graph ?? root()).filter((node) => node.imagenPanel);
   const say = () => textsOf(app.extensionManager?.setting?.get?.("Comfy.Locale"));
   let fresh = true;
+  let cached = []; // nodes that the run does not run again
 
   function restore(outputs) {
     for (const [key, output] of Object.entries(outputs ?? {})) show(findNode(root(), key), output);
   }
 
-  // After F5 and in a new tab the frontend has forgotten what the server still knows.
+  // After F5 and in a new tab the frontend has forgotten what the server still knows. What is shown stays.
   async function recall() {
     const asked = root();
     const answer = await api.fetchApi?.("/history?max_items=32");
     const outputs = answer?.ok ? outputsOf(await answer.json(), asked?.id) : null;
-    if (outputs && asked === root()) restore(outputs);
+    if (!outputs || asked !== root()) return;
+    restore(Object.fromEntries(Object.entries(outputs).filter(([key]) => isEmpty(key))));
+  }
+
+  const isEmpty = (key) => findNode(root(), key)?.imagenPanel?.filled() === false;
+  const tryRecall = () => recall().catch(() => {}); // an older server, or none: the panels stay empty
+
+  function onExecuting({ detail }) {
+    const id = detail?.node ?? detail;
+    if (id && typeof id !== "object") findNode(root(), id)?.imagenPanel?.clear();
+    else if (cached.some(isEmpty)) tryRecall();
   }
 
   function lookAgain() {
@@ -48,9 +59,8 @@ export function makeExtension(app, api, page) {
     }
   }
 
-  const clearOne = (id) => id && findNode(root(), id)?.imagenPanel?.clear();
   const clearRest = ({ detail }) => {
-    const done = new Set((detail?.executed ?? []).map(String));
+    const done = new Set([...(detail?.executed ?? []), ...cached].map(String));
     for (const node of nodesOf(root()).filter((each) => each.imagenPanel))
       if (!done.has(String(node.id))) node.imagenPanel.clear();
   };
@@ -71,7 +81,8 @@ export function makeExtension(app, api, page) {
       style.textContent = CSS;
       page.document.head.append(style);
       colour();
-      api.addEventListener?.("executing", ({ detail }) => clearOne(detail?.node ?? detail));
+      api.addEventListener?.("execution_cached", ({ detail }) => (cached = detail?.nodes ?? []));
+      api.addEventListener?.("executing", onExecuting);
       api.addEventListener?.("execution_interrupted", clearRest);
       api.addEventListener?.("execution_error", clearRest);
       page.setInterval?.(lookAgain, LOOK_AGAIN);
@@ -96,7 +107,7 @@ export function makeExtension(app, api, page) {
       page.setTimeout?.(lookAgain, 100);
       if (fresh && panels().length) {
         fresh = false;
-        recall().catch(() => {}); // an older server, or none: the panels stay empty
+        tryRecall();
       }
     },
     onNodeOutputsUpdated: restore,

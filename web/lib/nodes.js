@@ -25,11 +25,24 @@ export function remount(document, node) {
   }
 }
 
-// The outputs of the last run of a graph that the server still knows; null = none
+// The outputs of the last run of a graph that the server still knows; null = none. Older servers leave out those of
+// nodes that it did not run again: they stand with the run that they are from.
 // history   as /history answers
 // id        of the graph
 export function outputsOf(history, id) {
   const runs = Object.values(history ?? {}).reverse();
-  const known = runs.find((run) => id && run.prompt?.[3]?.extra_pnginfo?.workflow?.id === id);
-  return known?.outputs ?? null;
+  const last = runs.findIndex((run) => id && run.prompt?.[3]?.extra_pnginfo?.workflow?.id === id);
+  if (last < 0) return null;
+  const outputs = { ...runs[last].outputs };
+  for (const key of cachedIn(runs[last])) {
+    const asked = askedOf(runs[last], key);
+    const source = runs.slice(last + 1).find((run) => run.outputs?.[key] && askedOf(run, key) === asked);
+    if (source) outputs[key] ??= source.outputs[key];
+  }
+  return outputs;
 }
+
+const askedOf = (run, key) => JSON.stringify(run.prompt?.[2]?.[key]);
+
+const cachedIn = (run) =>
+  run.status?.messages?.find(([name]) => name === "execution_cached")?.[1]?.nodes ?? [];

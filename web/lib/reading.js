@@ -19,6 +19,7 @@ export function makeReading(document, say = textsOf("en")) {
     element: root,
     height,
     maxHeight: height,
+    filled: () => shown,
     clear() {
       shown = false;
       hint.textContent = say.readingHint;

@@ -142,6 +142,7 @@ export function makeView(document, urlOf, say = textsOf("en")) {
     element: root,
     height: () => (state.stages.length ? HEIGHT : EMPTY_HEIGHT),
     maxHeight: undefined,
+    filled: () => state.stages.length > 0,
     // While it runs, "Nodes 2.0" shows its live preview below; afterwards that is a second copy of what is here.
     clear: () => root.classList.add("imagen-running"),
     // output   of the node; whether there was something to show
