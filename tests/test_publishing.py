@@ -69,7 +69,9 @@ def test_every_template_has_a_thumbnail_a_note_and_its_api_twin(path):
     assert thumbnail.is_file(), f"python tools/{recipe}"
     assert 8_000 < thumbnail.stat().st_size < 100_000, "blank, or large"
     nodes = json.loads(path.read_text("utf-8"))["nodes"]
-    assert any(node["type"] == "MarkdownNote" for node in nodes)
+    notes = [node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote"]
+    assert notes
+    assert "`" not in "".join(notes), "Nodes 2.0 writes inline code in blue on blue"
     assert (path.parent / "api" / path.name).is_file()
 
 

@@ -402,52 +402,52 @@ def domain_lora() -> Graph:
 
 
 IF_NOTE = (
-    f"\n\nDeepFloyd IF's weights are yours to fetch, under their own licence: `{IF_I}` and `{IF_II}` into "
-    f"`models/diffusion_models`, `{IF_T5}` into `models/text_encoders`; then choose them in the loaders."
+    f"\n\nDeepFloyd IF's weights are yours to fetch, under their own licence: *{IF_I}* and *{IF_II}* into "
+    f"*models/diffusion_models*, *{IF_T5}* into *models/text_encoders*; then choose them in the loaders."
 )
 NOTES = {
     text_to_1024: "## Text to 1024\nThe whole cascade: 64, 256, 1024. Change the prompt, then the seed.",
     text_to_64: "## Text to 64\nThe base alone, four at once: the quickest way to try a prompt.",
-    image_to_image: "## Image to image\n`strength` says how much of the first picture is made new.",
+    image_to_image: "## Image to image\n*strength* says how much of the first picture is made new.",
     edit_at_64: "## Edit at 64\nBetween two stages runs an ordinary image: any image node fits there.",
-    restyle_in_sr: "## Restyle in the SR stages\nSame 64 picture, another prompt, `aug_level` 0.3.",
+    restyle_in_sr: "## Restyle in the SR stages\nSame 64 picture, another prompt, *aug_level* 0.3.",
     inpaint: "## Inpaint\nOnly white of the mask is painted. Copy the two pictures of "
-    "`example_workflows/input` to ComfyUI's input folder first.",
+    "*example_workflows/input* to ComfyUI's input folder first.",
     upscale_a_picture: "## Upscale a picture\nThe SR stages take any picture, whole or in tiles.",
-    one_node: "## The cascade in one node\nAll stages. Choose 64 in `upto` to look for a seed quickly.",
+    one_node: "## The cascade in one node\nAll stages. Choose 64 in *upto* to look for a seed quickly.",
     crop_and_stitch: "## Crop, inpaint, stitch\nThe masked part of a large image is painted at the base's "
-    "own size and put back; all else stays pixel-exact. Copy the two pictures of `example_workflows/input` "
+    "own size and put back; all else stays pixel-exact. Copy the two pictures of *example_workflows/input* "
     "to ComfyUI's input folder first.",
     keep_the_base: "## Keep the base\nThe base keeps seed 0, the SR stages draw anew at each run. To keep "
-    "another image: choose `nothing` in *keep* until the base is right, then copy that seed to *kept_seed*.",
+    "another image: choose *nothing* in *keep* until the base is right, then copy that seed to *kept_seed*.",
     outpaint: "## Outpaint\nAn image and as much room again on its right, painted at the base's own size; "
-    "the old part comes back pixel-exact. Copy the two pictures of `example_workflows/input` to ComfyUI's "
+    "the old part comes back pixel-exact. Copy the two pictures of *example_workflows/input* to ComfyUI's "
     "input folder first.",
-    styles: "## Styles\nOne prompt, two styles. Add your own to `models/imagen/styles.txt`, one a line: "
-    "`ink: ink on paper, {prompt}`.",
+    styles: "## Styles\nOne prompt, two styles. Add your own to *models/imagen/styles.txt*, one a line: "
+    "*ink: ink on paper, {prompt}*.",
     regional_prompt: "## Regional prompts\nEach half has a prompt of its own, which says where its thing is. "
     "Draw other masks, or chain more *Imagen Regional Prompt*. Copy the pictures of "
-    "`example_workflows/input` to ComfyUI's input folder first.",
+    "*example_workflows/input* to ComfyUI's input folder first.",
     guidance_sweep: "## Guidance sweep\nOne seed, three guidance scales, two thresholds; choose other "
     "settings for the columns and rows. On white backgrounds, as here, dynamic thresholding greys "
     "and then breaks what static clipping leaves alone; on photographs it is static clipping that burns.",
     another_upscaler: "## Another upscaler\nLanczos stands in for the first SR stage. Put *Upscale Image "
     "(using Model)* there for one that is trained: between two stages runs an ordinary image.",
-    synthetic_data: "## Synthetic data\nEach run adds eight pictures to `output/dataset` and the seeds "
+    synthetic_data: "## Synthetic data\nEach run adds eight pictures to *output/dataset* and the seeds "
     "change: choose *Run (instant)* beside the Run button and it goes on until you stop it. In a shell "
-    "`imagen batch` does it, from a file with a line for each run.",
+    "*imagen batch* does it, from a file with a line for each run.",
     style_lora: "## A style from your images\nA LoRA of the base, with samples and the loss while it trains. "
     "Put 50 to 300 images of one style with captions into a folder of ComfyUI's input and choose it; "
-    "`example_workflows/input` has a folder of twelve to try with. Some minutes on a CPU; a second run uses "
+    "*example_workflows/input* has a folder of twelve to try with. Some minutes on a CPU; a second run uses "
     "what the first one made. Another name trains anew.",
     domain_lora: "## A domain from your images\nLine drawings, scans, photographs: a LoRA of the base, and "
     "images of the same prompts before and after. Put your images with captions into a folder of ComfyUI's "
     "input and choose it; write prompts that none of them is captioned with.",
     if_text_to_picture: "## DeepFloyd IF: text to picture\nStages I and II with the presets they were "
     "published with." + IF_NOTE,
-    if_image_to_image: "## DeepFloyd IF: image to image\n`strength` 0.7 at guidance 10; then stage II "
+    if_image_to_image: "## DeepFloyd IF: image to image\n*strength* 0.7 at guidance 10; then stage II "
     "starts from the picture too." + IF_NOTE,
-    if_inpaint: "## DeepFloyd IF: inpaint\n`clean` is how IF was used; `repaint` with `resample` 5 joins "
+    if_inpaint: "## DeepFloyd IF: inpaint\n*clean* is how IF was used; *repaint* with *resample* 5 joins "
     "old and new better. Stage II keeps the unmasked part of the large picture, pixel for pixel."
     + IF_NOTE,
     if_upscale: "## DeepFloyd IF: upscale\nStage II alone, on any picture whose sides are multiples of 4."

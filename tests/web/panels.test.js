@@ -5,6 +5,7 @@ import { makeChart } from "../../web/lib/chart.js";
 import { makeExtension } from "../../web/lib/extension.js";
 import { outputsOf, remount } from "../../web/lib/nodes.js";
 import { sizeOf, warningOf } from "../../web/lib/sizes.js";
+import { makeOutcome } from "../../web/lib/outcome.js";
 import { makeReading } from "../../web/lib/reading.js";
 import { CSS } from "../../web/lib/style.js";
 import { textsOf } from "../../web/lib/texts.js";
@@ -300,4 +301,16 @@ test("what was read of a prompt is shown, with its tokens, and what was cut stan
   assert.equal(find(reading.element, "imagen-text")[1].textContent, "");
   assert.deepEqual([of("imagen-text"), of("imagen-warning")], [say.emptyPrompt, ""]);
   assert.equal(reading.show({ text: ["x"] }), false);
+});
+
+test("what a training came to stands under its node until it runs again", () => {
+  const { add, heard } = page();
+  const made = add(3, "ImagenFineTuneStage");
+  const said = (name) => find(made.imagenPanel.element, name)[0].textContent;
+  assert.equal(said("imagen-hint"), say.outcomeHint);
+  made.onExecuted({ text: ["runs/mine: step 250, loss 0.0312"], images: [] });
+  assert.deepEqual([said("imagen-text"), said("imagen-hint")], ["runs/mine: step 250, loss 0.0312", ""]);
+  assert.ok(made.imagenPanel.height() > makeOutcome(fakeDocument()).height());
+  heard.executing({ detail: "3" });
+  assert.equal(made.imagenPanel.filled(), false);
 });

@@ -4,6 +4,7 @@ import { makeChart } from "./chart.js";
 import { labelPreviews } from "./label.js";
 import { findNode, outputsOf, remount } from "./nodes.js";
 import { sizeOf, warningOf } from "./sizes.js";
+import { makeOutcome } from "./outcome.js";
 import { makeReading } from "./reading.js";
 import { CSS } from "./style.js";
 import { textsOf } from "./texts.js";
@@ -12,6 +13,7 @@ import { paintWires } from "./wires.js";
 
 const CHARTED = ["ImagenBaseSample", "ImagenSR256", "ImagenSR1024"];
 const READ = "ImagenT5Encode";
+const TUNED = "ImagenFineTuneStage";
 const VIEW = ["ImagenCascadeView", "ImagenSampleCascade"];
 const COMMAND = "Imagen.NewCascade";
 const VIEW_WIDTH = 340;
@@ -95,6 +97,7 @@ export function makeExtension(app, api, page) {
         labelPreviews(node, () => chart.size() ?? sizeOf(node));
       }
       if (kind === READ) attach(node, "imagen_reading", makeReading(page.document, say()));
+      if (kind === TUNED) attach(node, "imagen_outcome", makeOutcome(page.document, say()));
       if (VIEW.includes(kind)) {
         hideNativePreview(node);
         attach(node, "imagen_view", makeView(page.document, urlOf, say()));

@@ -49,6 +49,7 @@ export const CSS = `
 .imagen-done { text-align: center; opacity: .75; flex: none; font-variant-numeric: tabular-nums; }
 .imagen-done:empty { display: none; }
 .imagen-reading { height: 100%; min-height: 24px; overflow-y: auto; }
+.imagen-outcome { height: 100%; min-height: 24px; overflow-y: auto; }
 .imagen-text { flex: none; overflow-wrap: anywhere; user-select: text; text-align: center; }
 .imagen-warning:empty { display: none; }
 .imagen-reading .imagen-warning { text-align: center; overflow-wrap: anywhere; }
@@ -57,6 +58,8 @@ export const CSS = `
 [data-node-id]:has(.imagen-view.imagen-filled:not(.imagen-running)) img.object-contain.contain-size,
 [data-node-id]:has(.imagen-view.imagen-filled:not(.imagen-running)) img.object-contain.contain-size + div,
 [data-node-id]:has(.imagen-view.imagen-filled:not(.imagen-running)) .image-preview,
+[data-node-id]:has(.imagen-outcome.imagen-filled) img.object-contain.contain-size,
+[data-node-id]:has(.imagen-outcome.imagen-filled) img.object-contain.contain-size + div,
 [data-node-id]:has(.imagen-chart) img.object-contain.contain-size + div,
 [data-node-id]:has(.imagen-chart) .image-preview > [role="img"] + div,
 [data-node-id]:has(.imagen-chart) div:has(> img.object-contain.object-center) + div { display: none; }
