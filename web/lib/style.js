@@ -60,6 +60,8 @@ export const CSS = `
 [data-node-id]:has(.imagen-view.imagen-filled:not(.imagen-running)) .image-preview,
 [data-node-id]:has(.imagen-outcome.imagen-filled) img.object-contain.contain-size,
 [data-node-id]:has(.imagen-outcome.imagen-filled) img.object-contain.contain-size + div,
+[data-node-id]:has(.imagen-outcome.imagen-filled) div:has(> img.object-contain.object-center),
+[data-node-id]:has(.imagen-outcome.imagen-filled) div:has(> img.object-contain.object-center) + div,
 [data-node-id]:has(.imagen-chart) img.object-contain.contain-size + div,
 [data-node-id]:has(.imagen-chart) .image-preview > [role="img"] + div,
 [data-node-id]:has(.imagen-chart) div:has(> img.object-contain.object-center) + div { display: none; }
