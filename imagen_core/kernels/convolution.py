@@ -1,12 +1,13 @@
 """Convolution whose weights are prepared once, not at every call.
 
 On a CPU a convolution brings its weights into a blocked layout first, which at low resolution can cost
-as much as the arithmetic. Weights are packed for each shape of the input, so that results are those of
-nn.Conv2d to the bit, whatever was evaluated before.
+as much as the arithmetic. Weights are packed for each shape of the input, so that results do not depend on
+what was evaluated before.
 
 A convolution of an image that was doubled by repeating sees most of its values twice or four times. Added up
 beforehand, its 3 x 3 weights are four windows of 2 x 2 on the small image: 4/9 of the arithmetic, and fewer
-roundings. Measured in benchmarks/NOTES.md.
+roundings. IMAGEN_CONVOLUTION=plain in the environment asks for the bits of nn.Conv2d. Measured in
+benchmarks/NOTES.md.
 """
 
 import os
@@ -22,7 +23,7 @@ KEPT = 2  # input shapes whose weights are kept: guidance evaluates one and two 
 MOST_BYTES = 2**31  # of all packed weights together; convolutions beyond it stay plain
 DTYPES = (torch.float32, torch.bfloat16)
 SMALL = 20480  # values; torch computes a single float32 picture up to here without oneDNN
-PLAIN = "IMAGEN_CONVOLUTION"  # an environment variable; "plain" = doubled images as they stand
+WAY = "IMAGEN_CONVOLUTION"  # an environment variable; "plain" = the bits of torch's own convolution
 # Which of three weights in a row fall on which of two small pixels, for even and for odd large ones.
 TAPS = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))
 MANY = 16  # rows; on one thread torch computes fewer in a 1 x 1 convolution without oneDNN
@@ -84,7 +85,7 @@ class Conv2d(nn.Conv2d):
         return F.interpolate(input, scale_factor=2, mode="nearest") if self.doubles else input
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.doubles and folds() and self.packs(input):
+        if self.doubles and not plain() and self.packs(input):
             return interleaved(self.folded_now()(input))
         input = self.seen(input)
         weight = self.packed_for(input) if self.packs(input) else None
@@ -112,7 +113,7 @@ class Conv2d(nn.Conv2d):
             and (weight.dtype == torch.float32 or packs_bfloat16())
             and type(weight) in (Tensor, nn.Parameter)
             and input.ndim == 4
-            and (weight.dtype != torch.float32 or self.torch_takes_oneDNN(input))
+            and (not plain() or weight.dtype != torch.float32 or self.torch_takes_oneDNN(input))
             and isinstance(self.padding, tuple)
             and self.padding_mode == "zeros"
             and input.is_contiguous(memory_format=torch.channels_last)
@@ -228,12 +229,12 @@ def version_of(weight: Tensor | None) -> int:
     return 0 if weight is None or weight.is_inference() else weight._version
 
 
-def folds() -> bool:
-    """Whether doubled images are convolved as small ones, which changes the last bits."""
-    asked = os.environ.get(PLAIN, "")
-    if asked not in ("", "plain", "folded"):
-        raise ValueError(f"{PLAIN}: expected plain or folded, got {asked!r}")
-    return asked != "plain"
+def plain() -> bool:
+    """Whether the environment asks for the bits of torch's own convolution, which is slower."""
+    asked = os.environ.get(WAY, "")
+    if asked not in ("", "plain", "fast"):
+        raise ValueError(f"{WAY}: expected plain or fast, got {asked!r}")
+    return asked == "plain"
 
 
 @cache

@@ -45,7 +45,8 @@ def made(*args, dtype=torch.float32, **kwargs):
     ("channels", "kernel", "stride"),
     [((16, 32), 3, 1), ((64, 64), 3, 1), ((6, 16), 3, 1), ((32, 48), 1, 1), ((16, 32), 3, 2)],
 )
-def test_packed_weights_give_the_same_bits(dtype, channels, kernel, stride):
+def test_packed_weights_give_the_same_bits(dtype, channels, kernel, stride, monkeypatch):
+    monkeypatch.setenv("IMAGEN_CONVOLUTION", "plain")
     conv = made(*channels, kernel, stride, kernel // 2, dtype=dtype)
     for shape in ((2, 8), (1, 8), (2, 16), (1, 64), (2, 8)):
         x = picture(shape[0], channels[0], shape[1], shape[1], dtype=dtype)
@@ -57,7 +58,8 @@ def test_packed_weights_give_the_same_bits(dtype, channels, kernel, stride):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_bits_are_those_of_torch_on_any_number_of_threads(threads):
+def test_the_bits_are_those_of_torch_on_any_number_of_threads(threads, monkeypatch):
+    monkeypatch.setenv("IMAGEN_CONVOLUTION", "plain")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -71,6 +73,22 @@ def test_the_bits_are_those_of_torch_on_any_number_of_threads(threads):
                 x = picture(*shape)
                 with torch.no_grad():
                     assert torch.equal(conv(x), plain(conv, x)), (kernel, shape)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("kernel", "shape"), [(1, (2, 32, 8, 8)), (3, (1, 32, 8, 8))])
+def test_small_float32_images_are_packed_too(kernel, shape):
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        conv, x = made(32, 16, kernel, padding=kernel // 2), picture(*shape)
+        with torch.no_grad():
+            expected = F.conv2d(
+                x.double(), conv.weight.double(), conv.bias.double(), 1, kernel // 2
+            )
+            assert (conv(x) - expected).norm() / expected.norm() < TIGHT[torch.float32]
+        assert conv.packed
     finally:
         torch.set_num_threads(before)
 
@@ -171,10 +189,10 @@ def test_the_environment_asks_for_the_bits_of_the_plain_convolution(monkeypatch)
     with torch.no_grad():
         monkeypatch.setenv("IMAGEN_CONVOLUTION", "plain")
         assert torch.equal(conv(x), plain(conv, doubled))
-        monkeypatch.setenv("IMAGEN_CONVOLUTION", "folded")
+        monkeypatch.setenv("IMAGEN_CONVOLUTION", "fast")
         assert not torch.equal(conv(x), plain(conv, doubled))
         monkeypatch.setenv("IMAGEN_CONVOLUTION", "winograd")
-        with pytest.raises(ValueError, match="IMAGEN_CONVOLUTION: expected plain or folded"):
+        with pytest.raises(ValueError, match="IMAGEN_CONVOLUTION: expected plain or fast"):
             conv(x)
 
 
