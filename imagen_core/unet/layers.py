@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.convolution import Conv2d
-from ..kernels.inplace import add_
+from ..kernels.inplace import add_, scale_
 from ..kernels.norm import norm_activate
 from .attention import AttentionPool, KeysValues, TextAttention
 
@@ -347,4 +347,4 @@ class ResBlock(nn.Module):
         own = self.scale_shift(level) if isinstance(level, Tensor) else level[self.index]
         h = norm_activate(h, self.norm_2, self.act, own)
         h = add_(self.conv_2(h), self.skip(self.resample(x)))
-        return h if self.residual_scale == 1.0 else h * self.residual_scale
+        return h if self.residual_scale == 1.0 else scale_(h, self.residual_scale)
