@@ -278,6 +278,10 @@ FEWEST = """() => {
 }"""
 
 
+BESIDE_THE_VIEW = """() => [...document.querySelectorAll('[data-node-id] img')]
+  .filter(each => each.checkVisibility() && !each.closest('.imagen-view')).length"""
+
+
 def test_what_a_search_for_imagen_finds_first_runs_alone(panels):
     """Alone: it shows what it makes, so that it needs no node to save it."""
     tool().load(panels, EMPTY)
@@ -296,6 +300,7 @@ def test_what_a_search_for_imagen_finds_first_runs_alone(panels):
     panels.wait_for_function(
         "() => document.querySelector('.imagen-view.imagen-filled')", timeout=10_000
     )
+    assert panels.evaluate(BESIDE_THE_VIEW) == 0, "the live preview would be a second copy"
 
 
 def test_nothing_of_the_pack_is_an_error(opened):

@@ -55,13 +55,11 @@ export const CSS = `
 .imagen-reading .imagen-warning { text-align: center; overflow-wrap: anywhere; }
 .imagen-view { height: 100%; min-height: 24px; }
 .imagen-view.imagen-filled { min-height: 340px; }
-[data-node-id]:has(.imagen-view.imagen-filled:not(.imagen-running)) img.object-contain.contain-size,
-[data-node-id]:has(.imagen-view.imagen-filled:not(.imagen-running)) img.object-contain.contain-size + div,
 [data-node-id]:has(.imagen-view.imagen-filled:not(.imagen-running)) .image-preview,
-[data-node-id]:has(.imagen-outcome.imagen-filled) img.object-contain.contain-size,
-[data-node-id]:has(.imagen-outcome.imagen-filled) img.object-contain.contain-size + div,
-[data-node-id]:has(.imagen-outcome.imagen-filled) div:has(> img.object-contain.object-center),
-[data-node-id]:has(.imagen-outcome.imagen-filled) div:has(> img.object-contain.object-center) + div,
+[data-node-id]:has(.imagen-view.imagen-filled:not(.imagen-running), .imagen-outcome.imagen-filled) :is(
+  img.object-contain.contain-size, img.object-contain.contain-size + div,
+  div:has(> img.object-contain.object-center), div:has(> img.object-contain.object-center) + div
+),
 [data-node-id]:has(.imagen-chart) img.object-contain.contain-size + div,
 [data-node-id]:has(.imagen-chart) .image-preview > [role="img"] + div,
 [data-node-id]:has(.imagen-chart) div:has(> img.object-contain.object-center) + div { display: none; }
