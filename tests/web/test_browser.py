@@ -162,17 +162,6 @@ def test_a_pinned_run_is_compared_with_the_next(panels):
     assert picture.locator(".imagen-pinned").count() == 0
 
 
-def test_after_f5_every_panel_shows_the_last_run(panels):
-    """Those of nodes that had no need to run again too: servers before 0.19 do not send theirs again."""
-    panels.evaluate(NEW_SEED.replace("77", "78"))
-    tool().run(panels, panels.server, 600)
-    assert panels.evaluate(SHOWN)
-    panels.wait_for_timeout(2000)  # the frontend keeps the graph for the time after F5
-    panels.reload(wait_until="domcontentloaded")
-    panels.wait_for_function(tool().READY, timeout=120_000)
-    panels.wait_for_function(SHOWN, timeout=10_000)
-
-
 def test_wires_have_their_colours(opened):
     colours = opened.evaluate("() => window.LGraphCanvas.link_type_colors")
     assert colours["IMAGEN_TEXT"] == "#f2d16b"
@@ -216,6 +205,18 @@ def test_a_far_size_is_warned_of_before_a_run(panels):
     panels.evaluate(width, 64)
     panels.wait_for_timeout(1500)
     assert panels.locator(".imagen-warning:not(:empty)").count() == 0
+
+
+def test_after_f5_every_panel_shows_the_last_run(panels):
+    """Those of nodes that had no need to run again too: servers before 0.19 do not send theirs again."""
+    panels.evaluate(NEW_SEED.replace("77", "78"))
+    tool().run(panels, panels.server, 600)
+    assert panels.evaluate(SHOWN)
+    panels.wait_for_timeout(2000)  # the frontend keeps the graph for the time after F5
+    panels.reload(wait_until="domcontentloaded")
+    panels.wait_for_function(tool().READY, timeout=120_000)
+    panels.wait_for_function(SHOWN, timeout=30_000)
+    panels.keyboard.press("Escape")
 
 
 BLUEPRINT = json.loads((ROOT / "subgraphs" / "Imagen Cascade.json").read_text("utf-8"))
