@@ -314,3 +314,19 @@ test("what a training came to stands under its node until it runs again", () => 
   heard.executing({ detail: "3" });
   assert.equal(made.imagenPanel.filled(), false);
 });
+
+test("a node at work is not told to run, one that was broken off is", () => {
+  const { add, heard } = page();
+  const kinds = { ImagenBaseSample: "chartHint", ImagenT5Encode: "readingHint", ImagenFineTuneStage: "outcomeHint" };
+  for (const [id, [kind, hint]] of Object.entries(Object.entries(kinds))) {
+    const made = add(id, kind);
+    const said = () => find(made.imagenPanel.element, "imagen-hint")[0].textContent;
+    heard.executing({ detail: id });
+    assert.equal(said(), say.running, kind);
+    heard.execution_interrupted({ detail: { executed: [] } });
+    assert.equal(said(), say[hint], kind);
+  }
+  const view = add(9, "ImagenSampleCascade");
+  heard.executing({ detail: 9 });
+  assert.equal(find(view.imagenPanel.element, "imagen-bar")[0].textContent, say.running);
+});

@@ -5,6 +5,7 @@ import { textsOf } from "./texts.js";
 const EMPTY_HEIGHT = 44; // with ComfyUI's margin of 10 around the element
 const WARNED_HEIGHT = 60;
 const HEIGHT = 184;
+const WARNING = 36; // two lines above a chart
 
 // values by step and picture -> mean, least and greatest by step; null where none is a number (NaN is sent as null)
 export function spread(rows) {
@@ -74,6 +75,7 @@ export function makeChart(document, urlOf, say = textsOf("en")) {
   const done = element(document, "div", "imagen-done", root);
   let shown = null;
   let warning = "";
+  let running = false;
 
   function point(i) {
     const text = readout(shown.threshold, shown.clipped, i, say);
@@ -97,12 +99,12 @@ export function makeChart(document, urlOf, say = textsOf("en")) {
 
   // The line that stands alone before a run, and above the chart where there is something to warn of.
   function speak() {
-    hint.textContent = warning || (shown ? "" : say.chartHint);
+    hint.textContent = warning || (shown ? "" : running ? say.running : say.chartHint);
     hint.className = warning ? "imagen-hint imagen-warning" : "imagen-hint";
   }
 
   const height = () =>
-    shown ? HEIGHT + (warning ? 20 : 0) : warning ? WARNED_HEIGHT : EMPTY_HEIGHT;
+    shown ? HEIGHT + (warning ? WARNING : 0) : warning ? WARNED_HEIGHT : EMPTY_HEIGHT;
   speak();
   return {
     element: root,
@@ -119,8 +121,10 @@ export function makeChart(document, urlOf, say = textsOf("en")) {
       return true;
     },
     // Forget what was shown: the node runs again, or never came to its turn.
-    clear() {
+    // atWork   whether the node runs now
+    clear(atWork = false) {
       shown = null;
+      running = atWork;
       root.classList.remove("imagen-filled");
       speak();
     },
@@ -129,6 +133,7 @@ export function makeChart(document, urlOf, say = textsOf("en")) {
       const trace = output?.imagen_trace?.at(-1);
       if (!trace) return false;
       const { width, height: rows, seconds } = trace;
+      running = false;
       shown = { threshold: spread(trace.threshold), clipped: spread(trace.clipped), size: [width, rows] };
       root.classList.add("imagen-filled");
       speak();

@@ -49,7 +49,7 @@ export function makeExtension(app, api, page) {
 
   function onExecuting({ detail }) {
     const id = detail?.node ?? detail;
-    if (id && typeof id !== "object") findNode(root(), id)?.imagenPanel?.clear();
+    if (id && typeof id !== "object") findNode(root(), id)?.imagenPanel?.clear(true);
     else if (cached.some(isEmpty)) tryRecall();
   }
 

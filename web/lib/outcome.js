@@ -17,9 +17,10 @@ export function makeOutcome(document, say = textsOf("en")) {
     height,
     maxHeight: height,
     filled: () => shown,
-    clear() {
+    // running   whether the node is at work now
+    clear(running = false) {
       shown = false;
-      hint.textContent = say.outcomeHint;
+      hint.textContent = running ? say.running : say.outcomeHint;
       root.classList.remove("imagen-filled");
     },
     // output   of the node; whether there was something to show

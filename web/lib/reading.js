@@ -20,9 +20,10 @@ export function makeReading(document, say = textsOf("en")) {
     height,
     maxHeight: height,
     filled: () => shown,
-    clear() {
+    // running   whether the node is at work now
+    clear(running = false) {
       shown = false;
-      hint.textContent = say.readingHint;
+      hint.textContent = running ? say.running : say.readingHint;
       root.classList.remove("imagen-filled");
     },
     // output   of the node; whether there was something to show

@@ -18,7 +18,7 @@ export const CSS = `
 .imagen-panel:not(.imagen-filled) { background: none; justify-content: center; overflow: visible; }
 .imagen-panel:not(.imagen-filled) > :not(.imagen-hint):not(.imagen-bar) { display: none; }
 .imagen-chart { height: 100%; min-height: 24px; }
-.imagen-chart.imagen-filled { min-height: 164px; max-height: 204px; }
+.imagen-chart.imagen-filled { min-height: 164px; max-height: 220px; }
 .imagen-hint { text-align: center; opacity: .75; flex: none; }
 .imagen-hint:empty { display: none; }
 .imagen-warning { opacity: 1; color: color-mix(in srgb, var(--error-text, #f44) 70%, var(--text)); }

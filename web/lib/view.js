@@ -144,7 +144,10 @@ export function makeView(document, urlOf, say = textsOf("en")) {
     maxHeight: undefined,
     filled: () => state.stages.length > 0,
     // While it runs, "Nodes 2.0" shows its live preview below; afterwards that is a second copy of what is here.
-    clear: () => root.classList.add("imagen-running"),
+    clear(running = false) {
+      root.classList.add("imagen-running");
+      if (!state.stages.length) bar.textContent = running ? say.running : say.viewHint;
+    },
     // output   of the node; whether there was something to show
     show(output) {
       const stages = output?.imagen_view;
