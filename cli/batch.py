@@ -21,6 +21,7 @@ AT_ONCE = 16
 KINDS = ("jsonl", "csv", "tsv", "text", "parquet")
 FORMATS = ("files", "imagefolder", "webdataset")
 KEEP = "keep"
+STOPPED = "interrupted; nothing half-written was left; the same command makes the rest"
 
 
 def add_batch_options(sub: argparse.ArgumentParser) -> None:
@@ -143,8 +144,11 @@ def batch(options: argparse.Namespace) -> dict[str, Any]:
         places.run(running.refuse, unfit, lambda row: job.faults(row) or layout.faults(row))
         groups = jobs.grouped(jobs.planned_tasks(rows, job, plan, jobs.MAKE), at_once)
         if plan.todo:
-            with scratch_folder(options.out) as scratch, declared_once():
-                running.run(make_pool(scratch), groups)
+            try:
+                with scratch_folder(options.out) as scratch, declared_once():
+                    running.run(make_pool(scratch), groups)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(STOPPED) from None
         output.finish()
     return summary(running, plan.counts)
 

@@ -116,7 +116,10 @@ def require_writable(folder: Path, *names: str) -> Path:
     folder = folder.absolute()
     there = next(each for each in (folder, *folder.parents) if os.path.exists(each))
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise InputError(f"-o: expected a folder that can be written to, got {folder}")
+        why = "may not be written to" if there.is_dir() else "is a file"
+        raise InputError(
+            f"-o: expected a folder that can be written to, got {folder}; {there} {why}"
+        )
     for name in (*folder.relative_to(there).parts, *names):
         try:
             os.lstat(there / name)

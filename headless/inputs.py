@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .graph import Graph, Link, Node, brief, cut, listed
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 SEEDS = ("seed", "noise_seed")
 Place = tuple[str, str]  # node id, input
+SHORTEST_SLIP = 4  # letters of a name in which one may be wrong
 SWITCH = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -31,8 +33,10 @@ def set_input(draft: Draft, change: str) -> None:
     where = f"--set {cut(change, 80)}"
     places = find_targets(draft.graph, target, where)
     if not places:
+        near = nearly(target, [name for node in draft.graph.values() for name in node.widgets])
+        but = f", but one has {near!r}" if near else ""
         raise InputError(
-            f"{where}: no node has an input {brief(target)}; expected NODE.INPUT=VALUE with one of "
+            f"{where}: no node has an input {brief(target)}{but}; expected NODE.INPUT=VALUE with one of "
             f"{listed(draft.graph.values())}"
         )
     for node_id, name in places:
@@ -82,3 +86,22 @@ def find_targets(graph: Graph, target: str, where: str) -> list[Place]:
             f'write "NODE.{cut(target, 80)}"'
         )
     return [(node.id, target) for node in found]
+
+
+def nearly(given: str, names: Iterable[str]) -> str:
+    """The first name that a given one differs from by spaces, case or a letter, not its first; "" = none."""
+    lower = given.strip().lower()
+    for name in names:
+        other = name.lower()
+        long = min(len(lower), len(other)) >= SHORTEST_SLIP
+        if lower == other or (long and lower[0] == other[0] and one_slip(lower, other)):
+            return name
+    return ""
+
+
+def one_slip(one: str, other: str) -> bool:
+    """Whether a letter more, less or other, or two that changed places, make one text of the other."""
+    while one and other and one[0] == other[0]:
+        one, other = one[1:], other[1:]
+    swapped = one[:2] == other[1::-1] and one[2:] == other[2:]
+    return swapped or one[1:] == other[1:] or one[1:] == other or one == other[1:]

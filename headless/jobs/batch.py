@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..graph import WorkflowError, brief
+from ..graph import WorkflowError, brief, listed
 from ..inputs import InputError
 from .digests import among, number_of, pairs, repeated, share_of
 from .manifest import MOST_ATTEMPTS, History, Share
@@ -23,6 +23,8 @@ from .tasks import Choices, Job, Task
 from .workers import Outcome
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .output import Layout, Output
     from .workers import Pool
 
@@ -91,14 +93,20 @@ def scan(rows: Rows, job: Job, layout: Layout, parts: int = 1) -> Scan:
     """
     found, problems = Scan(parts), []
     unfit: list[str] = []
+    strange: set[tuple[str, ...]] = set()  # columns that are at fault, told once
     for _, block in rows.blocks():
         if found.takes(block, job, layout):
             continue
         for row in block:
+            columns = tuple(row.values)
+            if columns in strange and not row.problem:
+                continue
             try:
                 tasks = job.digests(row)
             except (InputError, WorkflowError) as error:
                 problems.append(f"{rows.path}: {error}")
+                if not row.problem and row.workflow is None and columns not in job.targets:
+                    strange.add(columns)
                 continue
             if not found.numbers and row.workflow is None:
                 carried = job.carried(row)
@@ -112,10 +120,20 @@ def scan(rows: Rows, job: Job, layout: Layout, parts: int = 1) -> Scan:
             break
     if problems or (unfit and all(found.unfit)):
         raise WorkflowError([*problems, *unfit][:MOST_PROBLEMS])
-    own = job.choices.id
-    if own != Choices.id and job.targets and not any(own in columns for columns in job.targets):
-        raise InputError(f"--id: expected a column of {rows.path}, got {brief(own)}")
-    require_own_keys(found)
+    own, known = job.choices.id, set(itertools.chain(*job.targets))
+    for option, names in (("--id", {own} - {Choices.id}), ("--carry", set(job.choices.carried))):
+        if job.targets and not known >= names:
+            listing = listed(brief(name) for name in sorted(known))
+            raise InputError(
+                f"{option}: expected a column of {rows.path}, {listing}, got {brief(min(names - known))}"
+            )
+    if equal := two_of_a_key(found):
+        one, other = equal
+        values = next(row.values for row in rows.read() if row.number == other)
+        raise InputError(
+            f"{rows.path}: lines {one} and {other} have the id {brief(values.get(own))} but differ; "
+            f"expected an id of its own for each row, or --id and a column that holds such"
+        )
     return found
 
 
@@ -159,19 +177,18 @@ def make_plan(found: Scan, share: Share, history: History, again: bool = False) 
     return Plan(bytearray(wanted.tobytes()), counts)
 
 
-def require_own_keys(found: Scan) -> None:
-    """Raise InputError where two rows that differ have one id."""
+def two_of_a_key(found: Scan) -> tuple[int, int] | None:
+    """The lines of two rows that differ but have one key; None = there are no such."""
     import numpy as np
 
     first = ~repeated(pairs(found.digests))
     keys, numbers = np.array(found.keys)[first], np.array(found.numbers)[first]
     order = np.argsort(keys, kind="stable")
     equal = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
-    if len(equal):
-        one, other = sorted(int(numbers[order[equal[0] + i]]) for i in (0, 1))
-        raise InputError(
-            f"lines {one} and {other}: have the same id but differ; expected an id of its own for each row"
-        )
+    if not len(equal):
+        return None
+    one, other = sorted(int(numbers[order[equal[0] + i]]) for i in (0, 1))
+    return one, other
 
 
 def planned_tasks(rows: Rows, job: Job, plan: Plan, mark: int) -> Iterator[tuple[int, Task]]:
@@ -257,7 +274,7 @@ class Batch:
         """
         broken = [outcome.broken for outcome in outcomes if outcome.broken is not None]
         if broken:
-            raise full(broken[0])
+            raise full(self.output.out, broken[0])
         kept: list[Outcome] = []
         for outcome in outcomes:
             if outcome.error and later is not None and outcome.short_of_memory:
@@ -279,7 +296,7 @@ class Batch:
         try:
             self.output.commit(kept, self.attempts)
         except OSError as error:
-            raise full(error) from error
+            raise full(self.output.out, error) from error
         self.committed = time.monotonic()
         for outcome in kept:
             self.done += not outcome.error
@@ -291,10 +308,14 @@ class Batch:
         self.meter.show(self.done, self.failed, self.output.pictures)
 
 
-def full(error: OSError) -> OSError:
-    """The error that ends a batch whose pictures find no room."""
-    text = f"the images cannot be written: {error.strerror}; make room, then start the same batch again"
-    return OSError(error.errno, text)
+def full(out: Path, error: OSError) -> OSError:
+    """The error that ends a batch whose pictures find no room.
+
+    out   their folder
+    """
+    return OSError(
+        f"{out}: the images cannot be written: {error.strerror}; make room, then start the same batch again"
+    )
 
 
 class Meter:
@@ -357,6 +378,8 @@ def duration(seconds: float) -> str:
 
 def about(found: Scan, plan: Plan) -> list[str]:
     """What people are told before a batch begins."""
+    if not found.numbers:
+        return ["there are no rows"]
     setting, carried = found.columns
     said = [f"set inputs: {', '.join(setting)}"] if setting else []
     said += [f"are carried along: {', '.join(carried)}"] if carried else []

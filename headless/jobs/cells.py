@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 # Names that classes are asked about before a batch begins; later ones when they run.
 MOST_FILES = 10_000
-SHORTEST_SLIP = 4  # letters of a name in which one may be wrong
 
 
 @dataclass
@@ -128,22 +127,3 @@ def typed(node: Node, name: str, value: Any) -> Any:
     if value.lower() not in SWITCH:
         raise InputError(f"expected true or false, got {brief(value)}")
     return SWITCH[value.lower()]
-
-
-def nearly(column: str, names: list[str]) -> str:
-    """The first name that a column's differs from by case, or by one letter that is not its first; or ""."""
-    lower = column.lower()
-    for name in names:
-        other = name.lower()
-        long = min(len(lower), len(other)) >= SHORTEST_SLIP
-        if lower == other or (long and lower[0] == other[0] and one_slip(lower, other)):
-            return name
-    return ""
-
-
-def one_slip(one: str, other: str) -> bool:
-    """Whether a letter more, less or other, or two that changed places, make one text of the other."""
-    while one and other and one[0] == other[0]:
-        one, other = one[1:], other[1:]
-    swapped = one[:2] == other[1::-1] and one[2:] == other[2:]
-    return swapped or one[1:] == other[1:] or one[1:] == other or one == other[1:]

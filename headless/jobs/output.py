@@ -17,7 +17,7 @@ from ...files import replacing
 from ..comfy_nodes.folders import inside
 from ..files import shortened, sync_all
 from ..formats.typed_texts import NOT_IN_FILE_NAMES
-from ..graph import finite
+from ..graph import brief, finite, listed
 from ..inputs import InputError
 from . import manifest
 from .digests import holds
@@ -57,13 +57,17 @@ class Layout:
             raise InputError(
                 f"--name: expected {{key}} in it, so that no two rows share a file, got {name!r:.80}"
             )
+        path = PurePosixPath(FIELD.sub("x", name))
+        if path.is_absolute() or ".." in path.parts:
+            raise InputError(f"--name: expected names inside the folder of -o, got {name!r:.80}")
         if self.shard_size < 1:
             raise InputError(f"--shard-size: expected at least 1, got {self.shard_size}")
 
     def faults(self, row: Row) -> list[str]:
         """Why the files of a row can have no names; [] = they can."""
         lacks = [name for name in self.columns if row.values.get(name) is None]
-        return [f"--name: the row has no value for {name!r:.80}" for name in lacks]
+        known = listed(brief(name) for name in row.values)
+        return [f"--name: the row has no value for {name!r:.80}; it has {known}" for name in lacks]
 
     def path(self, task: Task, file: str, place: int) -> str:
         """The name of a task's file below the output folder.

@@ -18,8 +18,8 @@ from ..formats.queueing import Moment
 from ..formats.typed_texts import NOT_IN_FILE_NAMES
 from ..formats.workflow import load_draft
 from ..graph import Graph, Node, brief, cut, finite, listed, to_api
-from ..inputs import SEEDS, InputError, Place, find_targets
-from .cells import Cells, nearly, typed
+from ..inputs import SEEDS, InputError, Place, find_targets, nearly
+from .cells import Cells, typed
 from .lines import all_encoded, encoded
 
 if TYPE_CHECKING:
@@ -158,20 +158,22 @@ class Job:
         }
         inputs = dict.fromkeys(n for node in self.draft.graph.values() for n in node.widgets)
         others = [column for column in found if column != self.choices.id]
-        if others and not any(found[column] for column in others):
-            raise InputError(
-                f"{where}: expected one node with an input {listed(brief(c) for c in others)}, "
-                f"got none; the workflow has {listed(inputs)}"
-            )
         given = {name for places in found.values() for _, name in places}
         free = [name for name in inputs if name not in given]
+        linked = {name for node in self.draft.graph.values() for name in node.inputs}
         for column in others:
-            near = "" if found[column] or column in carried else nearly(column, free)
+            known = found[column] or column in carried or column in linked
+            near = "" if known else nearly(column, free)
             if near:
                 raise InputError(
                     f"{where}: column {brief(column)} sets nothing; expected {near!r}, which the workflow "
                     f"has, or --carry {cut(column, 80)} to carry the column along"
                 )
+        if others and not given:
+            raise InputError(
+                f"{where}: expected a column that one of the workflow's inputs is called, "
+                f"got {listed(brief(c) for c in others)}; the workflow has {listed(inputs)}"
+            )
         self.targets[tuple(row.values)] = found
 
     def faults(self, row: Row) -> list[str]:

@@ -225,7 +225,7 @@ def test_all_bad_lines_are_named_before_anything_runs(go, tmp_path, capsys):
         "line 2: not JSON",
         'line 3: expected {"NODE.INPUT": value}, got [1]',
         "line 4: 0 nodes are called 'Nope'",
-        "line 5: expected one node with an input 'promt', got none; the workflow has prompt, size, seed",
+        "line 5: column 'promt' sets nothing; expected 'prompt'",
         "line 6: node 2 (Draw) has no input 'height'; it has model, prompt, size, seed, flip",
     ):
         assert message in said
@@ -319,7 +319,8 @@ def test_a_line_reaches_inputs_that_the_workflow_leaves_out(go, tmp_path, capsys
     assert picture.size == (3, 3)
     assert picture.getpixel((0, 0)) == (0, 255, 0)
     assert go({"model": 1}) == 2
-    assert "expected one node with an input 'model', got none" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "expected a column that one of the workflow's inputs is called, got 'model'" in said
 
 
 @pytest.mark.parametrize(
@@ -455,6 +456,54 @@ def test_a_column_that_is_nearly_an_input_is_asked_about(go, tmp_path, capsys, c
     assert (message in said) == bool(near)
     assert go(*lines, more=["--carry", column]) == 0
     assert [record["values"][column] for record in records(tmp_path)[-2:]] == ["red", "blue"]
+
+
+def test_columns_that_set_nothing_are_told_once(go, capsys):
+    """Of a file of a million rows, too."""
+    assert go("Prompt,note", *[f"red,{n}" for n in range(5)], name="p.csv") == 2
+    said = capsys.readouterr().err
+    assert "line 2: column 'Prompt' sets nothing; expected 'prompt', which the workflow has" in said
+    assert said.count("line ") == 1
+    assert go("id, prompt", "a, red", name="p.csv") == 2
+    assert "column ' prompt' sets nothing; expected 'prompt'" in capsys.readouterr().err
+    assert go("red,4", "blue,5", name="p.csv") == 2
+    said = capsys.readouterr().err
+    assert (
+        "line 2: expected a column that one of the workflow's inputs is called, got 'red', '4'"
+        in said
+    )
+    assert "the workflow has prompt, size, seed" in said
+    lines = [{"a": n} for n in range(3)] + ["[1]"] + [{"b": 1}, {"b": 2}, {"prompt": "red"}]
+    assert go(*lines) == 2
+    said = capsys.readouterr().err
+    assert [n for n in range(1, 8) if f"line {n}:" in said] == [1, 4, 5]
+
+
+def test_a_column_to_carry_that_is_not_there_is_an_error(go, capsys):
+    assert go({"prompt": "red", "size": 3}, more=["--carry", "sise"]) == 2
+    assert "--carry: expected a column of" in capsys.readouterr().err
+
+
+def test_a_file_without_rows_is_told(go, capsys):
+    assert go("prompt,size", name="p.csv") == 0
+    assert "there are no rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../{key}", "/x/{key}", "a/../../{key}"])
+def test_a_template_that_leaves_the_folder_is_refused_before_anything_runs(go, capsys, name):
+    assert go({"prompt": "red"}, more=["--name", name]) == 2
+    assert "--name: expected names inside the folder of -o, got" in capsys.readouterr().err
+    assert COUNTS["Draw"] == 0
+
+
+def test_an_interrupted_batch_says_how_it_goes_on(go, monkeypatch, capsys):
+    def stopped(self, **_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Draw, "draw", stopped)
+    assert go({"prompt": "red"}) == 130
+    said = capsys.readouterr().err
+    assert "interrupted; nothing half-written was left; the same command makes the rest" in said
 
 
 def test_a_column_is_carried_though_it_is_an_input(go, tmp_path):
@@ -670,7 +719,12 @@ def test_equal_rows_are_made_once_and_one_id_of_two_rows_is_refused(go, tmp_path
     assert "1 rows repeat earlier ones" in caught.err
     assert len(pictures(tmp_path)) == 1
     assert go({"id": 1, "prompt": "red"}, {"prompt": "red"}, {"id": "1", "prompt": "blue"}) == 2
-    assert "lines 1 and 3: have the same id but differ" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert (
+        "p.jsonl: lines 1 and 3 have the id '1' but differ; expected an id of its own for each row"
+        in said
+    )
+    assert "--id" in said
 
 
 def test_ids_are_names_of_files_that_lead_nowhere_else(go, tmp_path):
