@@ -149,7 +149,7 @@ def batch(options: argparse.Namespace) -> dict[str, Any]:
                     running.run(make_pool(scratch), groups)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(STOPPED) from None
-        output.finish()
+        running.finish()
     return summary(running, plan.counts)
 
 

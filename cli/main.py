@@ -53,7 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return failed(INTERRUPTED, said, as_json)
     except ValueError as error:  # WorkflowError and InputError are some
         return failed(BAD_INPUT, str(error), as_json)
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
+        place = (
+            f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
+        )
+        return failed(FAILED, str(place), as_json)
+    except RuntimeError as error:
         return failed(FAILED, str(error), as_json)
     except Exception as error:
         traceback.print_exc()

@@ -18,7 +18,8 @@ STALE = 24 * 3600.0  # seconds after which a temporary of another computer is no
 UNFINISHED = re.compile(r"\..+\.(?:([0-9a-f]{6})-)?(\d+)(?:-\d+)?\.writing", re.DOTALL)
 FEW = 4  # files that are synced one by one
 NO_LINKS = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (*NO_SPACE, errno.EROFS)
 durable: ContextVar[bool] = ContextVar("durable", default=True)
 """Whether pictures are to be on the disk as soon as they are placed; where not, `sync_all` does it later."""
 

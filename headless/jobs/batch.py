@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..files import NO_SPACE
 from ..graph import WorkflowError, brief, listed
 from ..inputs import InputError
 from .digests import among, number_of, pairs, repeated, share_of
@@ -267,6 +268,13 @@ class Batch:
                 return
             self.meter.say(f"{len(later)} were short of memory; they are tried again one by one")
 
+    def finish(self) -> None:
+        """Write what stands beside the images; what is recorded stays, whatever happens."""
+        try:
+            self.output.finish()
+        except OSError as error:
+            raise full(self.output.out, error) from error
+
     def _take(self, outcomes: list[Outcome], later: list[Task] | None) -> None:
         """Keep what a group made; raise OSError where the disk takes no more.
 
@@ -309,13 +317,13 @@ class Batch:
 
 
 def full(out: Path, error: OSError) -> OSError:
-    """The error that ends a batch whose pictures find no room.
+    """The error that ends a batch which can write no more.
 
-    out   their folder
+    out   its folder
     """
-    return OSError(
-        f"{out}: the images cannot be written: {error.strerror}; make room, then start the same batch again"
-    )
+    first = "make room" if error.errno in NO_SPACE else "mend that"
+    said = error.strerror or str(error)
+    return OSError(f"{out}: cannot be written to: {said}; {first}, then start the same batch again")
 
 
 class Meter:

@@ -48,7 +48,7 @@ def test_a_file_that_may_not_grow_stops_a_batch(start, rows, tmp_path, unfinishe
     out = tmp_path / "out"
     child = start(*rows(out), largest=8000)  # of the manifest
     assert child.wait() == 1
-    assert "the images cannot be written: File too large; make room" in child.said()
+    assert f"{out}: cannot be written to: File too large; make room" in child.said()
     assert "Traceback" not in child.said()
     assert unfinished(out) == []
     finished_later(start, rows(out), out)
@@ -93,6 +93,32 @@ def test_a_full_disk_stops_a_batch(start, rows, disk, unfinished):
     assert unfinished(out) == []
     disk[1]("size=8m")
     finished_later(start, rows(out), out)
+
+
+@pytest.mark.parametrize("kind", ["imagefolder", "webdataset"])
+def test_a_disk_that_is_full_at_the_end_is_one_clear_error(start, rows, disk, unfinished, kind):
+    """The images have room; the metadata beside them, or the archive, has none."""
+    out = disk[0] / "out"
+    more = ["--format", kind]
+    disk[1]("size=8m")
+    assert start(*rows(out)).wait() == 0
+    files = [*out.rglob("*.png"), out / "manifest.jsonl"]
+    needed = sum(path.stat().st_blocks for path in files) // 2
+    shutil.rmtree(out)
+    disk[1](f"size={needed}k")
+    child = start(*rows(out, *more))
+    assert child.wait() == 1, child.said()
+    assert f"{out}: " in child.said()
+    assert "No space left on device; make room" in child.said()
+    assert "Traceback" not in child.said()
+    assert unfinished(out) == []
+    disk[1]("size=8m")
+    child = start(*rows(out, *more))
+    assert child.wait() == 0, child.said()
+    done = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    assert sorted(line["key"] for line in done if "key" in line) == sorted(
+        f"k{n}" for n in range(40)
+    )
 
 
 @pytest.mark.parametrize("command", ["batch", "run", "generate", "convert"])
