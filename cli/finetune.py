@@ -86,8 +86,6 @@ def finetune(options: argparse.Namespace) -> dict[str, Any]:
     captions = describe(recipe, options, cascade)
     if options.dry_run:
         return {"file": str(options.out), "dry_run": True}
-    if options.prior and not recipe.data.mix:
-        raise InputError("--prior: makes images of a base, so it goes with --stage base alone")
     if options.prior:
         make_prior(options.prior, Path(recipe.data.mix), cascade)
     made = follow(recipe, cascade, STAGES.index(options.stage), captions)
@@ -125,7 +123,11 @@ def recipe_of(options: argparse.Namespace, folder: Path, work: Path) -> tuple[Re
     if index >= len(files.stages):
         raise InputError(f"--stage: {options.cascade} has {', '.join(STAGES[: len(files.stages)])}")
     config = read_stage_config(files.stages[index])
-    mix = options.mix or (work / "prior" if options.prior and config.kind == "base" else "")
+    if options.prior and config.kind != "base":
+        raise InputError("--prior: makes images of a base, so it goes with --stage base alone")
+    if options.prior and options.mix:
+        raise InputError("--prior: mixes in a folder of its own; expected one of --mix and --prior")
+    mix = work / "prior" if options.prior else options.mix
     data = DataSection(
         text_encoder=str(files.text_encoder.resolve()), folder=str(options.images.resolve()),
         trigger=options.trigger, ground=options.ground, buckets=options.buckets,

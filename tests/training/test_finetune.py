@@ -450,6 +450,22 @@ def test_from_a_folder_to_a_picture_in_a_shell(folder, monkeypatch, capsys):
     assert main([*measured, "-o", str(folder / "evaluation")]) == 0  # known by its name here too
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--mix", "pictures"], "expected one of --mix and --prior"),
+        (["--stage", "sr256"], "--prior: makes images of a base"),
+    ],
+)
+def test_images_of_prior_prompts_are_put_into_no_folder_of_the_users(
+    folder, monkeypatch, capsys, more, message
+):
+    monkeypatch.chdir(folder)
+    asked = ["finetune", "emoji", "--images", "pictures", "--prior", "prior.txt", "--dry-run"]
+    assert main([*asked, "-o", "mine.safetensors", *more]) == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("fast", [False, True])
 def test_a_cpu_that_is_slow_in_bfloat16_is_told_of(folder, monkeypatch, fast):
     monkeypatch.setattr(loop, "cpu_computes_bfloat16", lambda: fast)
