@@ -103,10 +103,9 @@ class Conv2d(nn.Conv2d):
         """
         if torch.compiler.is_compiling():
             return False
-        weight = self.weight
-        asked = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)
+        weight, given = self.weight, (input, self.weight, self.bias)
         return (
-            not asked
+            not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given))
             and input.device.type == weight.device.type == "cpu"
             and input.dtype == weight.dtype
             and weight.dtype in DTYPES

@@ -105,6 +105,15 @@ def test_without_oneDNN_gradients_or_channels_last_the_plain_path_serves(monkeyp
     assert not conv.packed
 
 
+@pytest.mark.parametrize("doubles", [False, True])
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_gradient_of_one_parameter_alone_is_not_lost(name, doubles):
+    conv = made(8, 16, 3, padding=1, doubles=doubles).requires_grad_(False)
+    parameter = getattr(conv, name).requires_grad_()
+    conv(picture(2, 8, 8, 8)).sum().backward()
+    assert parameter.grad is not None
+
+
 def change(conv, how):
     """Weight and bias twice as large."""
     if how == "in place":
