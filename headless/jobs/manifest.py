@@ -113,13 +113,13 @@ class _Reader:
 
     def take_block(self, block: bytes) -> bool:
         """Take lines as this package writes them, in less time than one by one; whether all were such."""
-        found = QUICK.findall(block)
+        found = QUICK.findall(block) if block.isascii() else []
         if len(found) < block.count(b"\n") or not block.endswith(b"}\n"):
             return False
         made_of, keys, states, files, _ = zip(*found, strict=True)
         if b"failed" in states or not all(files) or any(b'", "' in each for each in files):
             for made_of, key, state, names, attempt in found:
-                each = names.decode("utf-8", "replace").split('", "') if names else ()
+                each = names.decode().split('", "') if names else ()
                 self._note(unhexlify(made_of), key.decode(), state == b"done", each, int(attempt))
             return True
         if self.failed:
@@ -127,7 +127,7 @@ class _Reader:
                 self.failed.pop(digest, None)
         self.keys.extend(map(number_of, b"\n".join(keys).decode().split("\n")))
         self.digests += unhexlify(b"".join(made_of))
-        names = b"\n".join(files).decode("utf-8", "replace").split("\n")
+        names = b"\n".join(files).decode().split("\n")
         self.present.extend(map(self._is_there, names))
         return True
 

@@ -217,6 +217,7 @@ def test_lines_read_at_once_tell_what_they_tell_one_by_one(tmp_path, monkeypatch
     lines = (out / "manifest.jsonl").read_bytes().splitlines(keepends=True)
     failed = [line.replace(b'"done"', b'"failed"') for line in lines]
     strange = [b'{"made_of": 3}\n', b"not JSON\n", lines[7].replace(b"k0000007", b'k\\"7'), b"\n"]
+    strange.insert(0, lines[7].replace(b"k0000007", b"k\xff000007"))
     none = [lines[8].replace(b'["k0000/k0000008.png"]', b"[]").replace(b"k0000008", b"none")]
     mixed = [*lines[:9], *failed[3:6], *lines[9:20], *failed[18:25], *strange, *lines[4:], *none]
     (out / "manifest.jsonl").write_bytes(b"".join(mixed) + failed[30] + lines[31][:-20])
