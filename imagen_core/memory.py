@@ -11,9 +11,8 @@ if TYPE_CHECKING:
     from .stage import Stage
 
 PART = 0.6  # of what is free; the rest is for what comes and goes beside an evaluation
-CPU_PIXELS = (
-    2**17
-)  # of an evaluation; on a CPU larger ones are slower a picture, as they leave its caches
+# Of an evaluation; on a CPU larger ones are slower a picture, as they leave its caches.
+CPU_PIXELS = 2**17
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -39,12 +38,14 @@ def _available() -> float:
 
 
 def _left_in_group() -> float:
-    """Of a container, whose processes are killed beyond its limit."""
+    """Of a container, whose processes are killed beyond its limit; files kept in memory make room."""
     try:
-        limit = (CGROUP / "memory.max").read_text("ascii").strip()
-        used = (CGROUP / "memory.current").read_text("ascii")
-        return float("inf") if limit == "max" else float(limit) - float(used)
-    except (OSError, ValueError):
+        limit, used, stat = (
+            (CGROUP / f"memory.{name}").read_text("ascii") for name in ("max", "current", "stat")
+        )
+        kept = dict(line.split() for line in stat.splitlines())["inactive_file"]
+        return float("inf") if limit.strip() == "max" else float(limit) - float(used) + float(kept)
+    except (OSError, ValueError, KeyError):
         return float("inf")
 
 

@@ -527,6 +527,16 @@ def test_a_cascade_makes_many_prompts_in_parts_that_fit(base, sr, monkeypatch):
     torch.testing.assert_close(cascade.generate("3", seed=12), whole[3:4], rtol=0, atol=1e-4)
 
 
+def test_a_containers_memory_counts_without_files_that_the_system_keeps(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "_available", lambda: 1e12)
+    for name, text in (("max", "1000"), ("current", "900"), ("stat", "anon 150\ninactive_file 700")):
+        (tmp_path / f"memory.{name}").write_text(f"{text}\n")
+    assert memory.free_bytes(torch.device("cpu")) == 1000 - (900 - 700)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free_bytes(torch.device("cpu")) == 1e12
+
+
 def test_upto_counts_what_comes_out():
     """A 2x stage in between doubles what every stage after it makes."""
     configs = [
