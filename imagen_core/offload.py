@@ -137,26 +137,36 @@ def layers_of(network: nn.Module) -> list[Layer]:
     return layers
 
 
+def least_budget(layers: list[Layer]) -> int:
+    """Bytes of the device that the ring and the layers that must stay there take."""
+    turns = (layer.size for layer in layers if not must_stay(layer, layers))
+    stays = sum(layer.size for layer in layers if must_stay(layer, layers))
+    return PLACES * max(turns, default=0) + stays
+
+
+def must_stay(layer: Layer, layers: list[Layer]) -> bool:
+    """Whether a layer stays on the device: the first, as its device is the network's, and one that holds
+    others, as it may use its own weights after theirs.
+    """
+    return layer is layers[0] or any(layer.module.children())
+
+
 def split(layers: list[Layer], budget: int) -> tuple[list[Layer], list[Layer]]:
-    """The layers that stay on the device, and those that take turns: the smallest stay.
+    """The layers that stay on the device, and those that take turns: of those that may, the largest.
 
-    budget   bytes of the device; ValueError where it does not hold the ring and what must stay
-
-    The first must stay, as its device is the network's; one that holds others too, as it may use its own
-    weights after theirs.
+    budget   bytes of the device; ValueError where that is less than `least_budget`
     """
     if sum(layer.size for layer in layers) <= budget:
         return layers, []
-    must = [layer for layer in layers if layer is layers[0] or any(layer.module.children())]
-    others = sorted((each for each in layers if each not in must), key=lambda layer: layer.size)
-    least = PLACES * others[-1].size + sum(layer.size for layer in must)
+    least = least_budget(layers)
     if budget < least:
         raise ValueError(f"budget_bytes: expected at least {least} for this network, got {budget}")
     left = budget - least
-    while others and others[0].size <= left:
-        left -= others[0].size
-        must.append(others.pop(0))
-    return must, [layer for layer in layers if layer not in must]
+    turns = [layer for layer in layers if not must_stay(layer, layers)]
+    turns.sort(key=lambda layer: layer.size, reverse=True)
+    while turns and turns[-1].size <= left:
+        left -= turns.pop().size
+    return [layer for layer in layers if layer not in turns], [x for x in layers if x in turns]
 
 
 @contextmanager

@@ -120,10 +120,13 @@ def on_device(module: nn.Module, memory_required: float = 0, role: Role = "unet"
 def _budget(module: nn.Module, memory_required: float, role: Role) -> int | None:
     """Bytes that a GPU has for the weights of a network that it cannot hold; None where it can.
 
+    At least what the network needs to begin: whether a batch is too large is seen when it runs, and split then.
+
     None also for what ComfyUI leaves behind in part by itself, a U-Net whose layers are ComfyUI's, and for
     text encoders, with which this was not tested.
     """
     from ...imagen_core.memory import free_bytes
+    from ...imagen_core.offload import layers_of, least_budget
 
     device, management = compute_device(role), comfy("comfy.model_management")
     if device.type != "cuda" or role != "unet":
@@ -134,7 +137,7 @@ def _budget(module: nn.Module, memory_required: float, role: Role) -> int | None
     if management is not None and weights + memory_required > PART * free_bytes(device):
         management.free_memory(weights + memory_required, device)
     room = PART * free_bytes(device) + _there(module, device) - memory_required
-    return None if weights <= room else max(0, int(room))
+    return None if weights <= room else max(least_budget(layers_of(module)), int(room))
 
 
 def _there(module: nn.Module, device: torch.device) -> int:

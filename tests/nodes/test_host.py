@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from imagen_nodes.imagen_core import load_text_encoder
+from imagen_nodes.imagen_core import PRESETS, load_text_encoder
 from imagen_nodes.imagen_core.kernels import precision
+from imagen_nodes.imagen_core.offload import offloaded
+from imagen_nodes.imagen_core.stage import build_unet
 from imagen_nodes.nodes import host, loaders
 from imagen_nodes.nodes.host import listing
 
@@ -135,6 +137,16 @@ def test_a_published_file_in_a_root_that_is_called_unet_is_a_file_like_any(model
     monkeypatch.setattr("imagen_nodes.nodes.host.files.folders", lambda kind: [root])
     assert host.stage_names() == ["IF", "diffusion_pytorch_model.safetensors"]
     assert "." not in host.text_encoder_names()
+
+
+def test_a_batch_that_a_gpu_cannot_hold_begins_so_that_it_can_be_split(monkeypatch):
+    unet = build_unet(PRESETS["tiny-base"])
+    monkeypatch.setattr(host.memory, "compute_device", lambda role="unet": torch.device("cuda"))
+    monkeypatch.setattr("imagen_nodes.imagen_core.memory.free_bytes", lambda device: 1e6)
+    budget = host.memory._budget(unet, 1e12, "unet")
+    with offloaded(unet, budget, torch.device("cpu")):
+        pass
+    assert budget < sum(each.nbytes for each in unet.parameters())
 
 
 @pytest.mark.parametrize(
