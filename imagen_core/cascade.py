@@ -71,15 +71,14 @@ class Cascade:
     ) -> Tensor:
         """Pictures of the prompts, through the stages up to a resolution: b h w c in 0..1, no gradients.
 
-        prompts          one text, or one a picture; picture i uses seed + i
+        prompts          one text, or one a picture; picture i uses (seed + i) % 2**64
         batch_size       pictures of one text; not used with several
         negative_prompt  what guidance leads away from
         guidance         of the base; SR stages use their own defaults
         upto             side of the pictures, such as 256: where one of the stages ends; None = all stages
-        seed             0 to 2**64 - 1
         steps            for all stages, or one number a stage; None = each stage's default
         sampler          name in SAMPLERS or a function; None = each stage's default
-        aug_level        for both SR stages, or one a stage; None = each stage's default
+        aug_level        for all SR stages, or one a stage; None = each stage's default
         tile             side of the SR stages' tiles in pixels; 0 = whole, "auto" = what memory takes
         on_step          called with (step, num_steps, x0) after each step of each stage and part of a batch
         quality          "full" or "fast", as in `Settings`
@@ -92,15 +91,16 @@ class Cascade:
             )
         text = self.text_encoder.encode_prompt(prompts, negative_prompt)
         batch = len(prompts) if len(prompts) > 1 else batch_size
+        side = self.base.config.resolution
         steps = per_stage("steps", steps, len(stages))
         aug_levels = per_stage("aug_level", aug_level, len(stages) - 1)
         common: dict[str, Any] = dict(sampler=sampler, on_step=on_step, quality=quality)
         image = torch.cat([
             sample_base(
                 self.base, text.take(rows), guidance=guidance, seed=(seed + rows.start) % 2**64,
-                batch_size=rows.stop - rows.start, steps=steps[0], **common,
+                width=side, height=side, batch_size=rows.stop - rows.start, steps=steps[0], **common,
             )
-            for rows in parts_of(self.base, batch, 64, 64)
+            for rows in parts_of(self.base, batch, side)
         ])  # fmt: skip
         for stage, count, level in zip(stages[1:], steps[1:], aug_levels, strict=True):
             side = stage.config.scale * image.shape[1]
@@ -110,7 +110,7 @@ class Cascade:
                     stage, image[rows], text.take(rows), seed=(seed + rows.start) % 2**64, steps=count,
                     aug_level=level, tile=own, **common,
                 )
-                for rows in parts_of(stage, batch, min(own or side, side), min(own or side, side))
+                for rows in parts_of(stage, batch, min(own or side, side))
             ])  # fmt: skip
         return image
 
@@ -122,12 +122,12 @@ class Cascade:
         return self.stages[: stages_upto([s.config for s in self.stages], resolution)]
 
 
-def parts_of(stage: Stage, batch: int, height: int, width: int) -> list[slice]:
+def parts_of(stage: Stage, batch: int, side: int) -> list[slice]:
     """A batch in parts, each as large as memory allows.
 
-    height, width   pixels, of the output or of a tile of it
+    side   pixels, of the square output or of a tile of it
     """
-    size = pictures_at_once(stage, batch, height, width)
+    size = pictures_at_once(stage, batch, side, side)
     return [slice(first, min(first + size, batch)) for first in range(0, max(batch, 1), size)]
 
 

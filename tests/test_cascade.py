@@ -518,7 +518,7 @@ def test_a_cascade_makes_many_prompts_in_parts_that_fit(base, sr, monkeypatch):
     monkeypatch.setattr(memory, "CPU_PIXELS", float("inf"))
     whole = cascade.generate(list("01234"), seed=9)
     handle = sr.unet.conv_in.register_forward_pre_hook(lambda m, given: seen.append(len(given[0])))
-    room = 2.5 * sr.running_bytes(2, 256, 256) / memory.PART
+    room = 2.5 * sr.running_bytes(2, 64, 64) / memory.PART
     monkeypatch.setattr(memory, "free_bytes", lambda device: room)
     parts = cascade.generate(list("01234"), seed=9)
     handle.remove()
