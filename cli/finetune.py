@@ -13,7 +13,7 @@ from ..headless.inputs import InputError
 from .loras import STAGES
 
 if TYPE_CHECKING:
-    from ..imagen_core import Cascade, Stage
+    from ..imagen_core import Cascade, StageConfig
     from ..imagen_core.training.recipe import Recipe
 
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")
@@ -82,10 +82,10 @@ def finetune(options: argparse.Namespace) -> dict[str, Any]:
     folder = cascade_folder(options.cascade)
     work = options.out.with_name(f"{options.out.stem}.run")
     recipe, files = recipe_of(options, folder, work)
-    cascade = core.load_cascade(folder, host.compute_device())
-    captions = describe(recipe, options, cascade)
+    captions = describe(recipe, options, folder)
     if options.dry_run:
         return {"file": str(options.out), "dry_run": True}
+    cascade = core.load_cascade(folder, host.compute_device())
     if options.prior:
         make_prior(options.prior, Path(recipe.data.mix), cascade)
     made = follow(recipe, cascade, STAGES.index(options.stage), captions)
@@ -141,43 +141,57 @@ def recipe_of(options: argparse.Namespace, folder: Path, work: Path) -> tuple[Re
     return recipe_for(wishes, config, data, work.resolve(), start), files.stages[index]
 
 
-def describe(recipe: Recipe, options: argparse.Namespace, cascade: Cascade) -> list[str]:
-    """Say what will be done, and what memory it takes; prompts to make pictures of."""
+def describe(recipe: Recipe, options: argparse.Namespace, folder: Path) -> list[str]:
+    """Say what will be done, and what memory it takes; prompts to make pictures of. No weights are read.
+
+    folder   of the cascade
+    """
+    import torch
+
+    from ..imagen_core import Stage
+    from ..imagen_core.formats import read_cascade
+    from ..imagen_core.formats.stage import read_stage_config
     from ..imagen_core.training.finetune import least_side, sample_prompts, sizes
     from ..imagen_core.training.folder import read_folder
 
-    stage = cascade.stages[STAGES.index(options.stage)]
-    config, data, run = stage.config, recipe.data, recipe.run
+    files = read_cascade(folder).stages[: STAGES.index(options.stage) + 1]
+    configs = [read_stage_config(file) for file in files]
+    config, data, run = configs[-1], recipe.data, recipe.run
     found = read_folder(data.folder, least_side(config, data.crop), data.trigger)
-    total, trained, needed = sizes(stage, recipe)
+    with torch.device("meta"):
+        total, trained, needed = sizes(Stage(config), recipe)
     prompts = sample_prompts(recipe, found)
-    shown = max(
-        memory_of(each, len(prompts)) for each in cascade.stages[: STAGES.index(options.stage) + 1]
-    )
+    shown = max(memory_of(each, len(prompts)) for each in configs)
     side = data.crop or config.resolution
     length = f"{run.steps} steps" if run.steps else f"{run.minutes:g} minutes"
     what = {"lora": f"a LoRA of rank {recipe.tune.rank}", "attention": "its attention layers"}
     for line in (
         f"stage     {options.stage} of {options.cascade}: {config.kind}, {config.resolution} pixels, "
         f"{total / 1e6:.1f} M parameters",
-        f"images    {len(found.pictures)} of {options.images}, at {side} x {side}",
+        f"images    {len(found.pictures)} of {options.images}, at {side} x {side}; "
+        f"{len(found.skipped)} files skipped",
         f"trained   {what.get(recipe.tune.what, 'everything')}: {trained / 1e6:.2f} M parameters",
         f"length    {length} of {run.batch} images, learning rate {recipe.optim.lr:g}",
         f"memory    about {in_units(needed)} to train, {in_units(shown)} for the images on the way",
         f"run       {run.out}: checkpoints, log.jsonl, samples/, events/ for TensorBoard",
     ):
         print(line)
+    for path, reason in found.skipped if options.dry_run else ():
+        print(f"  skipped {path}: {reason}")
     if config.unet.out_channels > 3:
         print("variance  learned: trained on by the hybrid loss")
     return prompts
 
 
-def memory_of(stage: Stage, images: int) -> int:
-    """Bytes that a stage takes to make some images at its own size."""
-    from ..imagen_core.peak import peak_of
+def memory_of(config: StageConfig, images: int) -> int:
+    """Bytes that a stage takes to make some images at its own size, in float32."""
+    import torch
 
-    side = stage.config.resolution
-    return peak_of(stage.config, stage.dtype, images, side, side, 0, stage.device.type).total
+    from ..imagen_core.peak import peak_of
+    from ..nodes import host
+
+    side, device = config.resolution, host.compute_device().type
+    return peak_of(config, torch.float32, images, side, side, 0, device).total
 
 
 def in_units(size: float) -> str:

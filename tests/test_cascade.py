@@ -530,7 +530,11 @@ def test_a_cascade_makes_many_prompts_in_parts_that_fit(base, sr, monkeypatch):
 def test_a_containers_memory_counts_without_files_that_the_system_keeps(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
     monkeypatch.setattr(memory, "_available", lambda: 1e12)
-    for name, text in (("max", "1000"), ("current", "900"), ("stat", "anon 150\ninactive_file 700")):
+    for name, text in (
+        ("max", "1000"),
+        ("current", "900"),
+        ("stat", "anon 150\ninactive_file 700"),
+    ):
         (tmp_path / f"memory.{name}").write_text(f"{text}\n")
     assert memory.free_bytes(torch.device("cpu")) == 1000 - (900 - 700)
     (tmp_path / "memory.max").write_text("max\n")

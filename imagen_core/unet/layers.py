@@ -134,8 +134,8 @@ class LevelEmbedding(nn.Module):
 class PooledText(nn.Module):
     """The text as one vector that is added to the time embedding: b n text_dim -> b out.
 
-    Layer norm, attention pooling, projection, layer norm: Imagen, section 2.3 of the appendix on
-    architecture finds that layer norm in the pooling "considerably" helps.
+    Layer norm, attention pooling, projection, layer norm: Imagen, arXiv:2205.11487, section 2.5, finds that
+    layer norm in the pooling "considerably" helps.
     """
 
     def __init__(self, text_dim: int, out_dim: int, heads: int):

@@ -120,7 +120,7 @@ def on_device(module: nn.Module, memory_required: float = 0, role: Role = "unet"
 def _budget(module: nn.Module, memory_required: float, role: Role) -> int | None:
     """Bytes that a GPU has for the weights of a network that it cannot hold; None where it can.
 
-    At least what the network needs to begin: whether a batch is too large is seen when it runs, and split then.
+    At least what the network needs to begin: a batch that is too large is split once that is seen.
 
     None also for what ComfyUI leaves behind in part by itself, a U-Net whose layers are ComfyUI's, and for
     text encoders, with which this was not tested.

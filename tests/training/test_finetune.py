@@ -431,9 +431,13 @@ def test_from_a_folder_to_a_picture_in_a_shell(folder, monkeypatch, capsys):
         "2",
     ]
     tune += ["--workers", "0", "--sample", "a dog", "-o", str(out)]
-    assert main([*tune, "--dry-run"]) == 0
+    (folder / "pictures/broken.png").write_bytes(b"")
+    with monkeypatch.context() as without_weights:
+        without_weights.setattr("imagen_nodes.imagen_core.load_cascade", None)
+        assert main([*tune, "--dry-run"]) == 0
     told = capsys.readouterr().out
-    assert "a LoRA of rank 16" in told
+    assert "a LoRA of rank 16" in told and "1 files skipped" in told
+    assert f"skipped {folder}/pictures/broken.png: cannot be read" in told
     assert re.search(
         r"memory +about [1-9][0-9]*\.[0-9] MiB to train, [1-9][0-9.]* MiB for", told
     ), told
