@@ -151,8 +151,9 @@ def describe(recipe: Recipe, options: argparse.Namespace, folder: Path) -> list[
     from ..imagen_core import Stage
     from ..imagen_core.formats import read_cascade
     from ..imagen_core.formats.stage import read_stage_config
-    from ..imagen_core.training.finetune import least_side, sample_prompts, sizes
+    from ..imagen_core.training.finetune import sample_prompts, sizes
     from ..imagen_core.training.folder import read_folder
+    from ..imagen_core.training.sources import least_side
 
     files = read_cascade(folder).stages[: STAGES.index(options.stage) + 1]
     configs = [read_stage_config(file) for file in files]

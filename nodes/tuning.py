@@ -72,14 +72,10 @@ class Tuning:
     def train(self, recipe: Recipe) -> Path:
         """Follow the recipe with everything on its device; the LoRA's file."""
         from ..imagen_core.training.data import Prompts
-        from ..imagen_core.training.finetune import (
-            captions_of,
-            least_side,
-            sample_prompts,
-            sizes,
-        )
+        from ..imagen_core.training.finetune import captions_of, sample_prompts, sizes
         from ..imagen_core.training.folder import read_folder
         from ..imagen_core.training.loop import Given, Watch, train
+        from ..imagen_core.training.sources import least_side
 
         config, data, out = self.stage.config, recipe.data, Path(recipe.run.out)
         found = read_folder(data.folder, least_side(config, data.crop), data.trigger)

@@ -5,7 +5,7 @@ Every value inside a run is a list: one element for each call of its source (Com
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,7 +122,7 @@ async def _wait(value: Any) -> Any:
 
 def is_pending(returned: list[Any]) -> bool:
     """Whether a call is still to be waited for."""
-    return any(isinstance(value, Coroutine) or inspect.isawaitable(value) for value in returned)
+    return any(map(inspect.isawaitable, returned))
 
 
 def read_returned(value: Any, outputs: int) -> Returned:

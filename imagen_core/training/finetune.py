@@ -107,11 +107,6 @@ def recipe_for(
     return parse_recipe(tables, Path())
 
 
-def least_side(config: StageConfig, crop: int) -> int:
-    """Shorter side in pixels that a picture must have, to be trained on."""
-    return crop or max(1, config.resolution // 2)
-
-
 def sizes(stage: Stage, recipe: Recipe) -> tuple[int, int, float]:
     """Numbers in the network, those that are trained, and about how many bytes training takes."""
     tuned = prepare(stage, replace(recipe.tune, checkpointing=False))

@@ -198,7 +198,7 @@ class Run:
                 f"begin anew choose another run.out"
             )
             return
-        scale, batches = self.stage.config.scale, None
+        scale = self.stage.config.scale
         batches = self.source.batches(self.recipe.data, scale, run.batch, run.seed, clock.step)
         while not clock.done:
             lr = self.step(next(batches))

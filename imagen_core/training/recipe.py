@@ -3,7 +3,7 @@
 Paths in a recipe are relative to the file.
 """
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -413,18 +413,14 @@ def _parse(kind: type, data: Any, where: str) -> Any:
 def _absolute(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with every path made absolute."""
 
-    def resolve(section: Any, *names: str) -> Any:
-        changes = {f.name: getattr(section, f.name) for f in fields(section)}
-        for name in names:
-            if changes[name]:
-                changes[name] = str((folder / changes[name]).resolve())
-        return type(section)(**changes)
+    def resolved(section: Any, *names: str) -> Any:
+        given = {name: getattr(section, name) for name in names}
+        return replace(section, **{k: str((folder / v).resolve()) for k, v in given.items() if v})
 
-    return Recipe(
-        stage=resolve(recipe.stage, "start_from", "grow_from"),
-        data=resolve(recipe.data, "images", "manifest", "text_encoder", "folder", "mix", "prompts"),
-        optim=recipe.optim,
-        run=resolve(recipe.run, "out"),
-        tune=recipe.tune,
-        distill=recipe.distill,
+    files = ("images", "manifest", "text_encoder", "folder", "mix", "prompts")
+    return replace(
+        recipe,
+        stage=resolved(recipe.stage, "start_from", "grow_from"),
+        data=resolved(recipe.data, *files),
+        run=resolved(recipe.run, "out"),
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ..stage import Stage
+from ..stage import Stage, StageConfig
 from ..text.encoder import TextEncoder
 from .data import Batch, MakePicture, Source, Stream, add_noise, load_pairs
 from .folder import Folder, FolderMaker, Mixed, read_folder
@@ -49,7 +49,7 @@ def open_source(
 def folder_maker(recipe: Recipe, stage: Stage, note: Note) -> tuple[MakePicture, Folder]:
     """What makes the training pictures of a folder, and the pictures that are held out."""
     data = recipe.data
-    least = data.crop or max(1, stage.config.resolution // 2)
+    least = least_side(stage.config, data.crop)
     found = read_folder(data.folder, least, data.trigger)
     note(f"{data.folder}: {len(found.pictures)} images, {len(found.skipped)} files skipped")
     for path, reason in found.skipped:
@@ -60,6 +60,11 @@ def folder_maker(recipe: Recipe, stage: Stage, note: Note) -> tuple[MakePicture,
         return maker, held
     other = read_folder(data.mix, least)
     return Mixed(maker, maker_of(recipe, stage, other), data.mix_part), held
+
+
+def least_side(config: StageConfig, crop: int) -> int:
+    """Shorter side in pixels that a picture must have, to be trained on."""
+    return crop or max(1, config.resolution // 2)
 
 
 def maker_of(recipe: Recipe, stage: Stage, folder: Folder) -> FolderMaker:
