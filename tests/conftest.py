@@ -35,6 +35,7 @@ def as_trained() -> Callable[[Any], Any]:
             for parameter in stage.unet.parameters():
                 if not parameter.any():
                     parameter.normal_(std=0.05)
+        stage.unet.requires_grad_(False)  # as a loader gives it
         return stage
 
     return make
