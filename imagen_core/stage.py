@@ -186,12 +186,15 @@ class Stage:
         """
         return self.config.guidance(**chosen)
 
-    def check_kind(self, kind: StageKind) -> None:
-        """Raise ValueError unless the stage is of the kind."""
+    def check_kind(self, kind: StageKind, name: str = "stage") -> None:
+        """Raise ValueError unless the stage is of the kind.
+
+        name   of the input
+        """
         if self.config.kind != kind:
             names = {"base": "a base stage", "sr": "a super-resolution stage"}
             raise ValueError(
-                f"stage: expected {names[kind]}, got {names[self.config.kind]} "
+                f"{name}: expected {names[kind]}, got {names[self.config.kind]} "
                 f"({self.config.resolution})"
             )
 

@@ -17,25 +17,27 @@ def named(node: str) -> Iterator[None]:
         raise kind(f"{node}: {error}") from error
 
 
-def require_stage(stage: Any, kind: str | None = None) -> None:
+KINDS = {"base": "a base stage", "sr": "a super-resolution stage"}
+OUTPUTS = {"base": "`base`", "sr": "`sr256` or `sr1024`"}  # of Load Imagen Cascade
+
+
+def require_stage(stage: Any, kind: str | None = None, name: str = "stage") -> None:
     """Raise ValueError unless the wire carries a stage of the kind.
 
     kind    "base" or "sr"; None = either
+    name    of the input
     """
     if stage is None:
         raise ValueError(
-            "stage: the loaded cascade has no such stage; "
+            f"{name}: the loaded cascade has no such stage; "
             "choose another cascade, or connect Load Imagen Stage"
         )
     if kind is not None:
         try:
-            stage.check_kind(kind)
+            stage.check_kind(kind, name)
         except ValueError as error:
-            raise ValueError(f"{error}; connect another output of the loader") from None
-
-
-KINDS = {"base": "a base stage", "sr": "a super-resolution stage"}
-OUTPUTS = {"base": "`base`", "sr": "`sr256` or `sr1024`"}  # of Load Imagen Cascade
+            advice = f"connect {OUTPUTS[kind]} of Load Imagen Cascade"
+            raise ValueError(f"{error}; {advice}") from None
 
 
 def check_links(cls: Any, input_types: dict[str, Any], kind: str) -> bool | str:
@@ -61,16 +63,10 @@ def check_links(cls: Any, input_types: dict[str, Any], kind: str) -> bool | str:
 
 def require_places(base: Any, sr256: Any, sr1024: Any) -> None:
     """Raise ValueError where a stage of another kind is connected; None = nothing is."""
-    for place, stage, kind in (
-        ("base", base, "base"),
-        ("sr256", sr256, "sr"),
-        ("sr1024", sr1024, "sr"),
-    ):
-        if stage is not None and stage.config.kind != kind:
-            raise ValueError(
-                f"{place}: expected {KINDS[kind]}, got {KINDS[stage.config.kind]} "
-                f"({stage.config.resolution}); connect {OUTPUTS[kind]} of Load Imagen Cascade"
-            )
+    places = {"base": base, "sr256": sr256, "sr1024": sr1024}
+    for name, stage in places.items():
+        if stage is not None:
+            require_stage(stage, "base" if name == "base" else "sr", name)
 
 
 def require_input_size(stage: Any, image: Any) -> None:
