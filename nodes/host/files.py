@@ -1,6 +1,7 @@
 """Where models lie: ComfyUI's folders, else those under IMAGEN_MODELS, and the package's own."""
 
 import os
+import re
 from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
@@ -22,6 +23,7 @@ inputs: ContextVar[Path] = ContextVar("inputs", default=Path("input"))
 """Outside ComfyUI: where images come from; a runner sets it."""
 BUNDLED = Path(__file__).parents[2] / "imagen_core" / "pretrained"
 LORAS = "loras"  # of the package
+# Of models/imagen and of the package: folders of something else.
 NO_STAGES = tuple(f"{folder}/" for folder in (TEXTS, TRAINING, LORAS, "emoji_judge"))
 
 
@@ -99,10 +101,10 @@ def stage_names() -> list[str]:
         inside = tuple(f"{name}/" for name in models)
         lone = _names(kind, "**/*.safetensors", lambda path: path)
         lone += _names(kind, "**/*.bin", lambda path: path)
+        inside += NO_STAGES if kind == "imagen" else ()
         names += models + [name for name in lone if not name.startswith(inside)]
-    return _unique(
-        name for name in names if "text_encoder" not in name and not name.startswith(NO_STAGES)
-    )
+    encoders = re.compile(r"(^|/)text_encoder")
+    return _unique(name for name in names if not encoders.search(name))
 
 
 def _model_of(path: Path) -> Path:

@@ -37,6 +37,19 @@ def test_models_are_listed_by_kind(models):
     assert not any("text_encoder" in name or "judge" in name for name in host.stage_names())
 
 
+def test_a_stage_may_lie_in_a_folder_of_any_name(models):
+    """What lies in models/imagen beside stages has its folders there alone."""
+    names = ["training/mine.safetensors", "loras/tuned.safetensors", "no_text_encoder.safetensors"]
+    for place in ("diffusion_models", "imagen"):
+        for name in names:
+            (models / place / name).parent.mkdir(exist_ok=True)
+            (models / place / name).write_bytes(b"")
+    assert set(names) <= set(host.stage_names())
+    for name in names:
+        (models / "diffusion_models" / name).unlink()
+    assert set(names) & set(host.stage_names()) == {"no_text_encoder.safetensors"}
+
+
 def test_deepfloyd_folders_are_listed_whole(models):
     """By the folder's name, their files and the shards of those not one by one."""
     for file in (
