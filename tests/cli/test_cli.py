@@ -1,11 +1,14 @@
 """The command line: exit codes, one clear line for bad input, and the same picture by every road."""
 
+import dataclasses
+import importlib
 import json
 import shutil
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -407,3 +410,46 @@ def test_a_slip_in_an_option_is_named_by_the_option(
     assert main(["generate", "x", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and "privateuseone" not in error
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "module", "name"),
+    [
+        ("batch", "--rows", "headless.jobs.rows", "KINDS"),
+        ("batch", "--format", "headless.jobs.output", "FORMATS"),
+        ("convert", "--layout", "imagen_core.formats.convert", "LAYOUTS"),
+        ("evaluate", "--threshold", "imagen_core.diffusion.guidance", "THRESHOLDS"),
+        ("finetune", "--stage", "imagen_core.formats.cascade", "STAGES"),
+        ("finetune", "--optimizer", "imagen_core.training.optim", "STATE_BYTES"),
+        ("generate", "--dtype", "nodes.host", "DTYPES"),
+        ("generate", "--quality", "imagen_core.settings", "QUALITIES"),
+        ("generate", "--threshold", "imagen_core.diffusion.guidance", "THRESHOLDS"),
+    ],
+)
+def test_choices_that_are_listed_without_the_library_are_the_librarys(
+    command, option, module, name
+):
+    action = option_of(command, option)
+    known = getattr(importlib.import_module(f"imagen_nodes.{module}"), name)
+    assert set(action.choices) == set(known) - {"folder"}  # rows: seen, never said
+
+
+def test_a_fine_tunings_choices_and_defaults_are_the_librarys():
+    from imagen_nodes.imagen_core.training.finetune import STEPS, Wishes
+
+    own, hints = Wishes(), get_type_hints(Wishes)
+    for field in dataclasses.fields(Wishes):
+        action = option_of("finetune", f"--{field.name.replace('_', '-')}")
+        if action is None or field.name == "lr":
+            continue
+        assert (action.default or None) == (getattr(own, field.name) or None), field.name
+        if action.choices:
+            assert set(action.choices) == set(get_args(hints[field.name])), field.name
+    assert f"default: {STEPS}" in option_of("finetune", "--steps").help
+
+
+def option_of(command, option):
+    """The parser's action of an option; None where there is none."""
+    commands = next(a for a in make_parser()._actions if isinstance(a.choices, dict))
+    actions = commands.choices[command]._actions
+    return next((action for action in actions if option in action.option_strings), None)
