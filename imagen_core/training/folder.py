@@ -405,16 +405,25 @@ def bucket_of(size: tuple[int, int], side: int) -> tuple[int, int]:
 class Mixed:
     """Pictures of one maker, and a part of another's: prior preservation, or the original data.
 
-    part   of the second's, 0..1
+    part   of the second's, 0..1; of whole batches where the first keeps aspect ratios
     """
 
     first: FolderMaker
     second: FolderMaker
     part: float
 
+    def batch(self, rng: np.random.Generator, count: int) -> list[tuple[np.ndarray, str]]:
+        """Pictures of one size, with captions."""
+        if not self.first.buckets:
+            return [self(rng) for _ in range(count)]
+        return self.chosen(rng).batch(rng, count)
+
+    def chosen(self, rng: np.random.Generator) -> FolderMaker:
+        """One of the makers, by chance."""
+        return self.second if rng.random() < self.part else self.first
+
     def __call__(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
-        other = rng.random() < self.part
-        pixels, caption = (self.second if other else self.first)(rng)
+        pixels, caption = self.chosen(rng)(rng)
         if pixels.shape[2] == 3 and (self.first.masked or self.second.masked):
             pixels = np.concatenate([pixels, np.full_like(pixels[..., :1], 255)], axis=2)
         return pixels, caption

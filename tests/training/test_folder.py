@@ -185,6 +185,22 @@ def test_buckets_keep_the_aspect_ratio_and_a_batch_has_one(tmp_path):
     assert shapes == {(32, 32), bucket_of((80, 40), 32)[::-1]}
 
 
+def test_mixed_images_keep_their_aspect_ratios_too(tmp_path):
+    makers = []
+    for name, size in (("own", (80, 40)), ("other", (40, 80))):
+        (tmp_path / name).mkdir()
+        draw(tmp_path / name / f"{name}.png", "red", size)
+        makers.append(FolderMaker(read_folder(tmp_path / name).pictures, 32, buckets=True))
+    mixed, seen = Mixed(*makers, 0.5), []
+    for seed in range(40):
+        batch = mixed.batch(np.random.default_rng(seed), 3)
+        seen += {(caption, pixels.shape[:2]) for pixels, caption in batch}
+    wide = bucket_of((80, 40), 32)
+    assert set(seen) == {("own", wide[::-1]), ("other", wide)}
+    assert len(seen) == 40  # each batch is of one size
+    assert 10 < sum(caption == "other" for caption, _ in seen) < 30
+
+
 def test_a_mask_is_the_fourth_channel_and_no_picture(tmp_path, t5_folder):
     pictures = halves(tmp_path)
     Image.fromarray(np.asarray(open_rgb(pictures[0].path))).save(tmp_path / "halves_mask.png")
