@@ -39,11 +39,11 @@ def attention_in_pieces(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """
     batch, heads, queries, width = q.shape
     made = q.new_empty(batch, queries, heads, v.shape[-1]).transpose(1, 2)
-    keys, nothing = k.transpose(2, 3), q.new_zeros(1)
+    keys, unread = k.transpose(2, 3), q.new_zeros(1)  # beta 0: what would be added is not read
     for picture in range(batch):
         for place in pieces(heads, queries, k.shape[2]):
             scores = torch.baddbmm(
-                nothing, q[picture][place], keys[picture, place[0]], beta=0, alpha=width**-0.5
+                unread, q[picture][place], keys[picture, place[0]], beta=0, alpha=width**-0.5
             )
             torch.softmax(scores, -1, out=scores)
             made[picture][place] = torch.bmm(scores, v[picture, place[0]])
@@ -52,11 +52,10 @@ def attention_in_pieces(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def pieces(heads: int, queries: int, keys: int) -> list[tuple[slice, slice]]:
     """Parts of a picture's heads and queries that have about PIECE scores, or one query."""
-    most = max(1, PIECE // (queries * keys))
-    parts = math.ceil(queries * keys / PIECE) if most == 1 else 1
-    long = max(1, queries // parts)
+    heads_at_once = max(1, PIECE // (queries * keys))
+    queries_at_once = max(1, queries // math.ceil(queries * keys / PIECE))
     return [
-        (slice(head, head + most), slice(first, first + long))
-        for head in range(0, heads, most)
-        for first in range(0, queries, long)
+        (slice(head, head + heads_at_once), slice(first, first + queries_at_once))
+        for head in range(0, heads, heads_at_once)
+        for first in range(0, queries, queries_at_once)
     ]

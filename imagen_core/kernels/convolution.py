@@ -23,7 +23,7 @@ KEPT = 2  # input shapes whose weights are kept: guidance evaluates one and two 
 MOST_BYTES = 2**31  # of all packed weights together; convolutions beyond it stay plain
 DTYPES = (torch.float32, torch.bfloat16)
 SMALL = 20480  # values; torch computes a single float32 picture up to here without oneDNN
-WAY = "IMAGEN_CONVOLUTION"  # an environment variable; "plain" = the bits of torch's own convolution
+VARIABLE = "IMAGEN_CONVOLUTION"  # of the environment; "plain" = the bits of torch's own convolution
 # Which of three weights in a row fall on which of two small pixels, for even and for odd large ones.
 TAPS = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))
 MANY = 16  # rows; on one thread torch computes fewer in a 1 x 1 convolution without oneDNN
@@ -230,9 +230,9 @@ def version_of(weight: Tensor | None) -> int:
 
 def plain() -> bool:
     """Whether the environment asks for the bits of torch's own convolution, which is slower."""
-    asked = os.environ.get(WAY, "")
+    asked = os.environ.get(VARIABLE, "")
     if asked not in ("", "plain", "fast"):
-        raise ValueError(f"{WAY}: expected plain or fast, got {asked!r}")
+        raise ValueError(f"{VARIABLE}: expected plain or fast, got {asked!r}")
     return asked == "plain"
 
 
