@@ -21,8 +21,6 @@ class Matrix(nn.Module):
     It stands in for a linear layer without bias.
     """
 
-    weight = None  # T5's feed-forward would cast its input to the dtype of a weight
-
     def __init__(
         self,
         stored: Tensor,
