@@ -48,6 +48,9 @@ class ImagenSampleCascade:
     ESSENTIALS_CATEGORY = "Image Generation"
     SEARCH_ALIASES = ["imagen", "text to image", "all in one", "ksampler", "pixel diffusion"]
 
+    def __init__(self):
+        self.loaded: dict[tuple[str, str], tuple] = {}  # one cascade, kept from run to run
+
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """ComfyUI's declaration of inputs."""
@@ -101,7 +104,10 @@ class ImagenSampleCascade:
         dtype: str = "auto",
     ) -> Any:
         """The last stage's pictures and the base's."""
-        encoder, *stages = ImagenLoadCascade().load(cascade, dtype)
+        if (cascade, dtype) not in self.loaded:
+            self.loaded = {}  # the one before makes room first
+            self.loaded[cascade, dtype] = ImagenLoadCascade().load(cascade, dtype)
+        encoder, *stages = self.loaded[cascade, dtype]
         encoded = ImagenT5Encode().encode(encoder, prompt, negative_prompt)
         (text,) = encoded["result"]
         side = 64 if stages[0] is None else stages[0].config.resolution

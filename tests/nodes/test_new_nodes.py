@@ -38,6 +38,18 @@ def test_the_cascade_in_one_node_is_the_cascade(emoji):
     )
 
 
+def test_the_cascade_in_one_node_is_loaded_once_for_many_seeds(emoji, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(
+        "imagen_nodes.imagen_core.load_cascade", lambda path, **_: loaded.append(path) or emoji
+    )
+    cascade = NODE_CLASS_MAPPINGS["ImagenSampleCascade"]()  # ComfyUI keeps it from run to run
+    given = dict(prompt="a dog", negative_prompt="", upto="64", batch_size=1, steps_64=1)
+    for seed, dtype in ((1, "float32"), (2, "float32"), (3, "bfloat16")):
+        cascade.sample("emoji", seed=seed, dtype=dtype, **given)
+    assert loaded == [BUNDLED] * 2
+
+
 @pytest.mark.parametrize(
     ("keep", "expected"),
     [("nothing", (7, 7, 7)), ("base", (3, 7, 7)), ("base and sr256", (3, 3, 7))],
