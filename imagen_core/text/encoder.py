@@ -22,7 +22,9 @@ from .t5 import T5Encoder
 from .tokenizer import Tokenizer
 from .weighting import apply_weights, chunks_of
 
-CACHE_BYTES = 128 << 20  # of states: a hundred prompts of T5-XXL, thousands of a small encoder
+# Of states that are kept: a hundred prompts of T5-XXL, all 256 of a small encoder. More small ones would keep
+# the freed memory between them from being used again, several times their own size.
+CACHE_BYTES, MOST_PROMPTS = 128 << 20, 256
 AT_ONCE = 16  # prompts that go through T5 together
 
 
@@ -50,7 +52,7 @@ class Reading(NamedTuple):
 
 
 class TextEncoder:
-    """A tokenizer and a T5 encoder; the states of the last prompts are kept, CACHE_BYTES of them."""
+    """A tokenizer and a T5 encoder; the states of the last MOST_PROMPTS are kept, up to CACHE_BYTES."""
 
     def __init__(self, tokenizer: Tokenizer, model: T5Encoder):
         """Put the two together.
@@ -201,8 +203,8 @@ class TextEncoder:
             self.cache.update(states)
             for key in states:
                 self.cache.move_to_end(key)
-            kept = CACHE_BYTES // next(iter(states.values()))[0].nbytes  # all prompts have one size
-            while len(self.cache) > kept:
+            size = next(iter(states.values()))[0].nbytes  # of each prompt
+            while len(self.cache) > min(MOST_PROMPTS, CACHE_BYTES // size):
                 self.cache.popitem(last=False)
         embeds, masks = zip(*(states[key] for key in keys), strict=True)
         return TextEmbedding(torch.stack(embeds), torch.stack(masks))

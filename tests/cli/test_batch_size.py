@@ -1,5 +1,6 @@
 """Batches of many rows: what a row costs in memory and time, before it is made and while others are."""
 
+import ctypes
 import json
 import os
 import random
@@ -11,12 +12,13 @@ import tracemalloc
 
 import pytest
 
+from imagen_nodes.cli.node_classes import use_folders
 from imagen_nodes.headless.comfy_nodes import CORE_NODES
 from imagen_nodes.headless.files import remove_leftovers
 from imagen_nodes.headless.graph import WorkflowError
 from imagen_nodes.headless.inputs import InputError
 from imagen_nodes.headless.jobs import batch as jobs
-from imagen_nodes.headless.jobs import manifest
+from imagen_nodes.headless.jobs import manifest, workers
 from imagen_nodes.headless.jobs import rows as rows_of
 from imagen_nodes.headless.jobs.manifest import Share, read_history
 from imagen_nodes.headless.jobs.output import Layout, Output
@@ -244,6 +246,41 @@ assert main(["batch", *sys.argv[2:]]) == 0
 heavy = {"torch", "PIL"} & set(sys.modules)
 assert not heavy, heavy
 """
+
+
+PIECES = """
+import resource
+from imagen_nodes.cli.process import keep_freed_memory
+from imagen_nodes.headless.jobs.workers import give_back_freed_memory
+def size():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+keep_freed_memory()
+pieces = [bytearray(b"x" * 50_000) for _ in range(4000)]
+pieces = pieces[::100]
+before = size()
+give_back_freed_memory()
+print(before - size())
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="glibc only"
+)
+def test_memory_freed_between_pieces_that_stay_goes_back(tmp_path, monkeypatch):
+    done = subprocess.run([sys.executable, "-c", PIECES], capture_output=True, check=True)
+    assert float(done.stdout) > 100
+
+    times = []
+    monkeypatch.setattr(workers, "TIDY", 10)
+    monkeypatch.setattr(workers, "give_back_freed_memory", lambda: times.append(1))
+    job, rows, _ = prepared(tmp_path, 50)
+    (tmp_path / "scratch").mkdir()
+    here = workers.Here(job, tmp_path / "scratch", tmp_path, use_folders)
+    tasks = [task for row in rows.read() for task in job.tasks(row)]
+    for first in range(0, 50, 4):
+        assert not any(each.error for each in here.run(tasks[first : first + 4]))
+    assert len(times) == 4  # after 12, 24, 36 and 48
 
 
 def test_a_batch_with_nothing_to_make_loads_no_torch(tmp_path):

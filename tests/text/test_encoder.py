@@ -1,5 +1,6 @@
 """The text encoder: T5 itself, the cache, padding, cutting, and the null text."""
 
+import itertools
 import random
 import sys
 import threading
@@ -62,6 +63,15 @@ def test_the_oldest_prompts_leave_the_cache(encoder, monkeypatch):
         encoder.encode([prompt])
     numbers = [tuple(encoder.tokenizer.encode(prompt)) for prompt in ("a cat", "a pear")]
     assert list(encoder.cache) == numbers
+
+
+def test_small_prompts_leave_the_cache_too(encoder):
+    """Thousands of small blocks that stay hold up, among them, several times their size of freed memory."""
+    words = itertools.product(("a", "dog", "cat", "pear"), repeat=5)
+    prompts = [" ".join(each) for each in itertools.islice(words, 320)]
+    for first in range(0, 320, 16):
+        encoder.encode(prompts[first : first + 16])
+    assert list(encoder.cache) == [tuple(encoder.tokenizer.encode(p)) for p in prompts[-256:]]
 
 
 def test_an_encoding_of_more_prompts_than_the_cache_holds_is_whole(encoder, monkeypatch):
