@@ -57,7 +57,7 @@ class Guidance:
             raise ValueError(f"parallel must be in [0, 1], got {self.parallel}")
         if not 0 <= self.start <= self.end <= 1:
             raise ValueError(
-                f"0 <= start <= end <= 1 must hold, got start {self.start}, end {self.end}"
+                f"start and end: expected 0 <= start <= end <= 1, got {self.start} and {self.end}"
             )
 
     def scales(self, num_steps: int) -> list[float]:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from imagen_nodes.headless.jobs.workers import Outcome
 from imagen_nodes.imagen_core import PRESETS, load_text_encoder
 from imagen_nodes.imagen_core.kernels import precision
 from imagen_nodes.imagen_core.offload import offloaded
@@ -174,6 +175,7 @@ def test_a_batch_that_a_gpu_cannot_hold_begins_so_that_it_can_be_split(monkeypat
 )
 def test_no_memory_is_known_by_what_each_device_says(said):
     assert host.out_of_memory(RuntimeError(said))
+    assert Outcome(None, error=said).short_of_memory, "a batch tries the row again"
     assert not host.out_of_memory(ValueError(said))
     assert not host.out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
