@@ -98,9 +98,9 @@ class Cascade:
         image = torch.cat([
             sample_base(
                 self.base, text.take(rows), guidance=guidance, seed=(seed + rows.start) % 2**64,
-                width=side, height=side, batch_size=rows.stop - rows.start, steps=steps[0], **common,
+                batch_size=rows.stop - rows.start, steps=steps[0], **common,
             )
-            for rows in parts_of(self.base, batch, side)
+            for rows in parts_of(self.base, batch, self.base.config.resolution)
         ])  # fmt: skip
         for stage, count, level in zip(stages[1:], steps[1:], aug_levels, strict=True):
             side = stage.config.scale * image.shape[1]

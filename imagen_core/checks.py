@@ -17,19 +17,20 @@ def check_base(
     settings: Settings,
     image: Tensor | None,
     mask: Tensor | None,
-    size: tuple[int, int, int],
+    size: tuple[int, int | None, int | None],
 ) -> tuple[int, int, int]:
     """Pictures, height and width of a run of a base stage, all of whose inputs are checked.
 
     text       encoded prompt of 1 or as many rows as there are pictures
     image      b h w c in 0..1, which gives batch and size; or None
     mask       b h w, h w or b 1 h w, 1 = repaint; or None
-    size       pictures, height and width without an image
+    size       pictures, height and width without an image; None = the stage's own
     """
     stage.check_kind("base")
     check_image(image, "image")
-    sides = zip(("batch_size", "height", "width"), size, strict=True)
-    batch, height, width = (whole(name, side) for name, side in sides)
+    sides = (stage.config.resolution if side is None else side for side in size[1:])
+    given = zip(("batch_size", "height", "width"), (size[0], *sides), strict=True)
+    batch, height, width = (whole(name, number) for name, number in given)
     if image is not None:
         batch, height, width = image.shape[:3]
     check_batch(stage, text, batch)

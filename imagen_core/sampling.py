@@ -40,8 +40,8 @@ def sample_base(
     guidance: Guidance | None = None,
     image: Tensor | None = None,
     mask: Tensor | None = None,
-    width: int = 64,
-    height: int = 64,
+    width: int | None = None,
+    height: int | None = None,
     batch_size: int = 1,
     seed: int | Sequence[int] = 0,
     steps: Spacing | None = None,
@@ -59,7 +59,7 @@ def sample_base(
     stage, text   a base stage, and an encoded prompt of 1 or batch_size rows
     image         b h w c in 0..1, to start from; it gives the size and the batch
     mask          b h w in 0..1, 1 = repaint; pixels where it is 0 come back exactly as in image
-    width, height, batch_size   pixels and pictures; not used with image
+    width, height, batch_size   pixels (None = the stage's own) and pictures; not used with image
     guidance, seed, steps, sigmas, sampler, strength, inpainting, on_step, trace, quality, reuse   as in
                   `Settings`; strength is not used without image, nor inpainting without mask
 

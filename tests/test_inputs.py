@@ -75,7 +75,7 @@ def test_whole_numbers_of_other_libraries_are_whole_numbers(base, given, plain):
     "value", [1.5, 2.0, np.float64(16), "x", None, [1.5], torch.tensor([1.0, 2.0])]
 )
 def test_what_is_no_whole_number_is_refused_by_name(base, name, value):
-    if name == "steps" and value is None:
+    if name in ("steps", "width", "height") and value is None:
         return  # the stage's own
     with pytest.raises(ValueError, match="steps" if name == "steps" else name):
         sample_base(base, prompt(), **{"steps": 1, "width": 16, "height": 16, name: value})

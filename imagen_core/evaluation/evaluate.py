@@ -59,7 +59,6 @@ def sample_prompts(
     batch      pictures in one evaluation of the network
     on_batch   called with the number of pictures that are done
     """
-    side = stage.config.resolution
     pictures = []
     for first in range(0, len(prompts), batch):
         part = prompts[first : first + batch]
@@ -67,8 +66,8 @@ def sample_prompts(
             sample_base(
                 stage,
                 encoder.encode_prompt([prompt.prompt for prompt in part], markup=False),
-                guidance=guidance, width=side, height=side, batch_size=len(part),
-                seed=seed + first, steps=steps, sampler=sampler,
+                guidance=guidance, batch_size=len(part), seed=seed + first, steps=steps,
+                sampler=sampler,
             )
         )  # fmt: skip
         if on_batch is not None:
