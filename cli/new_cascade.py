@@ -65,7 +65,7 @@ def check_parts(parts: dict[str, Path], encoder: Path) -> None:
     from ..imagen_core.formats.stage import open_stage
     from ..imagen_core.formats.t5 import load_text_encoder
 
-    width = load_text_encoder(encoder).encode([""]).embeds.shape[-1]
+    _, width = load_text_encoder(encoder).model.shared.shape
     before = 0
     for stage, path in parts.items():
         with open_stage(path) as stored:
