@@ -61,7 +61,9 @@ def preview(x0: Tensor, wanted: int = PREVIEW_SIDE) -> Any:
     from torch.nn.functional import avg_pool2d
 
     shrink = max(1, max(x0.shape[2:]) // wanted)
-    first = avg_pool2d(x0[0], shrink, ceil_mode=True)  # before it leaves the device
+    first = x0[0]
+    if shrink > 1:  # before it leaves the device; a pool of one pixel took most of a preview's time
+        first = avg_pool2d(first, shrink, ceil_mode=True)
     pixels = ((first.permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).byte().cpu().numpy()
     image = Image.fromarray(pixels)
     factor = max(1, wanted // max(image.size))
