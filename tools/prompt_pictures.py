@@ -17,9 +17,7 @@ from imagen_nodes.imagen_core import EncodedPrompt, TextEncoder
 DOCS = Path(__file__).parent.parent / "docs"
 ROWS = {
     "weights": [f"a (green:{w}) apple, noto style" for w in ("0", "0.5", "1", "1.5", "2", "3")],
-    "changes": [
-        f"[a pear:a red apple:{part}], noto style" for part in (0, 0.05, 0.1, 0.2, 0.4, 1)
-    ],
+    "changes": [f"[a pear:a red apple:{part}], noto style" for part in (0, 0.05, 0.1, 0.2, 0.4, 1)],
     "parts": [
         "a cat, flat style",
         "a house, flat style",
