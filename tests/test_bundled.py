@@ -121,7 +121,7 @@ def test_in_bfloat16_the_pictures_are_nearly_the_same(emoji):
     assert half.text_encoder.dtype == torch.float32
     text = emoji.text_encoder.encode_prompt("a red apple, noto style")
     made = [sample_base(stages.base, text, seed=3, steps=8) for stages in (emoji, half)]
-    assert (made[0] - made[1]).abs().mean() < 0.004
+    assert (made[0] - made[1]).abs().mean() < 0.006  # a level and a half of 255, at guidance 4
     made = [super_resolve(stages.sr256, made[0], text, seed=3, steps=3) for stages in (emoji, half)]
     assert (made[0] - made[1]).abs().mean() < 0.004
     assert (made[0] - made[1]).square().mean().sqrt() < 0.01
