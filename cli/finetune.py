@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..imagen_core.training.recipe import Recipe
 
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")
+TOGETHER = 16  # prior images in one batch
 RATES = {"lora": 1e-3, "attention": 1e-4, "all": 1e-4}
 
 
@@ -201,20 +202,31 @@ def in_units(size: float) -> str:
 
 
 def make_prior(prompts: Path, folder: Path, cascade: Cascade) -> None:
-    """The base's own pictures of prompts, with captions, in a folder; those that are there stay."""
+    """The base's own pictures of prompts, with captions, in a folder; those of the same prompts stay."""
     from PIL import Image
 
     texts = [line.strip() for line in prompts.read_text("utf-8").splitlines() if line.strip()]
     folder.mkdir(parents=True, exist_ok=True)
-    for i, text in enumerate(texts):
-        path = folder / f"{i:05d}.png"
-        if path.exists():
+    paths = [folder / f"{i:05d}.png" for i in range(len(texts))]
+    for path in set(folder.glob("*.png")) - set(paths):
+        path.unlink()
+    for first in range(0, len(texts), TOGETHER):
+        part = slice(first, first + TOGETHER)
+        if all(map(made_from, paths[part], texts[part])):
             continue
-        image = cascade.generate(text, upto=cascade.base.config.resolution, seed=i)[0]
-        path.with_suffix(".txt").write_text(text + "\n", "utf-8")
-        temporary = path.with_name(f".{path.name}")
-        Image.fromarray((image * 255).round().byte().cpu().numpy()).save(temporary, "PNG")
-        os.replace(temporary, path)
+        images = cascade.generate(texts[part], upto=cascade.base.config.resolution, seed=first)
+        for path, text, image in zip(paths[part], texts[part], images, strict=True):
+            temporary = path.with_name(f".{path.name}")
+            Image.fromarray((image * 255).round().byte().cpu().numpy()).save(temporary, "PNG")
+            path.with_suffix(".txt").unlink(missing_ok=True)
+            os.replace(temporary, path)
+            path.with_suffix(".txt").write_text(text + "\n", "utf-8")
+
+
+def made_from(path: Path, text: str) -> bool:
+    """Whether a picture is there, and of this prompt."""
+    caption = path.with_suffix(".txt")
+    return path.is_file() and caption.is_file() and caption.read_text("utf-8").strip() == text
 
 
 def follow(recipe: Recipe, cascade: Cascade, index: int, prompts: list[str]) -> Path:

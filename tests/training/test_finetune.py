@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from imagen_nodes.cli.finetune import make_prior
 from imagen_nodes.cli.main import main
 from imagen_nodes.imagen_core import (
     PRESETS,
@@ -468,6 +470,33 @@ def test_images_of_prior_prompts_are_put_into_no_folder_of_the_users(
     asked = ["finetune", "emoji", "--images", "pictures", "--prior", "prior.txt", "--dry-run"]
     assert main([*asked, "-o", "mine.safetensors", *more]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_prior_images_are_those_of_the_prompts_as_they_are_now(tmp_path):
+    asked = []
+
+    def generate(texts, upto, seed):
+        asked.append((seed, list(texts)))
+        return torch.full((len(texts), upto, upto, 3), seed / 255)
+
+    cascade = SimpleNamespace(
+        generate=generate, base=SimpleNamespace(config=SimpleNamespace(resolution=4))
+    )
+    prompts, out = tmp_path / "prior.txt", tmp_path / "prior"
+    texts = [f"thing {i}" for i in range(20)]
+    for given, made in (
+        (texts, [(0, texts[:16]), (16, texts[16:])]),
+        (texts, []),
+        ([*texts[:17], "another"], [(16, ["thing 16", "another"])]),
+    ):
+        asked.clear()
+        prompts.write_text("\n".join(given), "utf-8")
+        make_prior(prompts, out, cascade)
+        assert asked == made
+        captions = [
+            path.with_suffix(".txt").read_text("utf-8") for path in sorted(out.glob("*.png"))
+        ]
+        assert captions == [f"{text}\n" for text in given]
 
 
 @pytest.mark.parametrize("fast", [False, True])
