@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
-            options = make_parser().parse_args(arguments)
+            options = parsed(arguments)
             result = options.command(options)
     except KeyboardInterrupt as stopped:
         said = str(stopped) or "interrupted; nothing half-written was left"
@@ -66,6 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if as_json:
         print(json.dumps(result))
     return result.get("exit", DONE)
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line; words left over by `generate` are most often an unquoted prompt."""
+    parser = make_parser()
+    options, left = parser.parse_known_args(arguments)
+    if not left:
+        return options
+    hint = ""
+    if arguments[0] == "generate" and not any(word.startswith("-") for word in left):
+        hint = '; put the whole prompt in quotes, as in "a red apple"; for several prompts: imagen batch'
+    parser.error(f"unrecognized arguments: {' '.join(left)}{hint}")
 
 
 def failed(code: int, error: str, as_json: bool) -> int:

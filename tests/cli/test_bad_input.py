@@ -149,3 +149,13 @@ def test_a_picture_of_one_pixel_is_explained(run, tmp_path, capsys):
     assert "node 5 (ImagenSR256): " in said
     assert "Traceback" not in said
     assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"), [(["a", "red", "apple"], True), (["a house", "--sed", "3"], False)]
+)
+def test_a_prompt_without_quotes_is_told_of_them(capsys, words, hint):
+    assert main(["generate", *words]) == 2
+    said = capsys.readouterr().err
+    assert "unrecognized arguments: " + (" ".join(words[1:])) in said
+    assert ("put the whole prompt in quotes" in said) == hint
