@@ -246,9 +246,12 @@ def check_custom(node: Node, graph: Graph, registry: Registry) -> list[Problem]:
         line = f"{node}: its inputs could not be checked: {error}"
         return [Problem(line, "exception_during_validation", node.id, str(error))]
     where = ", ".join(given)
+    place = (
+        "input" if where == "input_types" else f"input {where}:"
+    )  # its answers begin with the input
     return [
         Problem(
-            f"{node}, input {where}: {answer or 'not valid'}",
+            f"{node}, {place} {answer or 'not valid'}",
             "custom_validation_failed",
             node.id,
             f"{where} - {answer}" if answer else where,

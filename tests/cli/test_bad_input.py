@@ -18,6 +18,12 @@ TEXT = {
     "inputs": {"text_encoder": ["3", 0], "prompt": "a rocket", "negative_prompt": ""},
 }
 
+BASE = {
+    "class_type": "ImagenBaseSample",
+    "inputs": {"stage": ["3", 1], "text": ["3", 1], "batch_size": 1, "seed": 0, "steps": 1}
+    | {"width": 64, "height": 64, "sampler": "ddim", "strength": 1.0},
+}
+
 
 @pytest.fixture
 def run(tmp_path):
@@ -58,6 +64,7 @@ def test_a_good_run_is_0(run, tmp_path):
             "expected IMAGE, got MASK",
         ),
         ({"2": LOAD}, "has no output node"),
+        ({"3": CASCADE, "1": BASE}, "(ImagenBaseSample), input text: expected a link that carries"),
     ],
 )
 def test_a_faulty_workflow_is_2_and_makes_no_folder(run, tmp_path, capsys, change, message):
