@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")
 TOGETHER = 16  # prior images in one batch
+KEY = re.compile(r"(?<![\w./-])(data|run|optim|tune)\.([a-z_]+)\b(?!\.)")
+NAMED_OTHERWISE = {"folder": "--images"}  # keys of a recipe whose option has another name
 RATES = {"lora": 1e-3, "attention": 1e-4, "all": 1e-4}
 
 
@@ -75,6 +78,14 @@ def add_finetune_options(sub: argparse.ArgumentParser) -> None:
 
 def finetune(options: argparse.Namespace) -> dict[str, Any]:
     """Tune a stage on a folder of pictures; the same command goes on where it was stopped."""
+    try:
+        return tune(options)
+    except ValueError as error:
+        raise InputError(in_options(str(error))) from None
+
+
+def tune(options: argparse.Namespace) -> dict[str, Any]:
+    """What `finetune` does; some of its errors name keys of a recipe."""
     from .. import imagen_core as core
     from ..nodes import host
 
@@ -83,6 +94,8 @@ def finetune(options: argparse.Namespace) -> dict[str, Any]:
     folder = cascade_folder(options.cascade)
     work = options.out.with_name(f"{options.out.stem}.run")
     recipe, files = recipe_of(options, folder, work)
+    if options.prior:
+        prompts_of(options.prior)
     captions = describe(recipe, options, folder)
     if options.dry_run:
         return {"file": str(options.out), "dry_run": True}
@@ -96,6 +109,11 @@ def finetune(options: argparse.Namespace) -> dict[str, Any]:
     os.replace(temporary, options.out)
     say_how_to_use(options, captions)
     return {"file": str(options.out), "run": str(work), "from": str(files)}
+
+
+def in_options(text: str) -> str:
+    """A text about a recipe with the command's options in place of the recipe's keys."""
+    return KEY.sub(lambda key: NAMED_OTHERWISE.get(key[2], f"--{key[2].replace('_', '-')}"), text)
 
 
 def cascade_folder(name: str) -> Path:
@@ -201,11 +219,23 @@ def in_units(size: float) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
+def prompts_of(file: Path) -> list[str]:
+    """The prompts of --prior, one a line; InputError where there are none."""
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise InputError(f"--prior: {file}: expected a text file of prompts: {reason}") from None
+    if texts := [line.strip() for line in lines if line.strip()]:
+        return texts
+    raise InputError(f"--prior: {file}: expected a prompt a line, got none")
+
+
 def make_prior(prompts: Path, folder: Path, cascade: Cascade) -> None:
     """The base's own pictures of prompts, with captions, in a folder; those of the same prompts stay."""
     from PIL import Image
 
-    texts = [line.strip() for line in prompts.read_text("utf-8").splitlines() if line.strip()]
+    texts = prompts_of(prompts)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{i:05d}.png" for i in range(len(texts))]
     for path in set(folder.glob("*.png")) - set(paths):
@@ -242,11 +272,14 @@ def follow(recipe: Recipe, cascade: Cascade, index: int, prompts: list[str]) -> 
         if not begun and recipe.run.steps:
             begun.append(1.0)
             left = (recipe.run.steps - values["step"]) * recipe.run.batch
-            print(f"about {left / values['images_per_second'] / 60:.1f} minutes to go")
+            minutes, every = left / values["images_per_second"] / 60, recipe.run.sample_every
+            grids = -(-recipe.run.steps // every) - values["step"] // every if every else 0
+            print(f"about {minutes:.1f} minutes of training to go, beside {grids} grids of samples")
 
     stages = cascade.stages[: index + 1]
     sample = sampler_of(stages, index, cascade.text_encoder, prompts, recipe.run.seed)
-    return train(recipe, watch=Watch(line=line, sample=sample))
+    watch = Watch(line=line, sample=sample, note=lambda text: print(in_options(text)))
+    return train(recipe, watch=watch)
 
 
 def say_how_to_use(options: argparse.Namespace, prompts: list[str]) -> None:

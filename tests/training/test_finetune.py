@@ -447,6 +447,14 @@ def test_from_a_folder_to_a_picture_in_a_shell(folder, monkeypatch, capsys):
     assert main(tune) == 0
     told = capsys.readouterr().out
     assert f"--lora {out}:0.8" in told
+    assert "of training to go, beside 2 grids of samples" in told
+    assert main(tune) == 0
+    told = capsys.readouterr().out
+    assert "to train longer raise --steps or --minutes, to begin anew choose another --out" in told
+    assert main([*tune, "--lr", "0.5"]) == 2
+    assert "imagen: --lr: the run in" in capsys.readouterr().err
+    assert main([*tune, "--images", str(folder / "nowhere")]) == 2
+    assert "imagen: --images: expected a folder of images" in capsys.readouterr().err
     picture = folder / "dog.png"
     made = ["generate", "a dog", "--cascade", "mine", "--upto", "16", "--steps", "2"]
     assert main([*made, "--lora", f"{out}:0.8", "-o", str(picture)]) == 0
@@ -470,6 +478,22 @@ def test_images_of_prior_prompts_are_put_into_no_folder_of_the_users(
     asked = ["finetune", "emoji", "--images", "pictures", "--prior", "prior.txt", "--dry-run"]
     assert main([*asked, "-o", "mine.safetensors", *more]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "expected a text file of prompts: No such file"), (" \n", "expected a prompt a line")],
+)
+def test_a_file_of_no_prior_prompts_is_named_before_anything_is_made(
+    folder, monkeypatch, capsys, text, message
+):
+    monkeypatch.chdir(folder)
+    if text:
+        (folder / "prior.txt").write_text(text)
+    asked = ["finetune", "emoji", "--images", "pictures", "--prior", "prior.txt"]
+    assert main([*asked, "-o", "mine.safetensors"]) == 2
+    assert f"--prior: prior.txt: {message}" in capsys.readouterr().err
+    assert not (folder / "mine.run").exists()
 
 
 def test_prior_images_are_those_of_the_prompts_as_they_are_now(tmp_path):
