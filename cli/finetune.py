@@ -269,7 +269,7 @@ def follow(recipe: Recipe, cascade: Cascade, index: int, prompts: list[str]) -> 
 
     def line(values: dict[str, Any]) -> None:
         tell(values)
-        if not begun and recipe.run.steps:
+        if not begun and values["step"] < recipe.run.steps:
             begun.append(1.0)
             left = (recipe.run.steps - values["step"]) * recipe.run.batch
             minutes, every = left / values["images_per_second"] / 60, recipe.run.sample_every

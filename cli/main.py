@@ -54,10 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:  # WorkflowError and InputError are some
         return failed(BAD_INPUT, str(error), as_json)
     except OSError as error:
-        place = (
-            f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
-        )
-        return failed(FAILED, str(place), as_json)
+        return failed(FAILED, told(error), as_json)
     except RuntimeError as error:
         return failed(FAILED, str(error), as_json)
     except Exception as error:
@@ -66,6 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if as_json:
         print(json.dumps(result))
     return result.get("exit", DONE)
+
+
+def told(error: OSError) -> str:
+    """What an error of the system says; of a half-written file, the folder it belongs in."""
+    if not (error.filename and error.strerror):
+        return str(error)
+    place = Path(str(error.filename))
+    if place.suffix == ".writing":
+        return f"cannot write in the folder {place.parent}: {error.strerror}"
+    return f"{error.filename}: {error.strerror}"
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:

@@ -166,3 +166,12 @@ def test_a_prompt_without_quotes_is_told_of_them(capsys, words, hint):
     said = capsys.readouterr().err
     assert "unrecognized arguments: " + (" ".join(words[1:])) in said
     assert ("put the whole prompt in quotes" in said) == hint
+
+
+def test_a_folder_that_cannot_be_written_in_is_named_not_the_temporary_file(capsys, monkeypatch):
+    def fail(options):
+        raise PermissionError(errno.EACCES, "Permission denied", "/out/.a.png.0a-1-0.writing")
+
+    monkeypatch.setattr("imagen_nodes.cli.main.info", fail)
+    assert main(["info", "x.png"]) == 1
+    assert "imagen: cannot write in the folder /out: Permission denied" in capsys.readouterr().err
