@@ -67,7 +67,7 @@ def add_generate_options(sub: argparse.ArgumentParser) -> None:
         "10,10,0 or [999, 500, 0]"
     )
     add("--timesteps", action="append", default=[], metavar="PRESET|LIST", help=about)
-    about = "fast: about half the time, in fewer steps by dpmpp_2m; default: %(default)s"
+    about = "fast: about half the time, in fewer steps by unipc; default: %(default)s"
     add("--quality", default="full", choices=("full", "fast"), help=about)
     about = f"sampler of all stages: {', '.join(SAMPLERS)}; {of_stage}"
     add("--sampler", metavar="NAME", help=about)
@@ -301,7 +301,7 @@ def spacing_inputs(spacing: Spacing) -> dict[str, Any]:
 def generate_graph(options: argparse.Namespace) -> Graph:
     """The workflow that makes the pictures of a `generate` command; ValueError where it could not run."""
     from ..imagen_core.cascade import per_stage, sizes_of, stages_upto
-    from ..imagen_core.settings import Settings
+    from ..imagen_core.settings import FAST_SAMPLER, Settings
 
     cascade, configs = chosen_cascade(options.cascade)
     for level in options.aug_level or [None]:  # of stages that do not run too: a slip is a slip
@@ -328,7 +328,7 @@ def generate_graph(options: argparse.Namespace) -> Graph:
         chosen: dict[str, Any] = {"aug_level": level, "tile": options.tile} if i else {}
         chosen |= {"seed": options.seed, "sampler": options.sampler or own.sampler}
         if options.quality == "fast":
-            chosen |= {"quality": "fast", "sampler": options.sampler or "dpmpp_2m"}
+            chosen |= {"quality": "fast", "sampler": options.sampler or FAST_SAMPLER}
         Settings(steps=spacing, **chosen | {"tile": max(chosen.get("tile", 0), 0)}).check(config)
         size = {} if i else {"width": config.resolution, "height": config.resolution}
         samplings.append(size | chosen | spacing_inputs(spacing))

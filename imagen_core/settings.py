@@ -22,6 +22,7 @@ OnStep = Callable[[int, int, Tensor], None]
 Sigmas = Sequence[float] | Tensor
 Quality = Literal["full", "fast"]
 QUALITIES: tuple[Quality, ...] = ("full", "fast")
+FAST_SAMPLER = "unipc"
 FAST = {"base": 5 / 8, "sr": 3 / 8}  # of the steps; what that changes is in benchmarks/NOTES.md
 
 
@@ -41,7 +42,7 @@ class Settings:
     tile         of an SR stage: side of the tiles in pixels; 0 = the whole picture
     on_step      called with (step, num_steps, x0) after each step
     trace        keeps what the threshold did at each step
-    quality      "fast": FAST of the steps, by dpmpp_2m where no sampler is given; "full": all of them
+    quality      "fast": FAST of the steps, by FAST_SAMPLER where no sampler is given; "full": all of them
     reuse        of deep features between steps, whole pictures only; None = every step runs all levels
     """
 
@@ -123,7 +124,7 @@ class Settings:
 
     def sampler_of(self, config: StageConfig) -> Sampler:
         """The function that samples."""
-        own = "dpmpp_2m" if self.quality == "fast" else config.defaults.sampler
+        own = FAST_SAMPLER if self.quality == "fast" else config.defaults.sampler
         chosen = own if self.sampler is None else self.sampler
         if callable(chosen):
             return chosen

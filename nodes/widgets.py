@@ -153,6 +153,6 @@ INPAINT = advanced(
 QUALITY = choice(
     ["full", "fast"],
     "full",
-    "fast: about half the time. A base makes 5/8 of the steps, an SR stage 3/8, with dpmpp_2m where sampler "
+    "fast: about half the time. A base makes 5/8 of the steps, an SR stage 3/8, with unipc where sampler "
     "is auto.",
 )

@@ -230,7 +230,7 @@ def test_timesteps_are_told_stage_by_stage_and_written_into_the_graph(monkeypatc
     assert (sr["steps"], sr["timesteps"]) == (32, "smart50")
     options.timesteps, options.quality = [], "fast"
     base, sr = (n.inputs for n in generate_graph(options).values() if "sampler" in n.inputs)
-    assert (base["quality"], sr["quality"], sr["sampler"]) == ("fast", "fast", "dpmpp_2m")
+    assert (base["quality"], sr["quality"], sr["sampler"]) == ("fast", "fast", "unipc")
     options.timesteps = ["never"]
     with pytest.raises(ValueError, match="timesteps: expected a number, one of fast27"):
         generate_graph(options)
