@@ -166,7 +166,7 @@ def test_fast_is_fewer_steps_by_the_sampler_that_needs_few(kind, full, fast):
     settings = Settings(quality="fast")
     assert len(settings.grid(config)) == fast + 1
     assert len(Settings(quality="fast", steps=16).grid(config)) == (11 if kind == "base" else 7)
-    assert settings.sampler_of(config) is SAMPLERS["dpmpp_2m"]
+    assert settings.sampler_of(config) is SAMPLERS["unipc"]
     assert Settings(quality="fast", sampler="heun").sampler_of(config) is SAMPLERS["heun"]
     assert Settings(quality="fast", sigmas=[2.0, 1.0, 0.0]).grid(config).tolist() == [2.0, 1.0, 0.0]
     with pytest.raises(ValueError, match="quality must be one of"):
