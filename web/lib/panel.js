@@ -1,0 +1,38 @@
+// A panel of lines of text, which holds a hint until there is something to show.
+import { element } from "./elements.js";
+
+const EMPTY_HEIGHT = 44; // with ComfyUI's margin of 10 around the element
+
+// name     of its CSS class
+// hint     what it holds before a run
+// height   of the panel when it is filled
+// lines    CSS classes of its lines
+// fill     (lines, output) -> whether the node's output had something to show
+export function makePanel(document, say, { name, hint: before, height: full, lines, fill }) {
+  const root = element(document, "div", `imagen-panel ${name}`);
+  const hint = element(document, "div", "imagen-hint", root);
+  const places = lines.map((line) => element(document, "div", line, root));
+  let shown = false;
+  hint.textContent = before;
+  const height = () => (shown ? full : EMPTY_HEIGHT);
+  return {
+    element: root,
+    height,
+    maxHeight: height,
+    filled: () => shown,
+    // running   whether the node is at work now
+    clear(running = false) {
+      shown = false;
+      hint.textContent = running ? say.running : before;
+      root.classList.remove("imagen-filled");
+    },
+    // output   of the node; whether there was something to show
+    show(output) {
+      if (!fill(places, output)) return false;
+      shown = true;
+      root.classList.add("imagen-filled");
+      hint.textContent = "";
+      return true;
+    },
+  };
+}
