@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import replacing
 from ..headless.inputs import InputError
 from .loras import STAGES
 
@@ -94,19 +94,16 @@ def tune(options: argparse.Namespace) -> dict[str, Any]:
     folder = cascade_folder(options.cascade)
     work = options.out.with_name(f"{options.out.stem}.run")
     recipe, files = recipe_of(options, folder, work)
-    if options.prior:
-        prompts_of(options.prior)
+    prior = prompts_of(options.prior) if options.prior else []
     captions = describe(recipe, options, folder)
     if options.dry_run:
         return {"file": str(options.out), "dry_run": True}
     cascade = core.load_cascade(folder, host.compute_device())
-    if options.prior:
-        make_prior(options.prior, Path(recipe.data.mix), cascade)
+    if prior:
+        make_prior(prior, Path(recipe.data.mix), cascade)
     made = follow(recipe, cascade, STAGES.index(options.stage), captions)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = options.out.with_name(f".{options.out.name}.writing")
-    shutil.copyfile(made, temporary)
-    os.replace(temporary, options.out)
+    with replacing(options.out) as temporary:
+        shutil.copyfile(made, temporary)
     say_how_to_use(options, captions)
     return {"file": str(options.out), "run": str(work), "from": str(files)}
 
@@ -231,12 +228,10 @@ def prompts_of(file: Path) -> list[str]:
     raise InputError(f"--prior: {file}: expected a prompt a line, got none")
 
 
-def make_prior(prompts: Path, folder: Path, cascade: Cascade) -> None:
+def make_prior(texts: list[str], folder: Path, cascade: Cascade) -> None:
     """The base's own pictures of prompts, with captions, in a folder; those of the same prompts stay."""
     from PIL import Image
 
-    texts = prompts_of(prompts)
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{i:05d}.png" for i in range(len(texts))]
     for path in set(folder.glob("*.png")) - set(paths):
         path.unlink()
@@ -246,10 +241,9 @@ def make_prior(prompts: Path, folder: Path, cascade: Cascade) -> None:
             continue
         images = cascade.generate(texts[part], upto=cascade.base.config.resolution, seed=first)
         for path, text, image in zip(paths[part], texts[part], images, strict=True):
-            temporary = path.with_name(f".{path.name}")
-            Image.fromarray((image * 255).round().byte().cpu().numpy()).save(temporary, "PNG")
             path.with_suffix(".txt").unlink(missing_ok=True)
-            os.replace(temporary, path)
+            with replacing(path) as temporary:
+                Image.fromarray((image * 255).round().byte().cpu().numpy()).save(temporary, "PNG")
             path.with_suffix(".txt").write_text(text + "\n", "utf-8")
 
 

@@ -91,7 +91,6 @@ class Cascade:
             )
         text = self.text_encoder.encode_prompt(prompts, negative_prompt)
         batch = len(prompts) if len(prompts) > 1 else batch_size
-        side = self.base.config.resolution
         steps = per_stage("steps", steps, len(stages))
         aug_levels = per_stage("aug_level", aug_level, len(stages) - 1)
         common: dict[str, Any] = dict(sampler=sampler, on_step=on_step, quality=quality)

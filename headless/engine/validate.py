@@ -246,9 +246,8 @@ def check_custom(node: Node, graph: Graph, registry: Registry) -> list[Problem]:
         line = f"{node}: its inputs could not be checked: {error}"
         return [Problem(line, "exception_during_validation", node.id, str(error))]
     where = ", ".join(given)
-    place = (
-        "input" if where == "input_types" else f"input {where}:"
-    )  # its answers begin with the input
+    # Answers about all inputs' types begin with the input.
+    place = "input" if where == "input_types" else f"input {where}:"
     return [
         Problem(
             f"{node}, {place} {answer or 'not valid'}",

@@ -68,7 +68,6 @@ class Conv2d(nn.Conv2d):
     def __init__(self, *args, doubles: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
         self.doubles = doubles
-        self.packed: dict[tuple[int, ...], Packed] = {}
         self.forget()
 
     def reset_parameters(self) -> None:
@@ -77,7 +76,7 @@ class Conv2d(nn.Conv2d):
 
     def forget(self) -> None:
         """Prepare the weights anew at the next call, apart from a layer that shares them."""
-        self.packed = {}
+        self.packed: dict[tuple[int, ...], Packed] = {}
         self.__dict__["folded"] = None  # no module of this one
 
     def seen(self, input: Tensor) -> Tensor:
@@ -112,7 +111,7 @@ class Conv2d(nn.Conv2d):
             and (weight.dtype == torch.float32 or packs_bfloat16())
             and type(weight) in (Tensor, nn.Parameter)
             and input.ndim == 4
-            and (not plain() or weight.dtype != torch.float32 or self.torch_takes_oneDNN(input))
+            and (weight.dtype != torch.float32 or not plain() or self.torch_takes_oneDNN(input))
             and isinstance(self.padding, tuple)
             and self.padding_mode == "zeros"
             and input.is_contiguous(memory_format=torch.channels_last)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from imagen_nodes.cli.finetune import make_prior
+from imagen_nodes.cli.finetune import make_prior, prompts_of
 from imagen_nodes.cli.main import main
 from imagen_nodes.imagen_core import (
     PRESETS,
@@ -515,7 +515,7 @@ def test_prior_images_are_those_of_the_prompts_as_they_are_now(tmp_path):
     ):
         asked.clear()
         prompts.write_text("\n".join(given), "utf-8")
-        make_prior(prompts, out, cascade)
+        make_prior(prompts_of(prompts), out, cascade)
         assert asked == made
         captions = [
             path.with_suffix(".txt").read_text("utf-8") for path in sorted(out.glob("*.png"))
