@@ -110,7 +110,7 @@ test("below a preview stands the size of the image, not of the enlarged preview"
     context.fillText("256 × 256"); // whoever draws next
     return context.written;
   };
-  assert.deepEqual(drawn(), ["256 × 256", "1/4", "256 × 256"], "nothing tells the size");
+  assert.deepEqual(drawn(), ["", "1/4", "256 × 256"], "nothing tells the size: none is said");
   node.widgets.push({ name: "width", value: 64 }, { name: "height", value: 48 });
   assert.deepEqual(drawn(), ["64 × 48", "1/4", "256 × 256"], "before a run");
   node.onExecuted({ imagen_trace: [{ ...TRACE.imagen_trace[0], width: 96, height: 64 }] });

@@ -32,7 +32,10 @@ function node(comfyClass, values = {}, sources = {}, more = {}) {
 }
 
 const base = (width, height) => node("ImagenBaseSample", { width, height });
-const larger = (kind, image, more) => node(kind, { tile: 0 }, { image }, more);
+const OUTPUTS = ["text_encoder", "base", "sr256", "sr1024"].map((name) => ({ name }));
+const loader = (cascade) => node("ImagenLoadCascade", { cascade }, {}, { type: "ImagenLoadCascade", outputs: OUTPUTS });
+const larger = (kind, image, more, stage = loader("emoji")) =>
+  node(kind, { tile: 0 }, { image, stage }, { getInputLink: () => ({ origin_slot: 2 }), ...more });
 
 test("a picture's size is known through the stages before a run, past a bypassed one too", () => {
   const sr256 = larger("ImagenSR256", base(64, 48));
@@ -42,6 +45,16 @@ test("a picture's size is known through the stages before a run, past a bypassed
   assert.deepEqual(sizeOf(larger("ImagenSR256", loaded)), [3600, 2400]);
   assert.equal(sizeOf(larger("ImagenSR256", node("Unknown"))), null);
   assert.equal(sizeOf(larger("ImagenSR256", undefined)), null);
+});
+
+test("how many times a stage enlarges is known of the bundled cascade alone: of others no size is said", () => {
+  const through = (source) => node("ImagenLoadLoRA", {}, { stage: source }, { type: "ImagenLoadLoRA", getInputLink: () => ({ origin_slot: 2 }) });
+  const from = (stage) => larger("ImagenSR256", base(1024, 1024), {}, stage);
+  assert.deepEqual(sizeOf(from(through(loader("emoji")))), [4096, 4096]);
+  for (const other of [loader("mine"), through(loader("mine")), { type: "ImagenLoadStage" }, null]) {
+    assert.equal(sizeOf(from(other)), null);
+    assert.equal(warningOf(from(other), say), "");
+  }
 });
 
 test("sizes far from 64 and huge results are warned of, usual ones are not", () => {
@@ -56,18 +69,16 @@ test("sizes far from 64 and huge results are warned of, usual ones are not", () 
 });
 
 test("a stage in the place of another kind is warned of, behind a LoRA too", () => {
-  const outputs = ["text_encoder", "base", "sr256", "sr1024"].map((name) => ({ name }));
-  const loader = { type: "ImagenLoadCascade", outputs };
   const wired = (kind, stage, slot) =>
     node(kind, {}, { stage }, { type: kind, getInputLink: () => ({ origin_slot: slot }) });
   for (const [kind, right, wrong] of [["ImagenBaseSample", [1], [2, 3]], ["ImagenSR256", [2, 3], [1]]]) {
     const warned = (slot) => [
-      warningOf(wired(kind, loader, slot), say),
-      warningOf(wired(kind, wired("ImagenLoadLoRA", loader, slot), 0), say),
+      warningOf(wired(kind, loader("emoji"), slot), say),
+      warningOf(wired(kind, wired("ImagenLoadLoRA", loader("emoji"), slot), 0), say),
     ];
     for (const slot of right) assert.deepEqual(warned(slot), ["", ""]);
     for (const slot of wrong)
-      for (const text of warned(slot)) assert.match(text, new RegExp(`${outputs[slot].name} is of another kind`));
+      for (const text of warned(slot)) assert.match(text, new RegExp(`${OUTPUTS[slot].name} is of another kind`));
   }
   assert.equal(warningOf(wired("ImagenBaseSample", { type: "ImagenLoadStage" }, 0), say), "");
 });

@@ -1,5 +1,5 @@
 // ComfyUI's canvas writes the size of a preview below it and draws none larger than it is, so small images are
-// sent enlarged. Here what is written becomes the size of the image itself.
+// sent enlarged. Here what is written becomes the size of the image itself, or nothing where that is not known.
 
 const PREVIEW = "$$canvas-image-preview";
 const SIZE = /^\d+ × \d+$/;
@@ -16,7 +16,7 @@ export function labelPreviews(node, sizeOf) {
     widget.imagenSized = true;
     widget.drawWidget = function (context, ...more) {
       context.fillText = (text, ...place) =>
-        Object.getPrototypeOf(context).fillText.call(context, SIZE.test(text) ? told(text) : text, ...place);
+        Object.getPrototypeOf(context).fillText.call(context, SIZE.test(text) ? told() : text, ...place);
       try {
         return draw.call(this, context, ...more);
       } finally {
@@ -24,8 +24,8 @@ export function labelPreviews(node, sizeOf) {
       }
     };
   };
-  const told = (text) => {
+  const told = () => {
     const size = sizeOf();
-    return size?.every((side) => side > 0) ? size.join(" × ") : text;
+    return size?.every((side) => side > 0) ? size.join(" × ") : "";
   };
 }

@@ -4,6 +4,8 @@ const NEAR = [40, 112]; // pixels of the longer side that a base stage still dra
 const HUGE = 2048 * 2048; // pixels
 const DEEP = 50; // nodes
 const LOADER = "ImagenLoadCascade";
+const BUNDLED = "emoji";
+const FACTOR = 4; // of the bundled SR stages; another stage's stands in its file
 
 const value = (node, name) => node.widgets?.find((widget) => widget.name === name)?.value;
 
@@ -21,8 +23,10 @@ export function sizeOf(node, depth = DEEP) {
     const given = before(node, "image");
     return given ? sizeOf(given, depth - 1) : [value(node, "width"), value(node, "height")];
   }
-  if (kind === "ImagenSR256" || kind === "ImagenSR1024")
-    return sizeOf(before(node, "image"), depth - 1)?.map((side) => 4 * side) ?? null;
+  if (kind === "ImagenSR256" || kind === "ImagenSR1024") {
+    if (originOf(node)?.cascade !== BUNDLED) return null;
+    return sizeOf(before(node, "image"), depth - 1)?.map((side) => FACTOR * side) ?? null;
+  }
   if (kind === "ImageScale" && value(node, "width") && value(node, "height"))
     return [value(node, "width"), value(node, "height")];
   const loaded = kind === "LoadImage" ? node.imgs?.[0] : null;
@@ -35,17 +39,18 @@ export function warningOf(node, say) {
   return ofStage(node, say) || ofSize(node, say) || ofStrength(node, say);
 }
 
-// The cascade's output that a stage comes from, through LoRAs; undefined where it comes from elsewhere.
-function placeOf(node, depth = DEEP) {
+// The cascade that a stage comes from, through LoRAs, and by which output; undefined where it comes from elsewhere.
+function originOf(node, depth = DEEP) {
   const slot = node.inputs?.findIndex((input) => input.name === "stage") ?? -1;
   const source = before(node, "stage");
-  if (source?.type === LOADER) return source.outputs[node.getInputLink(slot).origin_slot]?.name;
-  return source?.type === "ImagenLoadLoRA" && depth ? placeOf(source, depth - 1) : undefined;
+  if (source?.type === LOADER)
+    return { cascade: value(source, "cascade"), place: source.outputs[node.getInputLink(slot).origin_slot]?.name };
+  return source?.type === "ImagenLoadLoRA" && depth ? originOf(source, depth - 1) : undefined;
 }
 
 // A run with a stage in the place of another kind is refused; what to do stands two clicks deep in ComfyUI.
 function ofStage(node, say) {
-  const place = placeOf(node);
+  const place = originOf(node)?.place;
   const isBase = (node.comfyClass ?? node.type) === "ImagenBaseSample";
   if (!place || (place === "base") === isBase) return "";
   return say.wrongStage(place, isBase ? "base" : "sr256, sr1024");
