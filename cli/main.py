@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import traceback
 import warnings
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
             options = parsed(arguments)
+            check_environment()
             result = options.command(options)
     except KeyboardInterrupt as stopped:
         said = str(stopped) or "interrupted; nothing half-written was left"
@@ -63,6 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if as_json:
         print(json.dumps(result))
     return result.get("exit", DONE)
+
+
+def check_environment() -> None:
+    """ValueError where the environment chooses a kernel by a name that there is not."""
+    if {"IMAGEN_ATTENTION", "IMAGEN_CONVOLUTION"} & os.environ.keys():
+        from ..imagen_core.settings import check_environment  # with torch, which takes seconds
+
+        check_environment()
 
 
 def told(error: OSError) -> str:

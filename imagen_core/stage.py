@@ -18,6 +18,7 @@ from .unet.efficient import EfficientConfig, EfficientUNet
 from .unet.layers import runs_on
 
 StageKind = Literal["base", "sr"]
+KINDS: dict[StageKind, str] = {"base": "a base stage", "sr": "a super-resolution stage"}
 SCHEDULES = {
     "cosine": Schedule,
     "linear": Schedule,
@@ -192,9 +193,8 @@ class Stage:
         name   of the input
         """
         if self.config.kind != kind:
-            names = {"base": "a base stage", "sr": "a super-resolution stage"}
             raise ValueError(
-                f"{name}: expected {names[kind]}, got {names[self.config.kind]} "
+                f"{name}: expected {KINDS[kind]}, got {KINDS[self.config.kind]} "
                 f"({self.config.resolution})"
             )
 

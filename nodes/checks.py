@@ -17,8 +17,10 @@ def named(node: str) -> Iterator[None]:
         raise kind(f"{node}: {error}") from error
 
 
-KINDS = {"base": "a base stage", "sr": "a super-resolution stage"}
-OUTPUTS = {"base": "`base`", "sr": "`sr256` or `sr1024`"}  # of Load Imagen Cascade
+ADVICE = {
+    "base": "connect `base` of Load Imagen Cascade",
+    "sr": "connect `sr256` or `sr1024` of Load Imagen Cascade",
+}
 
 
 def require_stage(stage: Any, kind: str | None = None, name: str = "stage") -> None:
@@ -36,8 +38,7 @@ def require_stage(stage: Any, kind: str | None = None, name: str = "stage") -> N
         try:
             stage.check_kind(kind, name)
         except ValueError as error:
-            advice = f"connect {OUTPUTS[kind]} of Load Imagen Cascade"
-            raise ValueError(f"{error}; {advice}") from None
+            raise ValueError(f"{error}; {ADVICE[kind]}") from None
 
 
 def check_links(cls: Any, input_types: dict[str, Any], kind: str) -> bool | str:
@@ -53,12 +54,11 @@ def check_links(cls: Any, input_types: dict[str, Any], kind: str) -> bool | str:
             if given is not wanted and not host.fits(given, wanted):
                 return f"{name}: expected a link that carries {wanted}, got {given}"
     found = getattr(input_types.get("stage"), "kind", kind)
-    if found != kind:
-        return (
-            f"stage: expected {KINDS[kind]}, got {KINDS[found]}; connect {OUTPUTS[kind]} of Load Imagen "
-            f"Cascade"
-        )
-    return True
+    if found == kind:
+        return True
+    from ..imagen_core.stage import KINDS
+
+    return f"stage: expected {KINDS[kind]}, got {KINDS[found]}; {ADVICE[kind]}"
 
 
 def require_places(base: Any, sr256: Any, sr1024: Any) -> None:

@@ -42,6 +42,18 @@ def left(tmp_path):
     return [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize("name", ["IMAGEN_ATTENTION", "IMAGEN_CONVOLUTION"])
+def test_a_kernel_that_there_is_not_ends_a_command_before_it_begins(
+    name, run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv(name, "winograd")
+    assert run(COPY) == 2
+    assert f"imagen: {name}: expected " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setenv(name, "")
+    assert run(COPY) == 0
+
+
 def test_a_good_run_is_0(run, tmp_path):
     assert run(COPY) == 0
     assert left(tmp_path) == ["p_00001_.png"]
