@@ -67,7 +67,10 @@ def add_generate_options(sub: argparse.ArgumentParser) -> None:
         "10,10,0 or [999, 500, 0]"
     )
     add("--timesteps", action="append", default=[], metavar="PRESET|LIST", help=about)
-    about = "fast: about half the time, in fewer steps by unipc; default: %(default)s"
+    about = (
+        "fast: about half the time, in fewer steps, of --timesteps evenly chosen ones, by unipc; "
+        "default: %(default)s"
+    )
     add("--quality", default="full", choices=("full", "fast"), help=about)
     about = f"sampler of all stages: {', '.join(SAMPLERS)}; {of_stage}"
     add("--sampler", metavar="NAME", help=about)

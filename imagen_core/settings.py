@@ -15,7 +15,9 @@ from .diffusion.noise import check_seeds
 from .diffusion.respacing import Spacing, plain, whole, wholes
 from .diffusion.samplers import SAMPLERS, Sampler
 from .diffusion.trace import Trace
+from .kernels import convolution
 from .stage import StageConfig
+from .unet.attention import ATTENTION
 from .unet.reuse import Reuse
 
 OnStep = Callable[[int, int, Tensor], None]
@@ -42,7 +44,8 @@ class Settings:
     tile         of an SR stage: side of the tiles in pixels; 0 = the whole picture
     on_step      called with (step, num_steps, x0) after each step
     trace        keeps what the threshold did at each step
-    quality      "fast": FAST of the steps, by FAST_SAMPLER where no sampler is given; "full": all of them
+    quality      "fast": FAST of the steps, by FAST_SAMPLER where no sampler is given; "full": all of them.
+                 Of a preset and of timesteps "fast" visits every few; sigmas are visited as they are
     reuse        of deep features between steps, whole pictures only; None = every step runs all levels
     """
 
@@ -76,6 +79,7 @@ class Settings:
 
     def check(self, config: StageConfig) -> None:
         """Raise ValueError where a stage cannot be sampled so; its weights are not needed for that."""
+        check_environment()
         check_seeds(self.seed)
         self.grid(config)
         self.sampler_of(config)
@@ -107,9 +111,10 @@ class Settings:
         if self.sigmas is None:
             steps = config.defaults.steps if self.steps is None else self.steps
             sigmas = config.schedule.sigmas(steps)
-            if self.quality == "fast":
-                return config.schedule.sigmas(ceil(FAST[config.kind] * (len(sigmas) - 1)))
-            return sigmas
+            if self.quality != "fast":
+                return sigmas
+            few = ceil(FAST[config.kind] * (len(sigmas) - 1))
+            return config.schedule.sigmas(few) if isinstance(steps, int) else thinned(sigmas, few)
         try:
             sigmas = torch.as_tensor(self.sigmas, dtype=torch.float64, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
@@ -140,3 +145,19 @@ class Settings:
         if not 0 <= level <= 1:
             raise ValueError(f"aug_level must be in [0, 1], got {level}")
         return level
+
+
+def thinned(sigmas: Tensor, few: int) -> Tensor:
+    """Some levels of a grid, evenly chosen: the first, the last above 0, and 0 are among them.
+
+    sigmas   (num_steps + 1,)
+    few      steps of the result, 1 to num_steps
+    """
+    stride = (len(sigmas) - 2) / max(1, few - 1)
+    return sigmas[[*(round(k * stride) for k in range(few)), -1]]
+
+
+def check_environment() -> None:
+    """Raise ValueError where IMAGEN_ATTENTION or IMAGEN_CONVOLUTION holds a word that means nothing."""
+    ATTENTION.forced()
+    convolution.plain()

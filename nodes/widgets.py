@@ -154,5 +154,5 @@ QUALITY = choice(
     ["full", "fast"],
     "full",
     "fast: about half the time. A base makes 5/8 of the steps, an SR stage 3/8, with unipc where sampler "
-    "is auto.",
+    "is auto. Of timesteps, evenly chosen ones are visited.",
 )

@@ -1,5 +1,6 @@
 """Numbers and pictures from elsewhere: numpy's whole numbers, pictures of 0..255 and other ranges."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from imagen_nodes.imagen_core import (
 )
 from imagen_nodes.imagen_core.cascade import per_stage
 from imagen_nodes.imagen_core.diffusion.samplers import SAMPLERS
+from imagen_nodes.imagen_core.diffusion.schedules import DiscreteSchedule
 from imagen_nodes.imagen_core.formats.deepfloyd import stage_config
 from imagen_nodes.imagen_core.settings import Settings
 from imagen_nodes.imagen_core.stage import SamplingDefaults
@@ -171,6 +173,29 @@ def test_fast_is_fewer_steps_by_the_sampler_that_needs_few(kind, full, fast):
     assert Settings(quality="fast", sigmas=[2.0, 1.0, 0.0]).grid(config).tolist() == [2.0, 1.0, 0.0]
     with pytest.raises(ValueError, match="quality must be one of"):
         Settings(quality="good").check(config)
+
+
+@pytest.mark.parametrize("steps", ["smart50", "10,10,0", [999, 990, 500, 20, 3], [400]])
+def test_fast_visits_every_few_of_the_timesteps_that_are_given(steps):
+    config = StageConfig(
+        "base", 64, 1, PRESETS["tiny-base"], schedule=DiscreteSchedule(), prediction="eps"
+    )
+    own = replace(config, defaults=SamplingDefaults(steps))
+    grid = Settings(steps=steps).grid(config).tolist()
+    fast = Settings(steps=steps, quality="fast").grid(config).tolist()
+    assert len(fast) - 1 == math.ceil((len(grid) - 1) * 5 / 8)
+    assert set(fast) <= set(grid) and sorted(fast, reverse=True) == fast
+    assert (fast[0], fast[-1]) == (grid[0], 0)
+    assert len(fast) == 2 or fast[-2] == grid[-2], "the last of them too"
+    assert Settings(quality="fast").grid(own).tolist() == fast
+    assert len(Settings(steps=50, quality="fast").grid(config)) == 33
+
+
+@pytest.mark.parametrize("name", ["IMAGEN_ATTENTION", "IMAGEN_CONVOLUTION"])
+def test_a_word_of_the_environment_that_means_nothing_is_refused(name, monkeypatch, base):
+    monkeypatch.setenv(name, "winograd")
+    with pytest.raises(ValueError, match=f"{name}: expected .* got 'winograd'"):
+        Settings().check(base.config)
 
 
 def test_what_a_sampler_returns_is_looked_at(base):

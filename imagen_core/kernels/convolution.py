@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 KEPT = 2  # input shapes whose weights are kept: guidance evaluates one and two rows a picture
-MOST_BYTES = 2**31  # of all packed weights together; convolutions beyond it stay plain
+MOST_BYTES = 2**31  # of all prepared weights together; convolutions beyond it stay plain
+GROWN = 16 / 9  # four windows of 2 x 2 for one of 3 x 3
 DTYPES = (torch.float32, torch.bfloat16)
 SMALL = 20480  # values; torch computes a single float32 picture up to here without oneDNN
 VARIABLE = "IMAGEN_CONVOLUTION"  # of the environment; "plain" = the bits of torch's own convolution
@@ -63,7 +64,7 @@ class Conv2d(nn.Conv2d):
     doubles   whether the input is doubled first, each position repeated 2 x 2; 3 x 3 windows alone
     """
 
-    bytes_packed: ClassVar[int] = 0  # by all convolutions together
+    bytes_kept: ClassVar[int] = 0  # of prepared weights, by all convolutions together
 
     def __init__(self, *args, doubles: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
@@ -84,8 +85,10 @@ class Conv2d(nn.Conv2d):
         return F.interpolate(input, scale_factor=2, mode="nearest") if self.doubles else input
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.doubles and not plain() and self.packs(input):
-            return interleaved(self.folded_now()(input))
+        folds = self.doubles and not plain() and self.packs(input)
+        folded = self.folded_now() if folds else None
+        if folded is not None:
+            return interleaved(folded(input))
         input = self.seen(input)
         weight = self.packed_for(input) if self.packs(input) else None
         if weight is None:
@@ -153,19 +156,17 @@ class Conv2d(nn.Conv2d):
 
     def pack(self, weight: Tensor, shape: tuple[int, ...], version: int) -> Packed | None:
         """Weights brought into the layout that oneDNN wants for a shape of input; None: no room."""
-        size = weight.numel() * weight.element_size()
-        if Conv2d.bytes_packed + size > MOST_BYTES:
+        if not has_room(weight.nbytes):
             return None
         made = torch._C._nn.mkldnn_reorder_conv2d_weight(  # pyright: ignore[reportAttributeAccessIssue]
             weight.detach().contiguous().to_mkldnn(),
             self.padding, self.stride, self.dilation, self.groups, shape,
         )  # fmt: skip
-        Conv2d.bytes_packed += size
-        weakref.finalize(made, released, size)
+        count(made, weight.nbytes)
         return Packed(made, weight, version)
 
-    def folded_now(self) -> "Conv2d":
-        """The convolution of the small image, made anew where the weights have changed."""
+    def folded_now(self) -> "Conv2d | None":
+        """The convolution of the small image, made anew where the weights have changed; None: no room."""
         found, weight, bias = self.__dict__["folded"], self.weight, self.bias
         versions = version_of(weight), version_of(bias)
         if (
@@ -174,12 +175,16 @@ class Conv2d(nn.Conv2d):
             or found.bias is not bias
             or found.versions != versions
         ):
+            size = int(GROWN * weight.nbytes)
+            if not has_room(size):
+                return None
             found = self.__dict__["folded"] = Folded(fold(self), weight, bias, versions)
+            count(found.convolution.weight, size)
         return found.convolution
 
     def prepared_bytes(self) -> int:
         """What prepared weights may take beside the plain ones."""
-        grown = 2 * 16 / 9 if self.doubles else 1  # summed, and packed
+        grown = 2 * GROWN if self.doubles else 1  # summed, and packed
         return int(grown * self.weight.nbytes)
 
     def _apply(self, fn, recurse=True):
@@ -241,6 +246,17 @@ def packs_bfloat16() -> bool:
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+def has_room(size: int) -> bool:
+    """Whether prepared weights of so many bytes may be kept beside the others."""
+    return Conv2d.bytes_kept + size <= MOST_BYTES
+
+
+def count(made: Tensor, size: int) -> None:
+    """Count prepared weights until they are gone."""
+    Conv2d.bytes_kept += size
+    weakref.finalize(made, released, size)
+
+
 def released(size: int) -> None:
-    """Count packed weights that are gone."""
-    Conv2d.bytes_packed -= size
+    """Prepared weights are gone."""
+    Conv2d.bytes_kept -= size

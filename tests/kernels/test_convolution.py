@@ -151,18 +151,35 @@ def test_copies_and_files_hold_no_packed_weights():
 
 def test_packed_weights_are_bounded_and_counted(monkeypatch):
     gc.collect()
-    before = Conv2d.bytes_packed
+    before = Conv2d.bytes_kept
     size = 8 * 8 * 9 * 4
     conv, other, x = made(8, 8, 3, padding=1), made(8, 8, 3, padding=1), picture(2, 8, 8, 8)
     monkeypatch.setattr(convolution, "MOST_BYTES", before + size)
     with torch.no_grad():
         conv(x)
-        assert Conv2d.bytes_packed == before + size
+        assert Conv2d.bytes_kept == before + size
         assert torch.equal(other(x), plain(other, x))
     assert not other.packed
     del conv
     gc.collect()
-    assert Conv2d.bytes_packed == before
+    assert Conv2d.bytes_kept == before
+
+
+def test_folded_weights_are_bounded_and_counted(monkeypatch):
+    gc.collect()
+    before = Conv2d.bytes_kept
+    conv, x = made(8, 16, 3, padding=1, doubles=True), picture(2, 8, 8, 8)
+    with torch.no_grad():
+        conv(x)
+        kept = Conv2d.bytes_kept - before
+        assert kept == conv.prepared_bytes() == 2 * conv.weight.nbytes * 16 // 9
+        conv.forget()
+        gc.collect()
+        assert Conv2d.bytes_kept == before
+        monkeypatch.setattr(convolution, "MOST_BYTES", before + kept // 2 - 1)
+        found = conv(x)
+    assert conv.folded is None
+    assert torch.allclose(found, of_doubled(conv, x).float(), atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
