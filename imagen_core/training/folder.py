@@ -103,7 +103,7 @@ def read_folder(root: str | Path, least: int = 1, trigger: str = "") -> Folder:
     if not root.is_dir():
         raise RecipeError(f"data.folder: expected a folder of images, got {root}, which is none")
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    stems = {p.with_suffix("") for p in files}
+    stems = {p.with_suffix(""): p for p in files}
     texts = dict(pair for table in tables(root) for pair in table)
     drafts = [draft(p, root, stems, texts) for p in files if not is_mask(p, stems)]
     drafts += [each for path in sorted(root.rglob("*.tar")) for each in packed(path)]
@@ -126,23 +126,22 @@ def read_folder(root: str | Path, least: int = 1, trigger: str = "") -> Folder:
     return Folder(tuple(found), tuple(skipped))
 
 
-def draft(path: Path, root: Path, stems: set[Path], texts: dict[Path, list[str]]) -> Picture:
+def draft(path: Path, root: Path, stems: dict[Path, Path], texts: dict[Path, list[str]]) -> Picture:
     """A picture of a folder before it is looked at.
 
     root    of the folder
-    stems   of all its pictures, without suffixes
+    stems   all its pictures by their paths without suffixes
     texts   captions by resolved path, of metadata files
     """
     repeats, name = repeats_of(path, root)
     captions = texts.get(path.resolve()) or beside(path) or [name or spoken(path.stem)]
-    mask = path.with_name(path.stem + MASK)
-    masks = mask.parent.glob(mask.name + ".*") if mask in stems else ()
-    return Picture(str(path), tuple(captions), repeats, next(map(str, masks), ""), (0, 0))
+    mask = stems.get(path.with_name(path.stem + MASK), "")
+    return Picture(str(path), tuple(captions), repeats, str(mask), (0, 0))
 
 
 def packed(archive: Path) -> Iterator[Picture]:
     """Pictures of an archive before they are looked at."""
-    for sample in samples(archive):
+    for name, sample in samples(archive):
         suffix = next((s for s in sample if s in SUFFIXES), None)
         if suffix is None:
             continue
@@ -151,8 +150,7 @@ def packed(archive: Path) -> Iterator[Picture]:
             if kind in sample and not texts:
                 content = read_bytes(sample[kind]).decode("utf-8-sig", "replace")
                 texts = told(content) if kind == ".json" else lines_of(content)
-        name = Path(sample[suffix]).name.rpartition(":")[2]
-        texts = texts or [spoken(name.partition(".")[0])]
+        texts = texts or [spoken(name)]
         yield Picture(sample[suffix], tuple(texts), 1.0, "", (0, 0))
 
 
@@ -167,9 +165,10 @@ def told(content: str) -> list[str]:
     return [each for each in texts if isinstance(each, str)]
 
 
-def is_mask(path: Path, stems: set[Path]) -> bool:
+def is_mask(path: Path, stems: dict[Path, Path]) -> bool:
     """Whether a file is another picture's mask."""
-    return path.stem.endswith(MASK) and path.with_name(path.stem[: -len(MASK)]) in stems
+    name = path.stem.removesuffix(MASK)
+    return name not in ("", path.stem) and path.with_name(name) in stems
 
 
 def look_at(path: str, least: int) -> tuple[tuple[int, int], str, str]:

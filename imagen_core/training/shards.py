@@ -3,17 +3,18 @@
 A file inside an archive has a place, "ARCHIVE::OFFSET+SIZE::NAME", so that any of them is read alone.
 """
 
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from .recipe import RecipeError
 
-MARK = "::"
+PLACE = re.compile(r"(.+?\.tar)::(\d+)\+(\d+)::(.+)", re.DOTALL | re.IGNORECASE)
 
 
-def samples(archive: Path) -> Iterator[dict[str, str]]:
-    """Places by suffix, of each sample of an uncompressed tar file."""
+def samples(archive: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Name, and places by suffix, of each sample of an uncompressed tar file."""
     found: dict[str, dict[str, str]] = {}
     try:
         with tarfile.open(archive, "r:") as tar:
@@ -21,11 +22,12 @@ def samples(archive: Path) -> Iterator[dict[str, str]]:
                 folder, slash, name = member.name.rpartition("/")
                 key, dot, suffix = name.partition(".")
                 if member.isfile() and key:
-                    place = f"{archive}{MARK}{member.offset_data}+{member.size}{MARK}{member.name}"
+                    place = f"{archive}::{member.offset_data}+{member.size}::{member.name}"
                     found.setdefault(folder + slash + key, {})[dot + suffix.lower()] = place
     except tarfile.TarError as error:
         raise RecipeError(f"{archive}: expected an uncompressed tar file: {error}") from error
-    yield from found.values()
+    for key, places in found.items():
+        yield key.rpartition("/")[2], places
 
 
 def read_bytes(path: str) -> bytes:
@@ -33,10 +35,9 @@ def read_bytes(path: str) -> bytes:
 
     path   of the file, or a place
     """
-    archive, mark, rest = path.partition(MARK)
-    if not mark:
+    place = PLACE.fullmatch(path)
+    if place is None:
         return Path(path).read_bytes()
-    offset, size = rest.partition(MARK)[0].split("+")
-    with open(archive, "rb") as file:
-        file.seek(int(offset))
-        return file.read(int(size))
+    with open(place[1], "rb") as file:
+        file.seek(int(place[2]))
+        return file.read(int(place[3]))

@@ -1,6 +1,7 @@
 """A folder of pictures as training data: captions, formats, windows, masks, what is skipped."""
 
 import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -221,6 +222,28 @@ def test_a_mask_is_the_fourth_channel_and_no_picture(tmp_path, t5_folder):
     assert batch.weight is not None
     assert batch.weight.shape == (4, 1, 16, 16)
     assert batch.weight.max() == 1
+
+
+def test_a_mask_is_found_by_its_name_whatever_that_holds(tmp_path):
+    for name in ("cat [1]", "_mask", "sub/_mask"):
+        draw(tmp_path / f"{name}.png", name and "red", (len(name) + 16, 20))
+    draw(tmp_path / "cat [1]_mask.png", "white", (23, 20))
+    (tmp_path / "cat [1]_mask.txt").write_text("a caption of a mask")
+    draw(tmp_path / "sub.png", "blue")
+    masks = {p.path.removeprefix(f"{tmp_path}/"): p.mask for p in read_folder(tmp_path).pictures}
+    assert masks.pop("cat [1].png") == str(tmp_path / "cat [1]_mask.png")
+    assert masks == {"_mask.png": "", "sub/_mask.png": "", "sub.png": ""}
+
+
+def test_colons_in_names_are_no_places_in_archives(tmp_path):
+    draw(tmp_path / "a::b/c::d.png", "red")
+    with tarfile.open(tmp_path / "a::b" / "e::f.tar", "w") as archive:
+        archive.add(draw(tmp_path / "blue.png", "blue"), "x/12:30 noon.png")
+    (tmp_path / "blue.png").unlink()
+    found = read_folder(tmp_path)
+    assert not found.skipped
+    colours = {p.captions: open_rgb(p.path).getpixel((1, 1)) for p in found.pictures}
+    assert colours == {("c::d",): (255, 0, 0), ("12:30 noon",): (0, 0, 255)}
 
 
 def test_what_is_held_out_depends_on_names_alone():
