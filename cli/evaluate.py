@@ -107,6 +107,10 @@ def made_or_read(options: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]
     if options.images is not None:
         prompts, pictures = read_folder(options.images)
         return prompts, pictures, {"images": str(options.images)}
+    for name in ("limit", "batch"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name}: expected at least 1, got {value}")
     prompts = limited(read_prompts(options.prompts or bundled("prompts.jsonl")), options.limit)
     device = chosen_device(options.device)
     cascade = core.load_cascade(cascade_folder(options.cascade), device)

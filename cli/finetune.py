@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import filecmp
 import re
 import shutil
 from dataclasses import replace
@@ -102,8 +103,13 @@ def tune(options: argparse.Namespace) -> dict[str, Any]:
     if prior:
         make_prior(prior, Path(recipe.data.mix), cascade)
     made = follow(recipe, cascade, STAGES.index(options.stage), captions)
-    with replacing(options.out) as temporary:
-        shutil.copyfile(made, temporary)
+    new = not options.out.is_file() or not filecmp.cmp(made, options.out, shallow=False)
+    if new:
+        with replacing(options.out) as temporary:
+            shutil.copyfile(made, temporary)
+    print(
+        f"{'made' if new else 'unchanged:'} {options.out} ({in_units(options.out.stat().st_size)})"
+    )
     say_how_to_use(options, captions)
     return {"file": str(options.out), "run": str(work), "from": str(files)}
 
@@ -277,9 +283,8 @@ def follow(recipe: Recipe, cascade: Cascade, index: int, prompts: list[str]) -> 
 
 
 def say_how_to_use(options: argparse.Namespace, prompts: list[str]) -> None:
-    """Say what was made and how it is used."""
+    """Say how what was made is used."""
     prompt = prompts[0] if prompts else "a prompt"
-    print(f"made {options.out} ({in_units(options.out.stat().st_size)})")
     if options.what == "lora":
         print(
             f'  imagen generate "{prompt}" --cascade {options.cascade} --lora {options.out}:0.8\n'

@@ -3,6 +3,7 @@
 from typing import Any
 
 from . import host
+from .checks import named
 from .widgets import advanced, choice, number, wire
 
 NO_BOUND = 100.0
@@ -68,9 +69,9 @@ class ImagenT5Encode:
         self, text_encoder: Any, prompt: str, negative_prompt: str, clean_caption: bool = False
     ) -> dict[str, Any]:
         """The encoded prompt and its null text; the interface is told how the prompt was read."""
-        with host.on_device(text_encoder.model, role="text_encoder"):
+        with named("T5 Encode"), host.on_device(text_encoder.model, role="text_encoder"):
             text = text_encoder.encode_prompt(prompt, negative_prompt, clean_caption)
-        told = reading_of(text_encoder.describe(prompt, clean_caption), text_encoder.max_length)
+            told = reading_of(text_encoder.describe(prompt, clean_caption), text_encoder.max_length)
         lines = [
             f"reads: {told['text']}",
             f"{told['tokens']} of {told['limit']} tokens: {told['pieces']}",
@@ -151,12 +152,13 @@ class ImagenMixPrompts:
         """The prompt with the second one and the style."""
         from dataclasses import replace
 
-        mixed = replace(
-            text,
-            second=None if second is None else second.text,
-            mixer=mixer if second is not None else 0.0,
-            style=None if style is None else style.text,
-        )
+        with named("Imagen Mix Prompts"):
+            mixed = replace(
+                text,
+                second=None if second is None else second.text,
+                mixer=mixer if second is not None else 0.0,
+                style=None if style is None else style.text,
+            )
         return (mixed,)
 
 
@@ -246,4 +248,5 @@ class ImagenDynamicThreshold:
         from ..imagen_core import Guidance
 
         bound = None if max_value >= NO_BOUND else max_value
-        return (Guidance(guidance_scale, threshold, percentile, bound, start, end),)
+        with named("Dynamic-Threshold Guidance"):
+            return (Guidance(guidance_scale, threshold, percentile, bound, start, end),)

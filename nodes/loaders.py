@@ -3,6 +3,7 @@
 from typing import Any
 
 from . import host
+from .checks import named
 from .widgets import StageOutput, advanced, choice
 
 DTYPE_TIP = (
@@ -62,11 +63,12 @@ class ImagenLoadCascade:
         """Text encoder, base, SR 256 and SR 1024; None for a stage that the cascade lacks."""
         from ..imagen_core import load_cascade
 
-        loaded = load_cascade(
-            host.cascade_folder(cascade),
-            dtype=host.dtype(dtype),
-            text_dtype=host.dtype(dtype, role="text_encoder"),
-        )
+        with named("Load Imagen Cascade"):
+            loaded = load_cascade(
+                host.cascade_folder(cascade),
+                dtype=host.dtype(dtype),
+                text_dtype=host.dtype(dtype, role="text_encoder"),
+            )
         return loaded.text_encoder, loaded.base, loaded.sr256, loaded.sr1024
 
 
@@ -109,9 +111,10 @@ class ImagenLoadTextEncoder:
         """The text encoder."""
         from ..imagen_core import load_text_encoder
 
-        path = host.resolve(("text_encoders", "imagen"), text_encoder, "text_encoder")
-        kind, places = host.dtype(dtype, role="text_encoder"), host.tokenizer_folders()
-        return (load_text_encoder(path, dtype=kind, tokenizers=places),)
+        with named("Load T5 Encoder"):
+            path = host.resolve(("text_encoders", "imagen"), text_encoder, "text_encoder")
+            kind, places = host.dtype(dtype, role="text_encoder"), host.tokenizer_folders()
+            return (load_text_encoder(path, dtype=kind, tokenizers=places),)
 
 
 class ImagenLoadStage:
@@ -155,5 +158,6 @@ class ImagenLoadStage:
         """The stage."""
         from ..imagen_core import load_stage
 
-        path = host.resolve(("diffusion_models", "imagen"), stage, "stage")
-        return (load_stage(path, dtype=host.dtype(dtype)),)
+        with named("Load Imagen Stage"):
+            path = host.resolve(("diffusion_models", "imagen"), stage, "stage")
+            return (load_stage(path, dtype=host.dtype(dtype)),)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from . import host
+from .checks import named
 from .widgets import file_choice, wire
 
 
@@ -43,8 +44,9 @@ class ImagenSaveText:
         """The same text."""
         from ..imagen_core import save_text
 
-        path = host.text_path(name, "Imagen Save Text: name")
-        save_text(path, text)
+        with named("Imagen Save Text"):
+            path = host.text_path(name, "name")
+            save_text(path, text)
         return {"ui": {"text": [str(path)]}, "result": (text,)}
 
 
@@ -87,4 +89,5 @@ class ImagenLoadText:
         """The encoded prompt."""
         from ..imagen_core import load_text
 
-        return (load_text(host.resolve(("imagen",), saved_text, "saved_text")),)
+        with named("Imagen Load Text"):
+            return (load_text(host.resolve(("imagen",), saved_text, "saved_text")),)

@@ -134,8 +134,12 @@ class ImagenDatasetFromFolder:
         return {"ui": ui, "result": (data, sheet[None], report)}
 
 
-def tuning_options() -> dict[str, Any]:
-    """The optional inputs of Fine-Tune Imagen Stage."""
+def tuning_options(own: Any, mix_part: float) -> dict[str, Any]:
+    """The optional inputs of Fine-Tune Imagen Stage.
+
+    own        the library's Wishes, whose values are the defaults
+    mix_part   the library's part of a mixed dataset
+    """
     stage_tip = "The cascade's {}, so that samples show what the whole cascade makes."
     return {
         "base": wire("IMAGEN_STAGE", stage_tip.format("base")),
@@ -145,9 +149,9 @@ def tuning_options() -> dict[str, Any]:
             "IMAGEN_DATASET",
             "Other images mixed in unchanged, so that the stage keeps what it knew.",
         ),
-        "mix_part": number(0.3, 0.0, 1.0, 0.05, "Fraction of the images taken from mix."),
+        "mix_part": number(mix_part, 0.0, 1.0, 0.05, "Fraction of the images taken from mix."),
         "targets": choice(
-            ["both", "attention", "convolutions"], "both", "Layers that the LoRA changes."
+            ["both", "attention", "convolutions"], own.targets, "Layers that the LoRA changes."
         ),
         "crop": integer(
             0,
@@ -158,7 +162,11 @@ def tuning_options() -> dict[str, Any]:
             "the side for super-resolution.",
         ),
         "accumulation": integer(
-            1, 1, 4096, 1, "Gradient accumulation: parts of each batch, to save memory."
+            own.accumulation,
+            1,
+            4096,
+            1,
+            "Gradient accumulation: parts of each batch, to save memory.",
         ),
     }
 
@@ -187,7 +195,11 @@ class ImagenFineTuneStage:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """ComfyUI's declaration of inputs."""
-        rate = {"default": 1e-3, "min": 1e-7, "max": 1.0, "step": 1e-5, "round": 1e-7}
+        from ..imagen_core.training.finetune import STEPS, Wishes
+        from ..imagen_core.training.recipe import DataSection
+
+        own, mix_part = Wishes(), DataSection.mix_part
+        rate = {"default": own.lr, "min": 1e-7, "max": 1.0, "step": 1e-5, "round": 1e-7}
         return {
             "required": {
                 "stage": wire("IMAGEN_STAGE", "The stage to tune, without a LoRA on it."),
@@ -201,7 +213,7 @@ class ImagenFineTuneStage:
                         "begins a new run.",
                     },
                 ),
-                "steps": integer(400, 1, 1_000_000, 1, "Training steps; 200 to 2000 is usual."),
+                "steps": integer(STEPS, 1, 1_000_000, 1, "Training steps; 200 to 2000 is usual."),
                 "minutes": number(
                     0.0, 0.0, 100_000.0, 0.5, "Training time, in place of steps; 0 = use steps."
                 ),
@@ -214,11 +226,11 @@ class ImagenFineTuneStage:
                     },
                 ),
                 "rank": integer(
-                    16, 1, 512, 1, "The LoRA's rank: more learns more and needs more memory."
+                    own.rank, 1, 512, 1, "The LoRA's rank: more learns more and needs more memory."
                 ),
-                "batch_size": integer(16, 1, 4096, 1, "Images per step."),
+                "batch_size": integer(own.batch, 1, 4096, 1, "Images per step."),
                 "seed": integer(
-                    0,
+                    own.seed,
                     0,
                     2**31 - 1,
                     1,
@@ -238,7 +250,7 @@ class ImagenFineTuneStage:
                     0, 0, 1_000_000, 1, "Steps between those images; 0 = a tenth of the run."
                 ),
             },
-            "optional": tuning_options(),
+            "optional": tuning_options(own, mix_part),
         }
 
     def tune(
@@ -259,12 +271,12 @@ class ImagenFineTuneStage:
         sr256: Any = None,
         sr1024: Any = None,
         mix: Any = None,
-        mix_part: float = 0.3,
-        targets: Any = "both",
+        mix_part: float | None = None,
+        targets: Any = None,
         crop: int = 0,
-        accumulation: int = 1,
+        accumulation: int | None = None,
     ) -> dict[str, Any]:
-        """The tuned stage, its LoRA and the losses."""
+        """The tuned stage, its LoRA and the losses; None = the library's own."""
         from .tuning import Tuning
 
         with named("Fine-Tune Imagen Stage"):

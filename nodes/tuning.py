@@ -36,22 +36,25 @@ class Tuning:
         self.changed = False
 
     @staticmethod
-    def data(dataset: DataSection, mix: DataSection | None, part: float) -> DataSection:
-        """A dataset with a part of another one."""
-        return dataset if mix is None else replace(dataset, mix=mix.folder, mix_part=part)
+    def data(dataset: DataSection, mix: DataSection | None, part: float | None) -> DataSection:
+        """A dataset with a part of another one; None = the dataset's own part."""
+        if mix is None:
+            return dataset
+        part = dataset.mix_part if part is None else part
+        return replace(dataset, mix=mix.folder, mix_part=part)
 
     def run(self, out: Path, data: DataSection, **wishes: Any) -> dict[str, Any]:
         """Train, or continue; what the node returns.
 
         out      folder of the run
-        wishes   fields of training.finetune's Wishes
+        wishes   fields of training.finetune's Wishes; None = its own
         """
         import torch
 
         from ..imagen_core import apply_lora, load_lora
         from ..imagen_core.training.finetune import Wishes, recipe_for
 
-        wanted = Wishes(**wishes)
+        wanted = Wishes(**{name: value for name, value in wishes.items() if value is not None})
         wanted = replace(wanted, seed=begun_with(out).get("run.seed", wanted.seed))
         # ComfyUI runs nodes in inference mode, which has no gradients; a run seeds torch for itself.
         with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng():

@@ -52,6 +52,7 @@ def sample_prompts(
 ) -> tuple[list[Prompt], Tensor]:
     """A picture of each prompt, the i-th from seed + i: the prompts with their seeds, and n h w c in 0..1.
 
+    prompts    at least one, read with their `(word:1.2)`, `[from:to:0.4]` and BREAK
     encoder    the text encoder that it was trained with
     guidance   None = the stage's default
     steps      None = the stage's default
@@ -59,13 +60,15 @@ def sample_prompts(
     batch      pictures in one evaluation of the network
     on_batch   called with the number of pictures that are done
     """
+    if not prompts:
+        raise ValueError("prompts: expected at least one, got none")
     pictures = []
     for first in range(0, len(prompts), batch):
         part = prompts[first : first + batch]
         pictures.append(
             sample_base(
                 stage,
-                encoder.encode_prompt([prompt.prompt for prompt in part], markup=False),
+                encoder.encode_prompt([prompt.prompt for prompt in part]),
                 guidance=guidance, batch_size=len(part), seed=seed + first, steps=steps,
                 sampler=sampler,
             )

@@ -147,7 +147,7 @@ def test_the_command_measures_a_folder_and_writes_a_page(expert, tmp_path, capsy
 
 def test_the_command_makes_the_pictures_of_a_cascade(expert, tmp_path, capsys):
     save_expert(expert, tmp_path / "mine.safetensors")
-    (tmp_path / "prompts.txt").write_text("a red apple, noto style\na rocket\na house\n")
+    (tmp_path / "prompts.txt").write_text("a red apple, noto style\na (rocket:1.6)\na house\n")
     told = [
         "--prompts",
         str(tmp_path / "prompts.txt"),
@@ -162,7 +162,7 @@ def test_the_command_makes_the_pictures_of_a_cascade(expert, tmp_path, capsys):
     picture = tmp_path / "one.png"
     made = [
         "generate",
-        "a rocket",
+        "a (rocket:1.6)",
         "--seed",
         "6",
         "--steps",
@@ -186,6 +186,12 @@ def test_bad_input_is_named(tmp_path, capsys):
     given = ["evaluate", "emoji", "--judge", str(tmp_path / "none.safetensors")]
     assert main(given) != 0
     assert "none.safetensors: no such file" in capsys.readouterr().err
+    for option in ("--limit", "--batch"):
+        assert main(["evaluate", "emoji", option, "0"]) == 2
+        assert f"{option}: expected at least 1, got 0" in capsys.readouterr().err
+    (tmp_path / "empty.txt").write_text("\n")
+    assert main(["evaluate", "emoji", "--prompts", str(tmp_path / "empty.txt")]) == 2
+    assert "prompts: expected at least one, got none" in capsys.readouterr().err
 
 
 def test_what_is_right_is_framed(expert):

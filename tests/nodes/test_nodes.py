@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from imagen_nodes import NODE_CLASS_MAPPINGS
+from imagen_nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 from imagen_nodes.imagen_core import (
     PRESETS,
     EncodedPrompt,
@@ -17,6 +17,7 @@ from imagen_nodes.imagen_core import (
     Stage,
     StageConfig,
     TextEmbedding,
+    load_text_encoder,
     sample_base,
     super_resolve,
 )
@@ -381,6 +382,36 @@ def test_how_a_prompt_is_read_is_told(t5_folder):
             negative_prompt="",
         )  # fmt: skip
     assert told["ui"]["text"][0].endswith("cut: of blue")
+
+
+@pytest.mark.parametrize(
+    ("node_id", "inputs", "message"),
+    [
+        ("ImagenT5Encode", {"prompt": "(a:900)", "negative_prompt": ""}, "prompt: expected weights"),
+        ("ImagenMixPrompts", {"mixer": 2.0, "second": True}, "mixer must be in"),
+        (
+            "ImagenDynamicThreshold",
+            {"guidance_scale": -1, "threshold": "none", "percentile": 0.9, "max_value": 1, "start": 0,
+             "end": 1},
+            "guidance_scale must be at least 0",
+        ),
+        ("ImagenLoadCascade", {"cascade": "../x", "dtype": "auto"}, "cascade: "),
+        ("ImagenLoadTextEncoder", {"text_encoder": "../x", "dtype": "auto"}, "text_encoder: "),
+        ("ImagenLoadStage", {"stage": "../x", "dtype": "auto"}, "stage: "),
+        ("ImagenLoadText", {"saved_text": "../x"}, "saved_text: "),
+        ("ImagenSaveText", {"name": "../x"}, "name: "),
+    ],
+)  # fmt: skip
+def test_an_error_begins_with_the_nodes_name(node_id, inputs, message, text, t5_folder):
+    given = dict(inputs)
+    if node_id == "ImagenT5Encode":
+        given["text_encoder"] = load_text_encoder(t5_folder)
+    if node_id in ("ImagenMixPrompts", "ImagenSaveText"):
+        given["text"] = text
+    if "second" in given:
+        given["second"] = text
+    with pytest.raises(ValueError, match=f"^{NODE_DISPLAY_NAME_MAPPINGS[node_id]}: {message}"):
+        node(node_id, **given)
 
 
 def test_clean_caption_reaches_both_prompts(t5_folder):

@@ -446,11 +446,12 @@ def test_from_a_folder_to_a_picture_in_a_shell(folder, monkeypatch, capsys):
     assert not out.exists()
     assert main(tune) == 0
     told = capsys.readouterr().out
-    assert f"--lora {out}:0.8" in told
+    assert f"made {out} (" in told and f"--lora {out}:0.8" in told
     assert "of training to go, beside 2 grids of samples" in told
     assert main(tune) == 0
     told = capsys.readouterr().out
     assert "to train longer raise --steps or --minutes, to begin anew choose another --out" in told
+    assert f"unchanged: {out} (" in told and "made " not in told
     assert main([*tune, "--lr", "0.5"]) == 2
     assert "imagen: --lr: the run in" in capsys.readouterr().err
     assert main([*tune, "--images", str(folder / "nowhere")]) == 2
