@@ -46,12 +46,8 @@ def add_generate_options(sub: argparse.ArgumentParser) -> None:
         "side of the images, where one of the stages ends: 64, 256, 1024; default: the last stage's"
     )
     add("--upto", type=int, metavar="N", help=about)
-    add(
-        "--negative",
-        default="",
-        metavar="TEXT",
-        help="negative prompt: what to steer away from; default: empty",
-    )
+    about = "negative prompt: what to steer away from; default: empty"
+    add("--negative", default="", metavar="TEXT", help=about)
     about = f"guidance scale of the base: how closely it follows the text, 1 = off; {of_stage}"
     add("--guidance", type=float, metavar="W", help=about)
     about = f"how the base's values are kept in range; {of_stage}"
