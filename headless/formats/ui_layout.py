@@ -9,7 +9,13 @@ TALLEST = 1100  # pixels of a column that loaders are added to
 CHART, PICTURE = 170, 220  # pixels that the frontend adds to a node: web/lib/chart.js, a preview
 SAMPLERS = ("ImagenBaseSample", "ImagenSR256", "ImagenSR1024")
 ADDED = dict.fromkeys(SAMPLERS, CHART) | dict.fromkeys(("LoadImage", "LoadImageMask"), PICTURE)
-GROWING = (*SAMPLERS, "ImagenCascadeView", "SaveImage", "PreviewImage")  # while they run
+GROWING = (
+    *SAMPLERS,
+    "ImagenFineTuneStage",
+    "ImagenCascadeView",
+    "SaveImage",
+    "PreviewImage",
+)  # while they run
 
 
 def lay_out(graph: Graph, nodes: dict[str, dict[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 """The loupe, the chart and the command in ComfyUI's real frontend; where COMFYUI_DIR names a ComfyUI."""
 
 import importlib.util
+import itertools
 import json
 import os
 from pathlib import Path
@@ -271,6 +272,49 @@ def test_the_blueprint_runs_and_its_charts_are_inside(panels):
     assert panels.evaluate(INSIDE, "ImagenSR256")["filled"]
     panels.evaluate(CENTRE, "ImagenBaseSample")
     panels.locator(".imagen-chart.imagen-filled").first.wait_for(state="visible", timeout=10_000)
+
+
+# Left, top, right and bottom of each node with its title; "Nodes 2.0" knows them as elements alone.
+BOXES = """() => window.app.graph._nodes.map(node => {
+  const shown = document.querySelector(`[data-node-id="${node.id}"]`), [x, y] = node.pos
+  const width = shown?.offsetWidth ?? node.size[0], height = shown?.offsetHeight ?? node.size[1] + 30
+  return [node.title, x, y - 30, x + width, y - 30 + height]
+})"""
+SHORT_TRAINING = """() => {
+  const few = { ImagenFineTuneStage: { steps: 2, batch_size: 1 }, ImagenEvaluateCascade: { steps: 1 } }
+  for (const node of window.app.graph._nodes)
+    for (const widget of node.widgets ?? []) widget.value = few[node.type]?.[widget.name] ?? widget.value
+}"""
+
+
+def covered(page):
+    """Pairs of nodes of which one covers a part of the other."""
+    boxes = page.evaluate(BOXES)
+    return [
+        (a[0], b[0])
+        for a, b in itertools.combinations(boxes, 2)
+        if a[1] < b[3] and b[1] < a[3] and a[2] < b[4] and b[2] < a[4]
+    ]
+
+
+def test_no_node_of_an_example_covers_another(opened):
+    found = {}
+    for path in sorted((ROOT / "example_workflows").glob("*.json")):
+        tool().load(opened, json.loads(path.read_text("utf-8")))
+        tool().fit(opened)
+        found[path.stem] = covered(opened)
+    assert not any(found.values()), found
+
+
+def test_a_node_that_trained_covers_none(opened):
+    path = ROOT / "example_workflows" / "domain_lora.json"
+    tool().load(opened, json.loads(path.read_text("utf-8")))
+    tool().fit(opened)
+    opened.evaluate(SHORT_TRAINING)
+    history = tool().run(opened, opened.server, 600)
+    assert history["status"]["status_str"] == "success"
+    opened.wait_for_timeout(2000)  # previews load
+    assert covered(opened) == []
 
 
 FEWEST = """() => {
