@@ -7,8 +7,9 @@ and several processes share one draw. Pictures come from a `Source`: arrays that
 
 import hashlib
 import json
+import signal
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -51,7 +52,7 @@ class Source(Protocol):
 
     def batches(
         self, section: DataSection, scale: int, batch: int, seed: int, step: int
-    ) -> Iterator[Drawn]:
+    ) -> Generator[Drawn]:
         """Batch number `step` of a run and all that follow."""
         ...
 
@@ -82,7 +83,7 @@ class Pairs:
 
     def batches(
         self, section: DataSection, scale: int, batch: int, seed: int, step: int
-    ) -> Iterator[Drawn]:
+    ) -> Generator[Drawn]:
         """Batch number `step` of a run and all that follow."""
         while True:
             yield self.draw(section, scale, batch, generator_of(self.device, seed, step))
@@ -227,7 +228,7 @@ class Stream:
 
     def batches(
         self, section: DataSection, scale: int, batch: int, seed: int, step: int
-    ) -> Iterator[Drawn]:
+    ) -> Generator[Drawn]:
         """Batch number `step` of a run and all that follow."""
         loader = torch.utils.data.DataLoader(
             _Steps(self.make, batch, seed),
@@ -235,12 +236,19 @@ class Stream:
             sampler=range(step, 2**31),
             num_workers=self.workers,
             prefetch_factor=4 if self.workers else None,
+            worker_init_fn=_leave_signals,
         )
         for number, (images, captions) in enumerate(loader, step):
             rng = np.random.default_rng((seed, number, 1))
             dropped = rng.random(batch) < section.text_dropout
             texts = ["" if drop else text for text, drop in zip(captions, dropped, strict=True)]
             yield Drawn(images.to(self.device), self.prompts.encode(texts).to(self.device))
+
+
+def _leave_signals(_worker: int) -> None:
+    """Leave Ctrl-C and SIGTERM, which reach every process of a run, to the one that saves."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Steps(torch.utils.data.Dataset):

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -200,23 +200,24 @@ class Run:
             return
         scale = self.stage.config.scale
         batches = self.source.batches(self.recipe.data, scale, run.batch, run.seed, clock.step)
-        while not clock.done:
-            lr = self.step(next(batches))
-            clock.look(self.accelerator, stopped())
-            self.watch.step(clock.step, clock.progress)
-            with self.log.untimed():
-                sampled = self.sample_if_due()
-            if clock.step % run.log_every == 0 or clock.done:
-                self.check(lr)
-                self.log.write(clock, lr, run.batch, **sampled)
-            if clock.step % run.save_every == 0 or clock.done or clock.stopped:
-                self.check(lr)
+        with closing(batches):  # ends the processes that make them, before this one ends
+            while not clock.done:
+                lr = self.step(next(batches))
+                clock.look(self.accelerator, stopped())
+                self.watch.step(clock.step, clock.progress)
                 with self.log.untimed():
-                    self.save()
-            if clock.stopped and not clock.done:
-                raise KeyboardInterrupt(
-                    f"stopped at step {clock.step}, and saved; started again, the same run continues"
-                )
+                    sampled = self.sample_if_due()
+                if clock.step % run.log_every == 0 or clock.done:
+                    self.check(lr)
+                    self.log.write(clock, lr, run.batch, **sampled)
+                if clock.step % run.save_every == 0 or clock.done or clock.stopped:
+                    self.check(lr)
+                    with self.log.untimed():
+                        self.save()
+                if clock.stopped and not clock.done:
+                    raise KeyboardInterrupt(
+                        f"stopped at step {clock.step}, and saved; started again, the same run continues"
+                    )
 
     def step(self, drawn: Any) -> float:
         """One step of the optimiser; its learning rate."""

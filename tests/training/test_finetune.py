@@ -1,6 +1,7 @@
 """Tuning: LoRAs and parts of a stage, learned variance, how a run stops, goes on and fails."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -363,15 +364,16 @@ train(parse_recipe(json.loads(sys.argv[1]), Path(sys.argv[2])))
 
 
 @pytest.mark.slow
-def test_sigterm_saves_first(folder):
-    data = recipe(steps=5000, save_every=5000)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_of_a_run_saves_first(folder, number):
+    data = recipe(steps=5000, save_every=5000, data={"workers": 1})
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, json.dumps(data), str(folder)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     while "step 5 " not in process.stdout.readline():
         assert process.poll() is None, process.stderr.read()
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, number)
     _, error = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "KeyboardInterrupt: stopped at step" in error
