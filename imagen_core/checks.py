@@ -138,7 +138,7 @@ def check_mask(mask: Tensor | None, image: Tensor | None, batch: int, name: str)
     check_tensor(mask, "mask")
     rows = 1 if mask.ndim == 2 else len(mask)
     planes = mask.ndim in (2, 3) or (mask.ndim == 4 and mask.shape[1] == 1)
-    if not planes or rows not in (1, batch):
+    if not planes or not mask.numel() or rows not in (1, batch):
         raise ValueError(
             f"mask: expected 1 or {batch} x height x width, as there are {batch} images, got "
             f"{list(mask.shape)}"

@@ -72,6 +72,10 @@ class Settings:
         }
         for name, value in numbers.items():
             object.__setattr__(self, name, value)
+        for name, kind in (("guidance", Guidance), ("inpainting", Inpainting)):
+            given = getattr(self, name)
+            if given is not None and not isinstance(given, kind):
+                raise TypeError(f"{name}: expected {kind.__name__}(…), got {given!r:.80}")
         if self.steps is not None and self.sigmas is not None:
             raise ValueError(
                 "steps: sigmas are given, which say the steps; leave one of the two out"
@@ -133,7 +137,7 @@ class Settings:
         chosen = own if self.sampler is None else self.sampler
         if callable(chosen):
             return chosen
-        if chosen not in SAMPLERS:
+        if not isinstance(chosen, str) or chosen not in SAMPLERS:
             raise ValueError(
                 f"sampler must be one of {sorted(SAMPLERS)} or a function, got {chosen!r}"
             )

@@ -270,7 +270,7 @@ def check_sides(height: int, width: int, multiple: int, scale: int, name: str) -
     scale           of the enlargement; 1 = none
     """
     multiple //= math.gcd(multiple, scale)
-    if height % multiple or width % multiple or not height or not width:
+    if height % multiple or width % multiple or min(height, width) < 1:
         below, above = (
             " x ".join(str(max(1, rounded(side / multiple)) * multiple) for side in (width, height))
             for rounded in (math.floor, math.ceil)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import host
-from .checks import check_links, named
+from .checks import check_links, named, require_stage
 from .conditioning import ImagenT5Encode
 from .sampling import ImagenBaseSample, ImagenSR256
 from .whole import picture_of
@@ -170,8 +170,9 @@ def base_call(
     own = {
         name: cell[name] for name in ("guidance_scale", "threshold", "percentile") if name in cell
     }
-    if own:
-        guidance = replace(guidance or stage.config.guidance(), **own)
+    with named("Imagen XY Plot"):
+        require_stage(stage, "base")
+        guidance = replace(guidance or stage.config.guidance(), **own) if own else guidance
     side = stage.config.resolution
     return {
         "stage": stage, "text": picture_of(encoded), "width": side, "height": side, "batch_size": 1,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -78,6 +77,7 @@ class Tuning:
         from ..imagen_core.training.finetune import captions_of, sample_prompts, sizes
         from ..imagen_core.training.folder import read_folder
         from ..imagen_core.training.loop import Given, Watch, train
+        from ..imagen_core.training.progress import read_log
         from ..imagen_core.training.sources import least_side
 
         config, data, out = self.stage.config, recipe.data, Path(recipe.run.out)
@@ -87,9 +87,7 @@ class Tuning:
             self.stage.check_text(self.encoder.encode([""]).embeds)
             Prompts(self.encoder, kept=out / "prompts").encode(["", *captions_of(found), *prompts])
         self.samples = last_samples(out)
-        log = out / "log.jsonl"
-        if log.is_file():
-            self.lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+        self.lines = read_log(out / "log.jsonl")
         told = host.long_progress()
 
         def step(_number: int, part: float) -> None:

@@ -198,6 +198,22 @@ def test_a_word_of_the_environment_that_means_nothing_is_refused(name, monkeypat
         Settings().check(base.config)
 
 
+@pytest.mark.parametrize(
+    ("given", "kind", "message"),
+    [
+        ({"width": -16}, ValueError, "nearest good size is 2 x 16"),
+        ({"mask": torch.zeros(1, 0, 4)}, ValueError, "mask: expected 1 or 1 x height x width"),
+        ({"guidance": 3.0}, TypeError, r"guidance: expected Guidance\(…\), got 3.0"),
+        ({"inpainting": "clean"}, TypeError, r"inpainting: expected Inpainting\(…\), got 'clean'"),
+        ({"sampler": ["ddim"]}, ValueError, r"sampler must be one of .*, got \['ddim'\]"),
+    ],
+)
+def test_a_slip_in_python_is_told(given, kind, message, base):
+    image = {"image": torch.rand(1, 16, 16, 3)} if "mask" in given else {"height": 16}
+    with pytest.raises(kind, match=message):
+        sample_base(base, prompt(), steps=1, **{**image, **given})
+
+
 def test_what_a_sampler_returns_is_looked_at(base):
     with pytest.raises(
         TypeError, match="sampler: expected it to return x at level 0, a tensor, got NoneType"

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ...files import replacing
+from .pictures import SUFFIXES, upright_rgb
 
 SIDE = 64
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LINES = "prompts.jsonl"
 
 
@@ -120,10 +120,10 @@ def read_folder(folder: Path) -> tuple[list[Prompt], Tensor]:
                     f"{prompt.file!r}"
                 )
     else:
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES)
+        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
         prompts = [Prompt(caption_of(p), file=str(p.relative_to(folder))) for p in files]
     if not prompts:
-        raise ValueError(f"{folder}: expected images ({', '.join(PICTURES)}), found none")
+        raise ValueError(f"{folder}: expected images ({', '.join(SUFFIXES)}), found none")
     return prompts, torch.stack([read_picture(folder / str(prompt.file)) for prompt in prompts])
 
 
@@ -139,13 +139,12 @@ def caption_of(picture: Path) -> str:
 
 
 def read_picture(path: Path) -> Tensor:
-    """A picture on white at side 64, cropped to a square: h w 3 in 0..1."""
+    """A picture upright on white at side 64, cropped to a square: h w 3 in 0..1."""
     import numpy as np
     from PIL import Image, ImageOps
 
-    image = Image.open(path).convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    image = Image.alpha_composite(white, image).convert("RGB")
+    with Image.open(path) as opened:
+        image = upright_rgb(opened)
     if image.size != (SIDE, SIDE):
         image = ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.BOX if min(image.size) >= 2 * SIDE
                              else Image.Resampling.LANCZOS)  # fmt: skip

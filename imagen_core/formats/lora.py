@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..lora import LoRA, Update
-from ..stage import Stage, StageConfig
+from ..stage import KINDS, Stage, StageConfig
 from ..weights.errors import CheckpointError
 from ..weights.files import write_tensors
 from ..weights.tensors import open_all
@@ -47,6 +47,16 @@ ENDINGS = {
     r"\.diff(\.weight)?": "weight",
     r"\.diff_b": "bias",
 }
+# What the numbers and patterns of a file that nobody vouches for may raise.
+DAMAGED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    re.error,
+)
 # diffusers' attention processors: X.processor.to_q_lora.down.weight is of the layer X.to_q.
 PROCESSOR = re.compile(r"(.+)\.processor\.(to_q|to_k|to_v|to_out|add_k_proj|add_v_proj)_lora\.")
 OTHERS = {
@@ -175,7 +185,7 @@ def fit(file: LoRAFile, config: StageConfig) -> LoRA:
         weight = wanted[f"{place.layer}.weight"]
         try:
             update = update_of(matrices, scale_of(file, layer, matrices), place, weight)
-        except (ValueError, KeyError, RuntimeError) as error:
+        except DAMAGED as error:
             misshapen.append(f"{layer}: {error}")
             continue
         known = updates.get(place.layer)
@@ -194,13 +204,12 @@ def misfit(file: LoRAFile, config: StageConfig, missing: list[str], misshapen: l
     """
     wrong = len(missing) + len(misshapen)
     example = misshapen[0] if misshapen else f"{missing[0]}: no such layer" if missing else ""
-    stage = f"{'base' if config.kind == 'base' else 'super-resolution'} stage ({config.resolution})"
     why = (
         f"{wrong} of its {len(file.layers)} layers do not fit, such as {example}; " if wrong else ""
     )
     return (
-        f"{file.path}: a LoRA for {purpose(file)}, and this is a {stage}: {why}choose the stage that it was "
-        f"trained on"
+        f"{file.path}: a LoRA for {purpose(file)}, and this is {KINDS[config.kind]} ({config.resolution}): "
+        f"{why}choose the stage that it was trained on"
     )
 
 
@@ -208,8 +217,8 @@ def purpose(file: LoRAFile) -> str:
     """What a LoRA is for, by its header or by its names."""
     about = json_of(file.metadata.get("stage", ""))
     if about:
-        kind = {"base": "a base stage", "sr": "a super-resolution stage"}.get(about.get("kind", ""))
-        return f"{kind or 'a stage'} ({about.get('resolution', '?')})"
+        kind = KINDS.get(about.get("kind"), "a stage")
+        return f"{kind} ({about.get('resolution', '?')})"
     for key in ("modelspec.architecture", "ss_base_model_version", "base_model"):
         if file.metadata.get(key):
             return file.metadata[key]

@@ -22,25 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..evaluation.pictures import SUFFIXES, upright_rgb
 from .recipe import RecipeError
 from .shards import read_bytes, samples
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SUFFIXES = {
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".webp",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".avif",
-    ".tga",
-}
 CAPTIONS = (".txt", ".caption")
 MASK = "_mask"
 ORIENTATION = 0x0112  # EXIF's tag; from 5 on width and height are exchanged
@@ -258,29 +246,18 @@ def spoken(stem: str) -> str:
 
 
 def open_rgb(path: str, ground: str = "white", least: int = 0) -> Image.Image:
-    """A picture upright in RGB: 16 bit and CMYK converted, alpha on a ground.
+    """A picture as `upright_rgb` has it.
 
     path     of a file, or its place in an archive
     ground   colour, as pillow reads them
     least    sides that a JPEG must keep: a larger one is decoded smaller, which is faster; 0 = whole
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     with Image.open(io.BytesIO(read_bytes(path))) as file:
         if least:
             file.draft(None, (least, least))
-        image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I") or image.mode == "F":
-            values = np.asarray(image, np.float64)
-            scale = 1.0 if image.mode == "F" and values.max() <= 1 else 65535.0
-            return Image.fromarray((values / scale * 255).clip(0, 255).astype(np.uint8)).convert(
-                "RGB"
-            )
-        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            under = Image.new("RGBA", image.size, ground)
-            return Image.alpha_composite(under, image).convert("RGB")
-        return image.convert("RGB")
+        return upright_rgb(file, ground)
 
 
 @dataclass(frozen=True)

@@ -183,9 +183,20 @@ def keep_lines(path: Path, step: int) -> None:
     if not path.is_file():
         return
     lines = path.read_text("utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    kept = [line for line in lines if whole(line) and json.loads(line)["step"] <= step]
     if kept != lines:
         path.write_text("".join(kept), "utf-8")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log; none where there is no such file."""
+    lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if whole(line)]
+
+
+def whole(line: str) -> bool:
+    """Whether a line of a log was written to its end."""
+    return line.endswith("\n")
 
 
 def tell(line: dict[str, Any]) -> None:

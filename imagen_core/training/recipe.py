@@ -3,6 +3,7 @@
 Paths in a recipe are relative to the file.
 """
 
+import math
 from dataclasses import dataclass, field, is_dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -344,7 +345,8 @@ def check_numbers(recipe: Recipe) -> None:
     """Raise RecipeError where a number is out of its range."""
     ranges = {
         "run": {"batch": (1, None), "accumulation": (1, None), "log_every": (1, None),
-                "save_every": (1, None), "sample_every": (0, None), "steps": (0, None)},
+                "save_every": (1, None), "sample_every": (0, None), "steps": (0, None),
+                "seed": (0, 2**63 - 1)},
         "data": {"text_dropout": (0, 1), "aug_max": (0, 1), "blur_max": (0, 1), "mix_part": (0, 1),
                  "held_out": (0, 0.9), "crop": (0, None), "workers": (0, None)},
         "optim": {"lr": (0, None), "decay": (0, 1), "ema_decay": (0, 1), "clip": (0, None)},
@@ -354,7 +356,7 @@ def check_numbers(recipe: Recipe) -> None:
     for section, keys in ranges.items():
         for key, (low, high) in keys.items():
             value = getattr(getattr(recipe, section), key)
-            if value < low or (high is not None and value > high):
+            if not low <= value <= (math.inf if high is None else high):  # nor NaN
                 upto = "or more" if high is None else f"to {high}"
                 raise RecipeError(f"{section}.{key}: expected {low} {upto}, got {value}")
     check_parts(recipe, 1)

@@ -170,7 +170,7 @@ def lora_path(name: str, input_name: str) -> Path:
 
     name         without ending; may have folders
     """
-    return _below(home("loras"), name.removesuffix(".safetensors"), input_name)
+    return _below(home("loras"), name, input_name)
 
 
 def training_folder(name: str, input_name: str) -> Path:
@@ -205,8 +205,9 @@ def _input() -> Path:
 
 def _below(root: Path, name: str, input_name: str) -> Path:
     root = root.resolve()
-    path = (root / f"{name.strip()}.safetensors").resolve()
-    if not name.strip() or not path.is_relative_to(root) or path.name.startswith("."):
+    bare = name.strip().removesuffix(".safetensors")
+    path = (root / f"{bare}.safetensors").resolve()
+    if not bare or not path.is_relative_to(root) or path.name.startswith("."):
         raise ValueError(f"{input_name}: expected a name inside {root}, got {name!r}")
     return path
 

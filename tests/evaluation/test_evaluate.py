@@ -3,8 +3,10 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from imagen_nodes.cli.main import main
 from imagen_nodes.imagen_core.evaluation.evaluate import (
@@ -23,6 +25,7 @@ from imagen_nodes.imagen_core.evaluation.prompts import (
     write_folder,
 )
 from imagen_nodes.imagen_core.evaluation.report import html_report
+from imagen_nodes.imagen_core.training.folder import open_rgb
 
 CAPTIONS = ("an apple", "a fox", "a house", "a red rocket", "two cats", "a pear")
 
@@ -126,6 +129,21 @@ def test_pictures_come_back_from_their_folder(tmp_path):
         read_folder(tmp_path / "none")
 
 
+def test_pictures_are_read_as_training_reads_them(tmp_path):
+    deep = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    two = Image.new("RGB", (64, 64), "red")
+    two.paste("blue", (0, 0, 64, 32))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    two.save(tmp_path / "turned.jpg", exif=turned)
+    Image.new("LA", (64, 64), (10, 0)).save(tmp_path / "clear.png")
+    prompts, pictures = read_folder(tmp_path)
+    for prompt, picture in zip(prompts, pictures, strict=True):
+        seen = np.asarray(open_rgb(str(tmp_path / prompt.file)))
+        assert np.array_equal((picture.numpy() * 255).round(), seen), prompt.file
+
+
 def test_the_command_measures_a_folder_and_writes_a_page(expert, tmp_path, capsys):
     save_expert(expert, tmp_path / "mine.safetensors")
     prompts = [Prompt("a fox", style="flat"), Prompt("<b>two</b> cats", "counts", count=2)]
@@ -173,8 +191,6 @@ def test_the_command_makes_the_pictures_of_a_cascade(expert, tmp_path, capsys):
         str(picture),
     ]
     assert main(made) == 0
-    from PIL import Image
-
     alone = torch.tensor(list(Image.open(picture).convert("RGB").getdata())).view(64, 64, 3) / 255
     assert (pictures[1] - alone).abs().max() < 0.02, "the seed says which picture, not the batch"
 

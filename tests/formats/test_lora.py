@@ -1,6 +1,7 @@
 """LoRAs in every naming, against diffusers with peft on tiny DeepFloyd IF networks, and on our own stages."""
 
 import copy
+import json
 import warnings
 
 import pytest
@@ -340,6 +341,18 @@ def test_a_lora_that_fits_nothing_says_what_it_is_for(tmp_path, deepfloyd):
     path = random_lora(tmp_path / "shape.safetensors", layers)
     with pytest.raises(CheckpointError, match=r"linear_1: expected 32 x \[16\], got"):
         load_lora(path, base)
+    for name, alpha in ((0, {"r": 0}), (1, {"lora_alpha": [1]}), (2, {"alpha_pattern": {"(": 1}})):
+        folder = tmp_path / f"peft{name}"
+        folder.mkdir()
+        rank = alpha.get("r", 2)
+        pair = {
+            "base_model.model.time_embedding.linear_1.lora_A.weight": torch.zeros(rank, 16),
+            "base_model.model.time_embedding.linear_1.lora_B.weight": torch.zeros(32, rank),
+        }
+        save_file(pair, folder / "adapter_model.safetensors")
+        (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": 2, **alpha}))
+        with pytest.raises(CheckpointError, match="1 of its 1 layers do not fit, such as time_emb"):
+            load_lora(folder, base)
     save_file({"lora_te_a.lora_down.weight": torch.zeros(2, 2)}, tmp_path / "te.safetensors")
     with pytest.raises(CheckpointError, match="of a text encoder alone"):
         load_lora(tmp_path / "te.safetensors", base)

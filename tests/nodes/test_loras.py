@@ -60,7 +60,7 @@ def test_the_tooltip_says_what_the_bundled_ones_are_for(models):
         assert name in options["tooltip"]
 
 
-@pytest.mark.parametrize("name", ["../out", "", "/etc/x"])
+@pytest.mark.parametrize("name", ["../out", "", "/etc/x", ".safetensors"])
 def test_a_name_stays_in_its_folder(models, name):
     with pytest.raises(ValueError, match="Save Imagen LoRA: name: expected a name inside"):
         node("ImagenSaveLoRA", lora=a_lora(tiny()), name=name, layout="peft")

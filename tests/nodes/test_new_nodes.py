@@ -87,6 +87,15 @@ def test_axes_that_cannot_be_read_are_told_before_the_run(given, said):
     assert validate(columns="guidance_scale", column_values="1.5, 3\n") is True
 
 
+def test_a_cell_that_cannot_be_made_is_told_by_the_node(emoji):
+    given = {"text_encoder": emoji.text_encoder, "prompt": "x", "negative_prompt": "", "seed": 0}
+    given |= {"columns": "percentile", "column_values": "2", "rows": "nothing", "row_values": ""}
+    with pytest.raises(ValueError, match="^Imagen XY Plot: percentile must be in"):
+        node("ImagenXYPlot", **given, stage=emoji.base)
+    with pytest.raises(ValueError, match="^Imagen XY Plot: stage: the loaded cascade has no such"):
+        node("ImagenXYPlot", **given, stage=None)
+
+
 def test_values_are_one_a_line_or_separated():
     assert plot.values_of("guidance_scale", "1.5, 3", "x") == [1.5, 3.0]
     assert plot.values_of("prompt", "a cat, sitting; a dog", "x") == ["a cat, sitting", "a dog"]

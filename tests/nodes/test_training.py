@@ -163,6 +163,8 @@ def test_interrupted_it_keeps_a_checkpoint_and_goes_on_when_queued_again(
     folder = place / "models/imagen/training/mine"
     assert json.loads((folder / "checkpoint/progress.json").read_text())["step"] == 4
     monkeypatch.setattr(host, "interrupted", lambda: False)
+    with (folder / "log.jsonl").open("a") as log:
+        log.write('{"step": 4, "lo')  # of a process that was killed
     parts = tuned(stage_of(), t5_folder, seed=7)["result"]  # as ComfyUI draws one after each run
     whole = tuned(stage_of(), t5_folder, name="whole")["result"]
     assert parts[2] == whole[2]

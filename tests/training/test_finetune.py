@@ -313,6 +313,8 @@ def test_other_settings_on_going_on_are_refused_by_name(folder):
             lambda r: r["run"].update(accumulation=0),
             r"run\.accumulation: expected 1 or more, got 0",
         ),
+        (lambda r: r["run"].update(seed=-1), r"run\.seed: expected 0 to 9\d+, got -1"),
+        (lambda r: r["optim"].update(lr=float("nan")), r"optim\.lr: expected 0 or more, got nan"),
         (lambda r: r["run"].update(log_every=0), r"run\.log_every: expected 1 or more, got 0"),
         (lambda r: r["tune"].update(what="bse"), r"tune\.what: expected one of .*'bse'"),
         (
