@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .diffusion.guidance import Guidance
+from .diffusion.noise import seeds_of
 from .diffusion.samplers import Sampler
 from .memory import pictures_at_once
 from .peak import fitting_tile
@@ -61,7 +62,7 @@ class Cascade:
         guidance: Guidance | None = None,
         upto: int | None = None,
         batch_size: int = 1,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         steps: int | Sequence[int] | None = None,
         sampler: str | Sampler | None = None,
         aug_level: float | Sequence[float] | None = None,
@@ -71,10 +72,11 @@ class Cascade:
     ) -> Tensor:
         """Pictures of the prompts, through the stages up to a resolution: b h w c in 0..1, no gradients.
 
-        prompts          one text, or one a picture; picture i uses (seed + i) % 2**64
+        prompts          one text, or one a picture
         batch_size       pictures of one text; not used with several
         negative_prompt  what guidance leads away from
         guidance         of the base; SR stages use their own defaults
+        seed             picture i uses (seed + i) % 2**64; or one for each picture
         upto             side of the pictures, such as 256: where one of the stages ends; None = all stages
         steps            for all stages, or one number a stage; None = each stage's default
         sampler          name in SAMPLERS or a function; None = each stage's default
@@ -91,12 +93,13 @@ class Cascade:
             )
         text = self.text_encoder.encode_prompt(prompts, negative_prompt)
         batch = len(prompts) if len(prompts) > 1 else batch_size
+        seeds = seeds_of(seed, batch)
         steps = per_stage("steps", steps, len(stages))
         aug_levels = per_stage("aug_level", aug_level, len(stages) - 1)
         common: dict[str, Any] = dict(sampler=sampler, on_step=on_step, quality=quality)
         image = torch.cat([
             sample_base(
-                self.base, text.take(rows), guidance=guidance, seed=(seed + rows.start) % 2**64,
+                self.base, text.take(rows), guidance=guidance, seed=seeds[rows],
                 batch_size=rows.stop - rows.start, steps=steps[0], **common,
             )
             for rows in parts_of(self.base, batch, self.base.config.resolution)
@@ -106,7 +109,7 @@ class Cascade:
             own = fitting_tile(stage, 1, side, side) if tile == "auto" else tile
             image = torch.cat([
                 super_resolve(
-                    stage, image[rows], text.take(rows), seed=(seed + rows.start) % 2**64, steps=count,
+                    stage, image[rows], text.take(rows), seed=seeds[rows], steps=count,
                     aug_level=level, tile=own, **common,
                 )
                 for rows in parts_of(stage, batch, min(own or side, side))

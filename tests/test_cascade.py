@@ -525,6 +525,10 @@ def test_a_cascade_makes_many_prompts_in_parts_that_fit(base, sr, monkeypatch):
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-4)
     assert set(seen) == {1, 2}
     torch.testing.assert_close(cascade.generate("3", seed=12), whole[3:4], rtol=0, atol=1e-4)
+    one_each = cascade.generate(list("01234"), seed=[9, 10, 11, 12, 13])
+    assert torch.equal(one_each, parts), "of images in several parts of a batch too"
+    with pytest.raises(ValueError, match="seed: expected one, or 5, one for each image, got 2"):
+        cascade.generate(list("01234"), seed=[1, 2])
 
 
 def test_a_containers_memory_counts_without_files_that_the_system_keeps(tmp_path, monkeypatch):

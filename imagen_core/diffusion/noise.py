@@ -27,6 +27,19 @@ def check_seeds(seed: Any) -> int | tuple[int, ...]:
     return check_seed(seed)
 
 
+def seeds_of(seed: Any, batch: int) -> list[int]:
+    """The seed of each image of a batch; ValueError unless a generator takes them all.
+
+    seed   of the first image, or one for each
+    """
+    given = check_seeds(seed)
+    if isinstance(given, int):
+        return [(given + i) % 2**64 for i in range(batch)]
+    if len(given) != batch:
+        raise ValueError(f"seed: expected one, or {batch}, one for each image, got {len(given)}")
+    return list(given)
+
+
 class ImageNoise:
     """Normal noise for a batch; image i draws from `torch.Generator("cpu").manual_seed(seed + i)`.
 
@@ -41,14 +54,10 @@ class ImageNoise:
         """
         if batch < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch}")
-        given = check_seeds(seed)
-        seeds = given if isinstance(given, tuple) else [(given + i) % 2**64 for i in range(batch)]
-        if len(seeds) != batch:
-            raise ValueError(
-                f"seed: expected one, or {batch}, one for each image, got {len(seeds)}"
-            )
         self.device = torch.device(device)
-        self.generators = [torch.Generator("cpu").manual_seed(each) for each in seeds]
+        self.generators = [
+            torch.Generator("cpu").manual_seed(each) for each in seeds_of(seed, batch)
+        ]
 
     def randn(self, channels: int, height: int, width: int) -> Tensor:
         """The next draw of every image: b channels height width, float32, on the device.
