@@ -87,13 +87,9 @@ class Cascade:
         """
         stages = self.stages_upto(upto)
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if batch_size != 1 and len(prompts) not in (1, batch_size):
-            raise ValueError(
-                f"batch_size: expected {len(prompts)}, one for each prompt, got {batch_size}; leave it out"
-            )
-        text = self.text_encoder.encode_prompt(prompts, negative_prompt)
-        batch = len(prompts) if len(prompts) > 1 else batch_size
+        batch = batch_of(len(prompts), batch_size)
         seeds = seeds_of(seed, batch)
+        text = self.text_encoder.encode_prompt(prompts, negative_prompt)
         steps = per_stage("steps", steps, len(stages))
         aug_levels = per_stage("aug_level", aug_level, len(stages) - 1)
         common: dict[str, Any] = dict(sampler=sampler, on_step=on_step, quality=quality)
@@ -122,6 +118,15 @@ class Cascade:
         resolution   where one of the stages ends, as they follow each other here; None = the last one
         """
         return self.stages[: stages_upto([s.config for s in self.stages], resolution)]
+
+
+def batch_of(prompts: int, batch_size: int) -> int:
+    """Pictures of a call: one for each prompt, or several of one; ValueError where the two do not fit."""
+    if batch_size != 1 and prompts not in (1, batch_size):
+        raise ValueError(
+            f"batch_size: expected {prompts}, one for each prompt, got {batch_size}; leave it out"
+        )
+    return prompts if prompts > 1 else batch_size
 
 
 def parts_of(stage: Stage, batch: int, side: int) -> list[slice]:
