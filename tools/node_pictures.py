@@ -20,7 +20,6 @@ from imagen_nodes import NODE_CLASS_MAPPINGS
 
 DOCS = browser.ROOT / "docs"
 PAGES = browser.ROOT / "web" / "docs"
-KEPT = ("#e8b04b", "#f2d16b", "#b48be4", "#5fc9a8", "#64b5f6", "#f2c14e", "#6db3f2")
 GRAPH = "graph"
 GRAPH_BYTES, NODE_BYTES, MARGIN = 290_000, 55_000, 12
 # Files for nodes to offer: Imagen Load Text, Load Imagen LoRA, Imagen Dataset from Folder.
@@ -84,18 +83,15 @@ def save(page: Any, type_: str | None, path: Path) -> None:
 
 
 def small(picture: Image.Image, limit: int) -> bytes:
-    """The picture as a PNG of as many colours as its size allows; the few pixels of wires keep theirs.
+    """The picture as a PNG of as many colours as its size allows.
 
     picture   RGB
     limit     in bytes
     """
-    weighted = Image.new("RGB", (picture.width, picture.height + 20 * len(KEPT)))
-    weighted.paste(picture)
-    for k, colour in enumerate(KEPT):
-        weighted.paste(Image.new("RGB", (picture.width, 20), colour), (0, picture.height + 20 * k))
     data = b""
-    for colours in (192, 96, 64, 48, 32):
-        palette = weighted.quantize(colours, Image.Quantize.MEDIANCUT)
+    for colours in (256, 128, 64, 48, 32):
+        # k-means puts them where many pixels are; a median cut greys text and thin wires
+        palette = picture.quantize(colours, Image.Quantize.MAXCOVERAGE, kmeans=1)
         file = io.BytesIO()
         few = picture.quantize(palette=palette, dither=Image.Dither.NONE)
         few.save(file, "PNG", optimize=True)
