@@ -50,10 +50,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     files = run_there(options) if options.comfy else run_here(options)
     for file in files:
         print(file, file=sys.stderr)
-    return {
-        "files": [str(file) for file in files],
-        "seconds": round(time.monotonic() - started, 2),
-    }
+    return {"files": [str(file) for file in files], "seconds": round(time.monotonic() - started, 2)}
 
 
 def run_here(options: argparse.Namespace) -> list[Path]:

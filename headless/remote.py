@@ -23,14 +23,7 @@ from .comfy_nodes.folders import inside
 from .comfy_nodes.save import next_counter
 from .engine.progress import Bar
 from .files import placed
-from .graph import (
-    Graph,
-    Node,
-    Problem,
-    WorkflowError,
-    brief,
-    to_api,
-)
+from .graph import Graph, Node, Problem, WorkflowError, brief, to_api
 from .object_info import registry_of
 from .registry import Registry
 

@@ -18,12 +18,8 @@ from .unet.efficient import EfficientConfig, EfficientUNet
 from .unet.layers import runs_on
 
 StageKind = Literal["base", "sr"]
-KINDS: dict[StageKind, str] = {"base": "a base stage", "sr": "a super-resolution stage"}
-SCHEDULES = {
-    "cosine": Schedule,
-    "linear": Schedule,
-    "squaredcos_cap_v2": DiscreteSchedule,
-}
+KINDS: dict[str, str] = {"base": "a base stage", "sr": "a super-resolution stage"}
+SCHEDULES = {"cosine": Schedule, "linear": Schedule, "squaredcos_cap_v2": DiscreteSchedule}
 # Values live at the peak for each channel at full resolution, measured on the bundled stages: 18 and 6.5.
 ADM_VALUES, EFFICIENT_VALUES = 18, 7
 MOST_RESOLUTION, MOST_SCALE = 2**16, 64

@@ -52,8 +52,7 @@ class ImagenPatchModel:
         """A copy of the model with the guidance as a post-CFG hook."""
         patched = model.clone()
         patched.set_model_sampler_post_cfg_function(
-            post_cfg(guidance, data_range),
-            disable_cfg1_optimization=guidance.guidance_scale != 1.0,
+            post_cfg(guidance, data_range), disable_cfg1_optimization=guidance.guidance_scale != 1.0
         )
         return (patched,)
 

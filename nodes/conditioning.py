@@ -61,7 +61,7 @@ class ImagenT5Encode:
                         "so that no word has a weight, no text changes and BREAK is a word.",
                         "advanced": True,
                     },
-                ),
+                )
             },
         }
 

@@ -137,9 +137,7 @@ class ImagenXYPlot:
         start = {"prompt": prompt, "seed": seed}
         cells = [{**start, rows: y, columns: x} for y in down for x in across]
         calls = [base_call(cell, text_encoder, stage, negative_prompt, guidance) for cell in cells]
-        images = [
-            picture_of(made) for made in (ImagenBaseSample().sample(**call) for call in calls)
-        ]
+        images = [picture_of(ImagenBaseSample().sample(**call)) for call in calls]
         if sr_stage is not None:
             larger = [
                 {"stage": sr_stage, "image": image, "text": call["text"], "seed": call["seed"],
@@ -147,9 +145,7 @@ class ImagenXYPlot:
                  "aug_level": cell.get("aug_level", OWN_LEVEL)}
                 for cell, call, image in zip(cells, calls, images, strict=True)
             ]  # fmt: skip
-            images = [
-                picture_of(made) for made in (ImagenSR256().enlarge(**call) for call in larger)
-            ]
+            images = [picture_of(ImagenSR256().enlarge(**call)) for call in larger]
         batch = torch.cat(images)
         labels = [titles(columns, across), titles(rows, down)]
         sheet = table(batch, *labels)

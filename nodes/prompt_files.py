@@ -71,7 +71,7 @@ class ImagenLoadText:
             "required": {
                 "saved_text": file_choice(
                     host.text_names(), "models/imagen/texts", "A file in models/imagen/texts."
-                ),
+                )
             }
         }
 

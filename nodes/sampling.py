@@ -46,24 +46,14 @@ class ImagenBaseSample:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """ComfyUI's declaration of inputs."""
+        about = "In pixels. Base stages work best near 64, their training size."
+        side = integer(64, 16, 1024, 8, about)
         return {
             "required": {
                 "stage": wire("IMAGEN_STAGE", "A base stage, from a loader."),
                 "text": wire("IMAGEN_TEXT", "From T5 Encode."),
-                "width": integer(
-                    64,
-                    16,
-                    1024,
-                    8,
-                    "In pixels. Base stages work best near 64, their training size.",
-                ),
-                "height": integer(
-                    64,
-                    16,
-                    1024,
-                    8,
-                    "In pixels. Base stages work best near 64, their training size.",
-                ),
+                "width": side,
+                "height": side,
                 "batch_size": integer(1, 1, 256, 1, "Number of images; image i uses seed + i."),
                 "seed": SEED,
                 "steps": steps_input("More steps give a finer result; 24 to 50 is usual."),

@@ -56,10 +56,7 @@ class ImagenDatasetFromFolder:
                 ),
                 "random_crop": (
                     "BOOLEAN",
-                    {
-                        "default": True,
-                        "tooltip": "Crop at random places; off = from the middle.",
-                    },
+                    {"default": True, "tooltip": "Crop at random places; off = from the middle."},
                 ),
                 "buckets": (
                     "BOOLEAN",

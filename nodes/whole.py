@@ -110,7 +110,7 @@ class ImagenSampleCascade:
         encoder, *stages = self.loaded[cascade, dtype]
         encoded = ImagenT5Encode().encode(encoder, prompt, negative_prompt)
         (text,) = encoded["result"]
-        side = 64 if stages[0] is None else stages[0].config.resolution
+        side = stages[0].config.resolution
         base = ImagenBaseSample().sample(
             stages[0], text, width=side, height=side, batch_size=batch_size, seed=seed, steps=steps_64,
             sampler=AUTO, strength=1.0, guidance=guidance,

@@ -46,11 +46,7 @@ TIMESTEPS = (
 
 
 def settings_of(
-    steps: int,
-    timesteps: str,
-    sampler: str,
-    aug_level: float = OWN_LEVEL,
-    quality: Any = "full",
+    steps: int, timesteps: str, sampler: str, aug_level: float = OWN_LEVEL, quality: Any = "full"
 ) -> dict[str, Any]:
     """What the core is told for these widgets; None = the stage's own.
 

@@ -144,11 +144,7 @@ class Run:
     """One run of a graph, which grows where nodes expand."""
 
     def __init__(
-        self,
-        session: Session,
-        graph: Graph,
-        workflow: dict[str, Any] | None,
-        progress: Progress,
+        self, session: Session, graph: Graph, workflow: dict[str, Any] | None, progress: Progress
     ):
         self.session, self.registry, self.progress = session, session.registry, progress
         self.prompt = DynamicPrompt(graph)

@@ -69,9 +69,7 @@ def x0_from_output(prediction: Prediction, output: Tensor, x_t: Tensor, logsnr: 
         return alpha_t * x_t - sigma_t * output
     if prediction == "eps":
         return (x_t - sigma_t * output) / alpha_t
-    if prediction == "x0":
-        return output
-    raise ValueError(f"prediction must be 'eps', 'v' or 'x0', got {prediction!r}")
+    return output
 
 
 def target(prediction: Prediction, x0: Tensor, eps: Tensor, logsnr: Tensor) -> Tensor:
@@ -83,11 +81,7 @@ def target(prediction: Prediction, x0: Tensor, eps: Tensor, logsnr: Tensor) -> T
     if prediction == "v":
         alpha_t, sigma_t = alpha_sigma(logsnr)
         return alpha_t * eps - sigma_t * x0
-    if prediction == "eps":
-        return eps
-    if prediction == "x0":
-        return x0
-    raise ValueError(f"prediction must be 'eps', 'v' or 'x0', got {prediction!r}")
+    return eps if prediction == "eps" else x0
 
 
 # (Eq. 2)

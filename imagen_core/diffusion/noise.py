@@ -6,15 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .respacing import whole
-
-
-def check_seed(seed: Any) -> int:
-    """The seed as an int; ValueError unless a generator takes it."""
-    number = whole("seed", seed)
-    if not 0 <= number < 2**64:
-        raise ValueError(f"seed must be an integer from 0 to 2**64 - 1, got {number}")
-    return number
+from .respacing import wholes
 
 
 def check_seeds(seed: Any) -> int | tuple[int, ...]:
@@ -22,9 +14,11 @@ def check_seeds(seed: Any) -> int | tuple[int, ...]:
 
     seed   a whole number, or a sequence of some
     """
-    if isinstance(seed, (list, tuple)):
-        return tuple(check_seed(each) for each in seed)
-    return check_seed(seed)
+    given = wholes("seed", seed)
+    for each in given if isinstance(given, tuple) else (given,):
+        if not 0 <= each < 2**64:
+            raise ValueError(f"seed must be an integer from 0 to 2**64 - 1, got {each}")
+    return given
 
 
 def seeds_of(seed: Any, batch: int) -> list[int]:

@@ -20,13 +20,7 @@ from ..stage import KINDS, Stage, StageConfig
 from ..weights.errors import CheckpointError
 from ..weights.files import write_tensors
 from ..weights.tensors import open_all
-from .lora_names import (
-    Place,
-    has_published_names,
-    places_of,
-    published_places,
-    weights_of,
-)
+from .lora_names import Place, has_published_names, places_of, published_places, weights_of
 
 LoRALayout = Literal["peft", "kohya"]
 LAYOUTS: tuple[LoRALayout, ...] = ("peft", "kohya")

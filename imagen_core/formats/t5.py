@@ -297,10 +297,7 @@ def from_hugging_face(config: dict[str, Any]) -> T5Config:
 
 
 def build(
-    config: T5Config,
-    weights: Mapping[str, Weight],
-    device: torch.device | str,
-    dtype: torch.dtype,
+    config: T5Config, weights: Mapping[str, Weight], device: torch.device | str, dtype: torch.dtype
 ) -> T5Encoder:
     """The encoder of some weights, each where and as it is to be used."""
     compute = torch.float32 if dtype == torch.float16 else dtype

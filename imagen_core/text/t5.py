@@ -296,10 +296,7 @@ def position_buckets(length: int, buckets: int, max_distance: int) -> Tensor:
 
 
 def t5_encoder(
-    config: T5Config,
-    matrix: Callable[[str], Matrix],
-    vector: Callable[[str], Tensor],
-    table: Table,
+    config: T5Config, matrix: Callable[[str], Matrix], vector: Callable[[str], Tensor], table: Table
 ) -> T5Encoder:
     """An encoder that takes each weight by its name.
 

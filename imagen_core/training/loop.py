@@ -127,7 +127,7 @@ def train(
         try:
             run.go(lambda: signalled() or watch.stop())
         finally:
-            run.close()
+            run.log.close()
     return run.result
 
 
@@ -232,16 +232,17 @@ class Run:
             drawn, recipe.data, stage.schedule, config.scale, recipe.run.seed, clock.step,
             config.align_corners,
         )  # fmt: skip
-        part = own_part(batch, self.accelerator)
-        loss = accumulate(self.accelerator, self.compute_loss, self.module, part, recipe)
+        accelerator = self.accelerator
+        own = rows_of(batch, accelerator.process_index, accelerator.num_processes)
+        loss = accumulate(accelerator, self.compute_loss, self.module, own, recipe)
         trained = [p for p in stage.unet.parameters() if p.requires_grad]
-        norm = self.accelerator.clip_grad_norm_(trained, recipe.optim.clip)
+        norm = accelerator.clip_grad_norm_(trained, recipe.optim.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(stage.unet)
-        clock.tick()
-        if self.accelerator.num_processes > 1:
-            loss = cast(Tensor, self.accelerator.reduce(loss, "mean"))
+        clock.step += 1
+        if accelerator.num_processes > 1:
+            loss = cast(Tensor, accelerator.reduce(loss, "mean"))
         self.log.add(loss, norm)
         return recipe.optim.lr * factor
 
@@ -307,10 +308,6 @@ class Run:
             save_lora(lora_of(self.stage, self.averages(), about), self.result)
         else:
             export(self.stage, self.ema, self.result)
-
-    def close(self) -> None:
-        """Close the log."""
-        self.log.close()
 
 
 def make_loss(recipe: Recipe, stage: Stage, plain: Stage, encoder: TextEncoder) -> nn.Module:
@@ -425,15 +422,6 @@ def export(stage: Stage, ema: EMA, path: Path) -> None:
     shipped.unet.load_state_dict(stage.unet.state_dict())
     ema.copy_to(shipped.unet)
     save_stage(shipped, path)
-
-
-def own_part(batch: Batch, accelerator: Any) -> Batch:
-    """This process's rows of a batch that every process drew alike.
-
-    batch         of all processes
-    accelerator   knows how many there are
-    """
-    return rows_of(batch, accelerator.process_index, accelerator.num_processes)
 
 
 def rows_of(batch: Batch, part: int, parts: int) -> Batch:

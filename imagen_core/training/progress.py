@@ -59,10 +59,6 @@ class Clock:
             said = broadcast(said.double() if said.device.type != "mps" else said)
             self.progress, self.stopped = said[0].item(), bool(said[1])
 
-    def tick(self) -> None:
-        """Count a step."""
-        self.step += 1
-
     def state(self) -> dict[str, float]:
         """What a checkpoint keeps."""
         return {"step": self.step, "seconds": self.seconds}

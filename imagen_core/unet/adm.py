@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from ..kernels.convolution import Conv2d
 from ..kernels.norm import norm_activate
-from ..text.embedding import TextEmbedding
-from .attention import KeysValues, TextAttention, text_keys_values
+from .attention import KeysValues, TextAttention
 from .layers import (
     Activation,
     Deep,
@@ -26,10 +25,10 @@ from .layers import (
     PooledText,
     ResBlock,
     TextContext,
+    TextUNet,
     activation,
     check_shape,
     number_layers,
-    runs_on,
     zeroed,
 )
 
@@ -185,8 +184,8 @@ class PixelOutput(nn.Module):
         return self.out(self.act(self.join(torch.cat([pixels, x], dim=1))))
 
 
-class ADMUNet(nn.Module):
-    """U-Net of ADM blocks with text attention: `prepare` a prompt once, then evaluate."""
+class ADMUNet(TextUNet):
+    """U-Net of ADM blocks with text attention."""
 
     def __init__(self, config: ADMConfig):
         super().__init__()
@@ -219,21 +218,6 @@ class ADMUNet(nn.Module):
         self.conv_out = zeroed(Conv2d(first, config.out_channels * pixels, 3, padding=1))
         self.pixels = PixelOutput(config) if config.pixel_channels else None
         number_layers(self)
-
-    @property
-    def size_multiple(self) -> int:
-        """Height and width must be multiples of this."""
-        return self.config.size_multiple
-
-    def prepare(self, text: TextEmbedding, pooled: TextEmbedding | None = None) -> TextContext:
-        """Pooled text and every layer's text keys and values: all that evaluations need of a prompt.
-
-        text     embeds b n text_dim, attended to
-        pooled   the same shape, what the pooled vector is made from; None = text
-        """
-        embeds = text.embeds.to(runs_on(self), self.conv_in.weight.dtype)
-        source = embeds if pooled is None else pooled.embeds.to(embeds)
-        return TextContext(self.pooled_text(source), text_keys_values(self, self.text_proj(embeds)))
 
     def embedded(self, t: Tensor, pooled: Tensor, aug: Tensor | None = None) -> Tensor:
         """Noise levels and pooled text as one vector a picture: b time_dim.

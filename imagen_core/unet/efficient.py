@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from ..kernels.convolution import Conv2d
 from ..kernels.inplace import add_, scale_
-from ..text.embedding import TextEmbedding
-from .attention import KeysValues, TextAttention, text_keys_values
+from .attention import KeysValues, TextAttention
 from .layers import (
     Activation,
     Deep,
@@ -32,10 +31,10 @@ from .layers import (
     PooledText,
     ResBlock,
     TextContext,
+    TextUNet,
     activation,
     check_shape,
     number_layers,
-    runs_on,
     zeroed,
 )
 
@@ -134,8 +133,8 @@ class Upsample(nn.Module):
         return self.conv(x)
 
 
-class EfficientUNet(nn.Module):
-    """Super-resolution U-Net: `prepare` a prompt once, then evaluate."""
+class EfficientUNet(TextUNet):
+    """Super-resolution U-Net."""
 
     def __init__(self, config: EfficientConfig):
         super().__init__()
@@ -169,21 +168,6 @@ class EfficientUNet(nn.Module):
         self.act_out = activation(config.activation)
         self.conv_out = zeroed(Conv2d(stem_widths[-1], config.out_channels, 3, padding=1))
         number_layers(self)
-
-    @property
-    def size_multiple(self) -> int:
-        """Height and width must be multiples of this."""
-        return self.config.size_multiple
-
-    def prepare(self, text: TextEmbedding, pooled: TextEmbedding | None = None) -> TextContext:
-        """Pooled text and every layer's text keys and values: all that evaluations need of a prompt.
-
-        text     embeds b n text_dim, attended to
-        pooled   the same shape, what the pooled vector is made from; None = text
-        """
-        embeds = text.embeds.to(runs_on(self), self.conv_in.weight.dtype)
-        source = embeds if pooled is None else pooled.embeds.to(embeds)
-        return TextContext(self.pooled_text(source), text_keys_values(self, self.text_proj(embeds)))
 
     def embedded(self, t: Tensor, pooled: Tensor, aug: Tensor) -> Tensor:
         """Noise levels and pooled text as one vector a picture: b time_dim.

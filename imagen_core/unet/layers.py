@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from ..kernels.convolution import Conv2d
 from ..kernels.inplace import add_, scale_
-from ..kernels.norm import norm_activate
-from .attention import AttentionPool, KeysValues, TextAttention
+from ..kernels.norm import ScaleShift, norm_activate
+from ..text.embedding import TextEmbedding
+from .attention import AttentionPool, KeysValues, TextAttention, text_keys_values
 
 Activation = Literal["gelu", "silu"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU}
@@ -85,12 +86,7 @@ def check_field(name: str, kind: Any, value: Any) -> None:
 
 
 def activation(name: Activation) -> nn.Module:
-    """A new activation module: exact (erf) GELU or SiLU.
-
-    name   "gelu" or "silu"; anything else raises ValueError
-    """
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}, got {name!r}")
+    """A new activation module: exact (erf) GELU or SiLU."""
     return ACTIVATIONS[name]()
 
 
@@ -209,7 +205,6 @@ class TextContext:
         )
 
 
-ScaleShift = tuple[Tensor, Tensor]  # each b c 1 1
 Modulation = tuple[ScaleShift, ...]  # of every residual block of a network, by its index
 
 
@@ -275,6 +270,30 @@ def runs_on(unet: Any) -> torch.device:
     """Where a network computes: where its weights are, but for a host that brings them as they are used."""
     told = unet.__dict__.get("runs_on")
     return next(unet.parameters()).device if told is None else told
+
+
+class TextUNet(nn.Module):
+    """What both U-Nets do with a prompt: `prepare` it once, then evaluate."""
+
+    config: Any
+    conv_in: Conv2d
+    pooled_text: PooledText
+    text_proj: nn.Module
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width must be multiples of this."""
+        return self.config.size_multiple
+
+    def prepare(self, text: TextEmbedding, pooled: TextEmbedding | None = None) -> TextContext:
+        """Pooled text and every layer's text keys and values: all that evaluations need of a prompt.
+
+        text     embeds b n text_dim, attended to
+        pooled   the same shape, what the pooled vector is made from; None = text
+        """
+        embeds = text.embeds.to(runs_on(self), self.conv_in.weight.dtype)
+        source = embeds if pooled is None else pooled.embeds.to(embeds)
+        return TextContext(self.pooled_text(source), text_keys_values(self, self.text_proj(embeds)))
 
 
 class Resample(nn.Module):

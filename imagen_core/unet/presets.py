@@ -13,9 +13,23 @@ wide as the lowest level, 64 heads), and that of the first level. With them the 
 the last one so small beside the middle one, so counts are not what these shapes are held against.
 """
 
+from dataclasses import replace
+
 from .adm import ADMConfig
 from .efficient import EfficientConfig
 
+PAPER_SR256 = EfficientConfig(
+    stem_channels=128,
+    channels=(128, 256, 512, 1024),
+    num_res_blocks=(2, 4, 8, 8),
+    attention=(False, False, False, True),
+    text_dim=4096,
+    context_dim=1024,
+    time_dim=1024,
+    head_dim=256,
+    pool_heads=64,
+    attention_widening=2,
+)
 PRESETS: dict[str, ADMConfig | EfficientConfig] = {
     "paper-base64": ADMConfig(
         channels=(512, 1024, 1536, 2048),
@@ -25,31 +39,8 @@ PRESETS: dict[str, ADMConfig | EfficientConfig] = {
         context_dim=2048,
         time_dim=2048,
     ),
-    "paper-sr256": EfficientConfig(
-        stem_channels=128,
-        channels=(128, 256, 512, 1024),
-        num_res_blocks=(2, 4, 8, 8),
-        attention=(False, False, False, True),
-        text_dim=4096,
-        context_dim=1024,
-        time_dim=1024,
-        head_dim=256,
-        pool_heads=64,
-        attention_widening=2,
-    ),
-    "paper-sr1024": EfficientConfig(
-        stem_channels=128,
-        channels=(128, 256, 512, 1024),
-        num_res_blocks=(2, 4, 8, 8),
-        attention=(False, False, False, True),
-        text_dim=4096,
-        context_dim=1024,
-        time_dim=1024,
-        head_dim=256,
-        pool_heads=64,
-        attention_widening=2,
-        self_attention=False,
-    ),
+    "paper-sr256": PAPER_SR256,
+    "paper-sr1024": replace(PAPER_SR256, self_attention=False),
     "emoji-base64": ADMConfig(
         channels=(64, 128, 192, 192),
         num_res_blocks=(1, 2, 2, 1),

@@ -26,7 +26,7 @@ if run.accelerator.num_processes > 1:
 run.go(lambda: False)
 digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in run.stage.unet.parameters()))
 print("end", run.clock.step, digest.hexdigest(), len(run.ema.averages))
-run.close()
+run.log.close()
 """
 RECIPE = """
 [stage]
