@@ -38,10 +38,7 @@ class ImagenPatchModel:
                 "model": wire("MODEL", "Any diffusion model of ComfyUI."),
                 "guidance": wire("IMAGEN_GUIDANCE", "From Dynamic-Threshold Guidance."),
                 "data_range": number(
-                    1.0,
-                    0.1,
-                    100.0,
-                    0.1,
+                    (1.0, 0.1, 100.0, 0.1),
                     "The largest absolute value of clean data: 1 for pixels, about 4 for Stable "
                     "Diffusion's latents.",
                 ),

@@ -4,7 +4,7 @@ from typing import Any
 
 from . import host
 from .checks import named
-from .widgets import advanced, choice, number, wire
+from .widgets import advanced, boolean, choice, number, string, wire
 
 NO_BOUND = 100.0
 
@@ -33,34 +33,24 @@ class ImagenT5Encode:
         return {
             "required": {
                 "text_encoder": wire("IMAGEN_TEXT_ENCODER", "From a loader."),
-                "prompt": (
-                    "STRING",
-                    {
-                        **text,
-                        "default": "a red apple, noto style",
-                        "tooltip": "What the image should show. (word:1.2) makes a word stronger, "
-                        "(word:0.8) weaker. [cat:dog:0.4] changes from cat to dog after 40 % of the "
-                        "steps. Texts between BREAK are encoded apart.",
-                    },
+                "prompt": string(
+                    "a red apple, noto style",
+                    "What the image should show. (word:1.2) makes a word stronger, "
+                    "(word:0.8) weaker. [cat:dog:0.4] changes from cat to dog after 40 % of the "
+                    "steps. Texts between BREAK are encoded apart.",
+                    **text,
                 ),
-                "negative_prompt": (
-                    "STRING",
-                    {
-                        **text,
-                        "default": "",
-                        "tooltip": "What guidance should steer away from; usually empty.",
-                    },
+                "negative_prompt": string(
+                    "", "What guidance should steer away from; usually empty.", **text
                 ),
             },
             "optional": {
-                "clean_caption": (
-                    "BOOLEAN",
-                    {
-                        "default": False,
-                        "tooltip": "DeepFloyd IF's caption cleaning: removes links, brackets, sizes etc., "
+                "clean_caption": advanced(
+                    boolean(
+                        False,
+                        "DeepFloyd IF's caption cleaning: removes links, brackets, sizes etc., "
                         "so that no word has a weight, no text changes and BREAK is a word.",
-                        "advanced": True,
-                    },
+                    )
                 )
             },
         }
@@ -137,7 +127,7 @@ class ImagenMixPrompts:
             "required": {
                 "text": wire("IMAGEN_TEXT", "The prompt; its negative prompt is used."),
                 "mixer": number(
-                    0.25, 0.0, 1.0, 0.01, "Weight of the second prompt; at 0 it is not evaluated."
+                    (0.25, 0.0, 1.0, 0.01), "Weight of the second prompt; at 0 it is not evaluated."
                 ),
             },
             "optional": {
@@ -183,10 +173,7 @@ class ImagenDynamicThreshold:
         return {
             "required": {
                 "guidance_scale": number(
-                    4.0,
-                    1.0,
-                    50.0,
-                    0.1,
+                    (4.0, 1.0, 50.0, 0.1),
                     "1 = off; 2 to 5 follows the text; higher is bolder and less varied.",
                 ),
                 "threshold": choice(
@@ -197,38 +184,26 @@ class ImagenDynamicThreshold:
                 ),
                 "percentile": advanced(
                     number(
-                        0.995,
-                        0.5,
-                        1.0,
-                        0.005,
+                        (0.995, 0.5, 1.0, 0.005),
                         "Dynamic threshold: percentile of abs(x0) in each image; 0.995 leaves 99.5 % "
                         "of the values unclipped.",
                     )
                 ),
                 "max_value": advanced(
                     number(
-                        NO_BOUND,
-                        1.0,
-                        NO_BOUND,
-                        0.1,
+                        (NO_BOUND, 1.0, NO_BOUND, 0.1),
                         "Upper limit of the dynamic threshold; 100 = no limit.",
                     )
                 ),
                 "start": advanced(
                     number(
-                        0.0,
-                        0.0,
-                        1.0,
-                        0.01,
+                        (0.0, 0.0, 1.0, 0.01),
                         "Guidance starts at this fraction of the schedule; 0 = with the first step.",
                     )
                 ),
                 "end": advanced(
                     number(
-                        1.0,
-                        0.0,
-                        1.0,
-                        0.01,
+                        (1.0, 0.0, 1.0, 0.01),
                         "Guidance ends at this fraction of the schedule; 1 = with the last step.",
                     )
                 ),

@@ -14,10 +14,7 @@ if TYPE_CHECKING:
 
 MULTIPLE = 8  # of a stage's sides
 SIZE = integer(
-    64,
-    16,
-    1024,
-    MULTIPLE,
+    (64, 16, 1024, MULTIPLE),
     "Longer side of the result in pixels: the size that the stage was trained at.",
 )
 
@@ -67,10 +64,7 @@ class ImagenCropForInpaint:
                 "mask": wire("MASK", "White is to be repainted."),
                 "size": SIZE,
                 "surroundings": number(
-                    1.5,
-                    1.0,
-                    8.0,
-                    0.1,
+                    (1.5, 1.0, 8.0, 0.1),
                     "Size of what is cut out, in multiples of the masked part's: 1 = no surroundings.",
                 ),
             }
@@ -112,7 +106,7 @@ class ImagenOutpaint:
         """ComfyUI's declaration of inputs."""
         part = "Room on this side, as a part of the image's width or height."
         sides = {
-            name: number(0.25 if name in ("left", "right") else 0.0, 0.0, 4.0, 0.05, part)
+            name: number((0.25 if name in ("left", "right") else 0.0, 0.0, 4.0, 0.05), part)
             for name in ("left", "top", "right", "bottom")
         }
         return {"required": {"image": wire("IMAGE", "The image to extend."), **sides, "size": SIZE}}
@@ -165,7 +159,7 @@ class ImagenStitch:
                 "image": wire("IMAGE", "The repainted part, of any size."),
                 "crop": wire("IMAGEN_CROP", "From Imagen Crop for Inpaint or Imagen Outpaint."),
                 "blend": integer(
-                    4, 0, 256, 1, "Width in pixels of the soft edge, inside the mask; 0 = hard."
+                    (4, 0, 256, 1), "Width in pixels of the soft edge, inside the mask; 0 = hard."
                 ),
             }
         }

@@ -4,7 +4,7 @@ from typing import Any
 
 from . import host
 from .checks import named, require_stage
-from .widgets import choice, file_choice, number, wire
+from .widgets import choice, file_choice, number, string, wire
 
 
 class ImagenLoadLoRA:
@@ -40,10 +40,7 @@ class ImagenLoadLoRA:
                     "scale of 1 (Dynamic-Threshold Guidance).",
                 ),
                 "strength": number(
-                    1.0,
-                    -10.0,
-                    10.0,
-                    0.05,
+                    (1.0, -10.0, 10.0, 0.05),
                     "1 = as trained, 0 = off, below 0 = the opposite effect.",
                 ),
             }
@@ -92,13 +89,10 @@ class ImagenSaveLoRA:
         return {
             "required": {
                 "lora": wire("IMAGEN_LORA", "From Load Imagen LoRA or from training."),
-                "name": (
-                    "STRING",
-                    {
-                        "default": "my_style",
-                        "tooltip": "File name without extension; folders in it are created. An "
-                        "existing file is replaced.",
-                    },
+                "name": string(
+                    "my_style",
+                    "File name without extension; folders in it are created. An "
+                    "existing file is replaced.",
                 ),
                 "layout": choice(
                     ["peft", "kohya"],

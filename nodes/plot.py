@@ -10,7 +10,7 @@ from .checks import check_links, named, require_stage
 from .conditioning import ImagenT5Encode
 from .sampling import ImagenBaseSample, ImagenSR256
 from .whole import picture_of
-from .widgets import AUTO, OWN_LEVEL, OWN_STEPS, SAMPLERS, SEED, choice, wire
+from .widgets import AUTO, OWN_LEVEL, OWN_STEPS, SAMPLERS, SEED, choice, string, wire
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,15 +58,9 @@ class ImagenXYPlot:
                 "negative_prompt": encoder["negative_prompt"],
                 "seed": SEED,
                 "columns": choice(AXES, "guidance_scale", "What changes from left to right."),
-                "column_values": (
-                    "STRING",
-                    {"multiline": True, "default": "1.5, 3, 6", "tooltip": values},
-                ),
+                "column_values": string("1.5, 3, 6", values, multiline=True),
                 "rows": choice(AXES, "threshold", "What changes from top to bottom."),
-                "row_values": (
-                    "STRING",
-                    {"multiline": True, "default": "static, dynamic", "tooltip": values},
-                ),
+                "row_values": string("static, dynamic", values, multiline=True),
             },
             "optional": {
                 "guidance": wire(

@@ -4,7 +4,7 @@ from typing import Any
 
 from . import host
 from .checks import named
-from .widgets import file_choice, wire
+from .widgets import file_choice, string, wire
 
 
 class ImagenSaveText:
@@ -29,13 +29,10 @@ class ImagenSaveText:
         return {
             "required": {
                 "text": wire("IMAGEN_TEXT", "From T5 Encode or Imagen Mix Prompts."),
-                "name": (
-                    "STRING",
-                    {
-                        "default": "prompt",
-                        "tooltip": "File name without extension; folders in it are created. An "
-                        "existing file is replaced.",
-                    },
+                "name": string(
+                    "prompt",
+                    "File name without extension; folders in it are created. An "
+                    "existing file is replaced.",
                 ),
             }
         }

@@ -37,10 +37,7 @@ class ImagenRegionalPrompt:
                 ),
                 "mask": wire("MASK", "White is the region. Any size: it is scaled to the image's."),
                 "strength": number(
-                    1.0,
-                    0.0,
-                    1.0,
-                    0.01,
+                    (1.0, 0.0, 1.0, 0.01),
                     "How much of the prediction in the region is this prompt's; what remains is the "
                     "other prompt's.",
                 ),

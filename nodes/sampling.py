@@ -47,22 +47,19 @@ class ImagenBaseSample:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """ComfyUI's declaration of inputs."""
         about = "In pixels. Base stages work best near 64, their training size."
-        side = integer(64, 16, 1024, 8, about)
+        side = integer((64, 16, 1024, 8), about)
         return {
             "required": {
                 "stage": wire("IMAGEN_STAGE", "A base stage, from a loader."),
                 "text": wire("IMAGEN_TEXT", "From T5 Encode."),
                 "width": side,
                 "height": side,
-                "batch_size": integer(1, 1, 256, 1, "Number of images; image i uses seed + i."),
+                "batch_size": integer((1, 1, 256, 1), "Number of images; image i uses seed + i."),
                 "seed": SEED,
                 "steps": steps_input("More steps give a finer result; 24 to 50 is usual."),
                 "sampler": SAMPLER,
                 "strength": number(
-                    1.0,
-                    0.01,
-                    1.0,
-                    0.01,
+                    (1.0, 0.01, 1.0, 0.01),
                     "With an image: how much of it to change, as the fraction of the steps that "
                     "is run; 1 = all steps.",
                 ),
@@ -78,15 +75,12 @@ class ImagenBaseSample:
                 "inpaint": INPAINT,
                 "resample": advanced(
                     integer(
-                        1,
-                        1,
-                        20,
-                        1,
+                        (1, 1, 20, 1),
                         "With a mask: RePaint passes per segment. More passes hide the seam better "
                         "and cost that much more time.",
                     )
                 ),
-                "jump": advanced(integer(10, 1, 1000, 1, "With resample: steps per segment.")),
+                "jump": advanced(integer((10, 1, 1000, 1), "With resample: steps per segment.")),
                 "quality": QUALITY,
             },
         }
@@ -185,7 +179,7 @@ def super_resolution_inputs() -> dict[str, Any]:
             "aug_level": level_input(
                 "Noise added to `image` first: 0 keeps it as it is, 0.1 to 0.3 lets the stage invent detail."
             ),
-            "tile": advanced(integer(0, FITTING, 4096, 64, TILE)),
+            "tile": advanced(integer((0, FITTING, 4096, 64), TILE)),
         },
         "optional": {
             "guidance": wire(
@@ -210,10 +204,7 @@ def super_resolution_inputs() -> dict[str, Any]:
             ),
             "strength": advanced(
                 number(
-                    1.0,
-                    0.01,
-                    1.0,
-                    0.01,
+                    (1.0, 0.01, 1.0, 0.01),
                     "With an original: how much of it to change, as the fraction of the steps "
                     "that is run; 1 = all steps.",
                 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import host
-from .widgets import choice
+from .widgets import choice, string
 
 FILE = "styles.txt"
 OWN = {
@@ -61,14 +61,11 @@ class ImagenStyle:
         """ComfyUI's declaration of inputs."""
         return {
             "required": {
-                "prompt": (
-                    "STRING",
-                    {
-                        "multiline": True,
-                        "dynamicPrompts": True,
-                        "default": "a red apple",
-                        "tooltip": "What the image should show.",
-                    },
+                "prompt": string(
+                    "a red apple",
+                    "What the image should show.",
+                    multiline=True,
+                    dynamicPrompts=True,
                 ),
                 "style": choice(
                     list(styles()), "none", "From the pack, and from models/imagen/styles.txt."

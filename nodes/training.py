@@ -4,7 +4,7 @@ from typing import Any
 
 from . import host
 from .checks import named, require_places, require_stage
-from .widgets import choice, file_choice, integer, number, steps_input, wire
+from .widgets import boolean, choice, file_choice, integer, number, steps_input, string, wire
 
 CATEGORY = "imagen/training"
 REPORTED = 20  # skipped files that are named
@@ -39,38 +39,20 @@ class ImagenDatasetFromFolder:
                 "folder": file_choice(
                     host.image_folders(), "input", "A folder below ComfyUI's input folder."
                 ),
-                "trigger": (
-                    "STRING",
-                    {
-                        "default": "",
-                        "tooltip": "Words put before every caption, such as “in my style”. Leave empty to "
-                        "keep captions as they are.",
-                    },
+                "trigger": string(
+                    "",
+                    "Words put before every caption, such as “in my style”. Leave empty to "
+                    "keep captions as they are.",
                 ),
-                "ground": (
-                    "STRING",
-                    {
-                        "default": "white",
-                        "tooltip": "Colour behind transparent images: a name or #rrggbb.",
-                    },
-                ),
-                "random_crop": (
-                    "BOOLEAN",
-                    {"default": True, "tooltip": "Crop at random places; off = from the middle."},
-                ),
-                "buckets": (
-                    "BOOLEAN",
-                    {
-                        "default": False,
-                        "tooltip": "Keep about the aspect ratio of each image instead of cropping to a "
-                        "square. For base stages.",
-                    },
+                "ground": string("white", "Colour behind transparent images: a name or #rrggbb."),
+                "random_crop": boolean(True, "Crop at random places; off = from the middle."),
+                "buckets": boolean(
+                    False,
+                    "Keep about the aspect ratio of each image instead of cropping to a "
+                    "square. For base stages.",
                 ),
                 "held_out": number(
-                    0.05,
-                    0.0,
-                    0.9,
-                    0.01,
+                    (0.05, 0.0, 0.9, 0.01),
                     "Fraction of the images that is never trained on, and only measured.",
                 ),
             }
@@ -146,23 +128,17 @@ def tuning_options(own: Any, mix_part: float) -> dict[str, Any]:
             "IMAGEN_DATASET",
             "Other images mixed in unchanged, so that the stage keeps what it knew.",
         ),
-        "mix_part": number(mix_part, 0.0, 1.0, 0.05, "Fraction of the images taken from mix."),
+        "mix_part": number((mix_part, 0.0, 1.0, 0.05), "Fraction of the images taken from mix."),
         "targets": choice(
             ["both", "attention", "convolutions"], own.targets, "Layers that the LoRA changes."
         ),
         "crop": integer(
-            0,
-            0,
-            4096,
-            8,
+            (0, 0, 4096, 8),
             "Side in pixels of the windows trained on; 0 = whole images for a base, a quarter of "
             "the side for super-resolution.",
         ),
         "accumulation": integer(
-            own.accumulation,
-            1,
-            4096,
-            1,
+            (own.accumulation, 1, 4096, 1),
             "Gradient accumulation: parts of each batch, to save memory.",
         ),
     }
@@ -202,17 +178,14 @@ class ImagenFineTuneStage:
                 "stage": wire("IMAGEN_STAGE", "The stage to tune, without a LoRA on it."),
                 "dataset": wire("IMAGEN_DATASET", "From Imagen Dataset from Folder."),
                 "text_encoder": wire("IMAGEN_TEXT_ENCODER", "The stage's T5, from a loader."),
-                "name": (
-                    "STRING",
-                    {
-                        "default": "my_style",
-                        "tooltip": "Name of the run, which is kept in models/imagen/training. Another name "
-                        "begins a new run.",
-                    },
+                "name": string(
+                    "my_style",
+                    "Name of the run, which is kept in models/imagen/training. Another name "
+                    "begins a new run.",
                 ),
-                "steps": integer(STEPS, 1, 1_000_000, 1, "Training steps; 200 to 2000 is usual."),
+                "steps": integer((STEPS, 1, 1_000_000, 1), "Training steps; 200 to 2000 is usual."),
                 "minutes": number(
-                    0.0, 0.0, 100_000.0, 0.5, "Training time, in place of steps; 0 = use steps."
+                    (0.0, 0.0, 100_000.0, 0.5), "Training time, in place of steps; 0 = use steps."
                 ),
                 "learning_rate": (
                     "FLOAT",
@@ -223,28 +196,23 @@ class ImagenFineTuneStage:
                     },
                 ),
                 "rank": integer(
-                    own.rank, 1, 512, 1, "The LoRA's rank: more learns more and needs more memory."
+                    (own.rank, 1, 512, 1),
+                    "The LoRA's rank: more learns more and needs more memory.",
                 ),
-                "batch_size": integer(own.batch, 1, 4096, 1, "Images per step."),
+                "batch_size": integer((own.batch, 1, 4096, 1), "Images per step."),
                 "seed": integer(
-                    own.seed,
-                    0,
-                    2**31 - 1,
-                    1,
+                    (own.seed, 0, 2**31 - 1, 1),
                     "Sets the LoRA's first weights and the batches. A run that continues keeps "
                     "the seed that it began with.",
                 ),
-                "sample_prompts": (
-                    "STRING",
-                    {
-                        "default": "",
-                        "multiline": True,
-                        "tooltip": "One prompt per line, whose images are made on the way. Leave empty to "
-                        "use four captions of the dataset.",
-                    },
+                "sample_prompts": string(
+                    "",
+                    "One prompt per line, whose images are made on the way. Leave empty to "
+                    "use four captions of the dataset.",
+                    multiline=True,
                 ),
                 "sample_every": integer(
-                    0, 0, 1_000_000, 1, "Steps between those images; 0 = a tenth of the run."
+                    (0, 0, 1_000_000, 1), "Steps between those images; 0 = a tenth of the run."
                 ),
             },
             "optional": tuning_options(own, mix_part),
@@ -323,19 +291,17 @@ class ImagenEvaluateCascade:
             "required": {
                 "stage": wire("IMAGEN_STAGE", "The base stage to measure."),
                 "text_encoder": wire("IMAGEN_TEXT_ENCODER", "The stage's T5, from a loader."),
-                "prompts": (
-                    "STRING",
-                    {
-                        "default": "",
-                        "multiline": True,
-                        "tooltip": "One prompt per line. Leave empty to use the emoji cascade's own sets.",
-                    },
+                "prompts": string(
+                    "",
+                    "One prompt per line. Leave empty to use the emoji cascade's own sets.",
+                    multiline=True,
                 ),
                 "limit": integer(
-                    16, 0, 100_000, 1, "Number of prompts from each set; 0 = all, which takes long."
+                    (16, 0, 100_000, 1),
+                    "Number of prompts from each set; 0 = all, which takes long.",
                 ),
-                "seed": integer(0, 0, 2**31 - 1, 1, "Image i uses seed + i."),
-                "batch_size": integer(16, 1, 1024, 1, "Images per evaluation of the network."),
+                "seed": integer((0, 0, 2**31 - 1, 1), "Image i uses seed + i."),
+                "batch_size": integer((16, 1, 1024, 1), "Images per evaluation of the network."),
                 "steps": steps_input("Fewer are faster. Compare only runs with the same number."),
             },
             "optional": {

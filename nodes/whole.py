@@ -63,7 +63,7 @@ class ImagenSampleCascade:
                 "prompt": encoder["prompt"],
                 "negative_prompt": encoder["negative_prompt"],
                 "upto": choice(UPTO, "1024", "The last stage to run, by the size it makes."),
-                "batch_size": integer(1, 1, 256, 1, "Number of images; image i uses seed + i."),
+                "batch_size": integer((1, 1, 256, 1), "Number of images; image i uses seed + i."),
                 "seed": SEED,
             },
             "optional": {
@@ -76,7 +76,7 @@ class ImagenSampleCascade:
                 "steps_1024": advanced(steps_input(own_steps)),
                 "aug_level_256": advanced(level_input("Noise on what SR 256 enlarges.")),
                 "aug_level_1024": advanced(level_input("Noise on what SR 1024 enlarges.")),
-                "tile": advanced(integer(0, FITTING, 4096, 64, TILE)),
+                "tile": advanced(integer((0, FITTING, 4096, 64), TILE)),
                 "dtype": advanced(choice(list(host.DTYPES), "auto", DTYPE_TIP)),
             },
         }
@@ -163,7 +163,7 @@ class ImagenSeeds:
                 "keep": choice(
                     list(cls.KEPT), "nothing", "Which stages take kept_seed in place of seed."
                 ),
-                "kept_seed": integer(0, 0, most, 1, "The seed of the stages that are kept."),
+                "kept_seed": integer((0, 0, most, 1), "The seed of the stages that are kept."),
             }
         }
 

@@ -32,18 +32,6 @@ SAMPLER = (
     },
 )
 
-TIMESTEPS = (
-    "STRING",
-    {
-        "default": "",
-        "tooltip": "For DeepFloyd IF, in place of steps: a preset (smart27, smart50, smart100, "
-        "smart185, fast27, super27, super40, super100), leading50 for diffusers' "
-        "grid, 10,10,0 for steps per section, or a list such as [999, 500, 0]. Leave "
-        "empty to use steps.",
-        "advanced": True,
-    },
-)
-
 
 def settings_of(
     steps: int, timesteps: str, sampler: str, aug_level: float = OWN_LEVEL, quality: Any = "full"
@@ -68,7 +56,7 @@ def steps_input(tooltip: str) -> tuple[str, dict[str, Any]]:
 
     tooltip   what a usual number is
     """
-    return integer(OWN_STEPS, OWN_STEPS, 1000, 1, f"0 = the stage's own number. {tooltip}")
+    return integer((OWN_STEPS, OWN_STEPS, 1000, 1), f"0 = the stage's own number. {tooltip}")
 
 
 def level_input(tooltip: str) -> tuple[str, dict[str, Any]]:
@@ -76,22 +64,39 @@ def level_input(tooltip: str) -> tuple[str, dict[str, Any]]:
 
     tooltip   what usual levels do
     """
-    return number(OWN_LEVEL, OWN_LEVEL, 1.0, 0.01, f"-1 = the stage's own level. {tooltip}")
+    return number((OWN_LEVEL, OWN_LEVEL, 1.0, 0.01), f"-1 = the stage's own level. {tooltip}")
 
 
-def integer(
-    default: int, low: int, high: int, step: int, tooltip: str
-) -> tuple[str, dict[str, Any]]:
-    """A whole number with a range."""
+def integer(values: tuple[int, int, int, int], tooltip: str) -> tuple[str, dict[str, Any]]:
+    """A whole number.
+
+    values   default, least, most and step
+    """
+    default, low, high, step = values
     return "INT", {"default": default, "min": low, "max": high, "step": step, "tooltip": tooltip}
 
 
-def number(
-    default: float, low: float, high: float, step: float, tooltip: str
-) -> tuple[str, dict[str, Any]]:
-    """A number with a range, rounded to a thousandth."""
+def number(values: tuple[float, float, float, float], tooltip: str) -> tuple[str, dict[str, Any]]:
+    """A number, rounded to a thousandth.
+
+    values   default, least, most and step
+    """
+    default, low, high, step = values
     options = {"default": default, "min": low, "max": high, "step": step, "round": 0.001}
     return "FLOAT", {**options, "tooltip": tooltip}
+
+
+def string(default: str, tooltip: str, **shown: bool) -> tuple[str, dict[str, Any]]:
+    """A text.
+
+    shown   multiline, dynamicPrompts
+    """
+    return "STRING", {"default": default, "tooltip": tooltip, **shown}
+
+
+def boolean(default: bool, tooltip: str) -> tuple[str, dict[str, Any]]:
+    """A switch."""
+    return "BOOLEAN", {"default": default, "tooltip": tooltip}
 
 
 class StageOutput(str):
@@ -138,6 +143,15 @@ def file_choice(names: list[str], place: str, tooltip: str) -> tuple[list[str], 
     return choice(names or [host.NONE + place], "", tooltip)
 
 
+TIMESTEPS = advanced(
+    string(
+        "",
+        "For DeepFloyd IF, in place of steps: a preset (smart27, smart50, smart100, "
+        "smart185, fast27, super27, super40, super100), leading50 for diffusers' "
+        "grid, 10,10,0 for steps per section, or a list such as [999, 500, 0]. Leave "
+        "empty to use steps.",
+    )
+)
 INPAINT = advanced(
     choice(
         ["repaint", "clean"],

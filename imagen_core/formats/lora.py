@@ -211,7 +211,7 @@ def purpose(file: LoRAFile) -> str:
     """What a LoRA is for, by its header or by its names."""
     about = json_of(file.metadata.get("stage", ""))
     if about:
-        kind = KINDS.get(about.get("kind"), "a stage")
+        kind = KINDS.get(str(about.get("kind")), "a stage")
         return f"{kind} ({about.get('resolution', '?')})"
     for key in ("modelspec.architecture", "ss_base_model_version", "base_model"):
         if file.metadata.get(key):
