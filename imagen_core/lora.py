@@ -8,6 +8,7 @@ differences (`weight`, `bias`), and DoRA along the input axis.
 References: LoRA, arXiv:2106.09685; DoRA, arXiv:2402.09353.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -156,6 +157,8 @@ def apply_lora(stage: Stage, lora: LoRA, strength: float = 1.0) -> Stage:
     strength   factor of the updates; 0 = off, below 0 = the opposite
     """
     plain = stage.plain or stage
+    if not math.isfinite(strength):
+        raise ValueError(f"strength: expected a finite number, got {strength}")
     if lora.config.unet != plain.config.unet:
         raise ValueError("lora: was fitted to a stage of another shape; load it for this stage")
     stacked = (*stage.loras, (lora, float(strength)))

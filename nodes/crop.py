@@ -188,13 +188,14 @@ class ImagenStitch:
 def mask_of(mask: Any, image: Any) -> Any:
     """A mask at the picture's size and batch, b h w in 0..1.
 
-    mask   h w or b h w, of any size
+    mask   h w, b h w or b 1 h w, of any size
     """
     import torch.nn.functional as F
 
-    mask = host.whitened(mask[None] if mask.ndim == 2 else mask).float()
-    if len(mask) not in (1, len(image)):
-        raise ValueError(f"mask: expected 1 or {len(image)} masks, got {len(mask)}")
+    from ..imagen_core.checks import check_mask
+
+    check_mask(mask, image, len(image), "image")
+    mask = host.whitened(mask.reshape(-1, *mask.shape[-2:])).float()
     if not (mask > 0.5).any():
         raise ValueError(
             "mask: nothing of it is white, so there is nothing to repaint; paint on the image in ComfyUI's "

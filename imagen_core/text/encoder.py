@@ -144,6 +144,9 @@ class TextEncoder:
             raise TypeError(
                 f"negative_prompt: expected one text for all images, got {type(negative_prompt).__name__}"
             )
+        for each in prompts:
+            if not isinstance(each, str):
+                raise TypeError(f"prompt: expected text, got {each!r:.80}")
         if markup and not clean_caption:
             null, *texts = [chunks_over_steps(each) for each in (negative_prompt, *prompts)]
             parts = max(len(chunks) for text in (null, *texts) for _, chunks in text)

@@ -275,6 +275,13 @@ def test_loras_of_our_stages_stack_and_merge(kind, tmp_path):
     assert torch.equal(output(load_stage(tmp_path / "merged.safetensors")), output(merged))
 
 
+def test_a_strength_that_is_no_number_is_refused(tmp_path):
+    stage = tiny()
+    lora = load_lora(random_lora(tmp_path / "1.safetensors", some_layers(stage)), stage)
+    with pytest.raises(ValueError, match="strength: expected a finite number, got nan"):
+        apply_lora(stage, lora, float("nan"))
+
+
 def test_weights_are_shared_and_strength_zero_is_the_stage_itself(tmp_path):
     stage = tiny()
     lora = load_lora(random_lora(tmp_path / "1.safetensors", some_layers(stage)), stage)

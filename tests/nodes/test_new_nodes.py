@@ -208,6 +208,22 @@ def test_a_mask_without_white_says_so(whole):
         )
 
 
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.ones(2, 1, 8, 8), "mask: expected 1 or 1 x height x width"),
+        (torch.full((8, 8), float("nan")), "mask: has values that are not numbers"),
+    ],
+)
+def test_a_mask_that_cuts_nothing_out_says_why(mask, message):
+    given = {"image": torch.rand(1, 30, 50, 3), "size": 64, "surroundings": 1.5}
+    with pytest.raises(ValueError, match=f"^Imagen Crop for Inpaint: {message}"):
+        node("ImagenCropForInpaint", **given, mask=mask)
+    flat = node("ImagenCropForInpaint", **given, mask=torch.ones(8, 8))
+    deep = node("ImagenCropForInpaint", **given, mask=torch.ones(1, 1, 8, 8))
+    assert torch.equal(flat[1], deep[1])
+
+
 def test_outpainting_keeps_the_old_picture_at_its_own_size(whole):
     room = {"left": 0.5, "top": 0.0, "right": 0.0, "bottom": 1.0}
     small, mask, found = node("ImagenOutpaint", image=whole, size=64, **room)

@@ -97,3 +97,8 @@ def test_a_reading_tells_the_weights_and_what_is_cut(encoder):
     assert reading.text == "a red dog sat on the hill of blue pear"
     assert reading.weights == [("red", 1.4), ("hill", 1.1)]
     assert reading.cut and encoder.describe("a (red:2)", markup=False).weights == []
+
+
+def test_a_prompt_that_is_no_text_is_named(encoder):
+    with pytest.raises(TypeError, match="prompt: expected text, got nan"):
+        encoder.encode_prompt(["a dog", float("nan")])
