@@ -297,24 +297,24 @@ def covered(page):
     ]
 
 
-def test_no_node_of_an_example_covers_another(opened):
+def test_no_node_of_an_example_covers_another(panels):
     found = {}
     for path in sorted((ROOT / "example_workflows").glob("*.json")):
-        tool().load(opened, json.loads(path.read_text("utf-8")))
-        tool().fit(opened)
-        found[path.stem] = covered(opened)
+        tool().load(panels, json.loads(path.read_text("utf-8")))
+        tool().fit(panels)
+        found[path.stem] = covered(panels)
     assert not any(found.values()), found
 
 
-def test_a_node_that_trained_covers_none(opened):
+def test_a_node_that_trained_covers_none(panels):
     path = ROOT / "example_workflows" / "domain_lora.json"
-    tool().load(opened, json.loads(path.read_text("utf-8")))
-    tool().fit(opened)
-    opened.evaluate(SHORT_TRAINING)
-    history = tool().run(opened, opened.server, 600)
+    tool().load(panels, json.loads(path.read_text("utf-8")))
+    tool().fit(panels)
+    panels.evaluate(SHORT_TRAINING)
+    history = tool().run(panels, panels.server, 600)
     assert history["status"]["status_str"] == "success"
-    opened.wait_for_timeout(2000)  # previews load
-    assert covered(opened) == []
+    panels.wait_for_timeout(2000)  # previews load
+    assert covered(panels) == []
 
 
 FEWEST = """() => {
