@@ -25,7 +25,8 @@ Sigmas = Sequence[float] | Tensor
 Quality = Literal["full", "fast"]
 QUALITIES: tuple[Quality, ...] = ("full", "fast")
 FAST_SAMPLER = "unipc"
-FAST = {"base": 5 / 8, "sr": 3 / 8}  # of the steps; what that changes is in benchmarks/NOTES.md
+# Part of the steps, and the fewest where there are as many; what that changes is in benchmarks/NOTES.md.
+FAST = {"base": (5 / 8, 28), "sr": (3 / 8, 1)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +118,8 @@ class Settings:
             sigmas = config.schedule.sigmas(steps)
             if self.quality != "fast":
                 return sigmas
-            few = ceil(FAST[config.kind] * (len(sigmas) - 1))
+            part, fewest = FAST[config.kind]
+            few = max(ceil(part * (len(sigmas) - 1)), min(fewest, len(sigmas) - 1))
             return config.schedule.sigmas(few) if isinstance(steps, int) else thinned(sigmas, few)
         try:
             sigmas = torch.as_tensor(self.sigmas, dtype=torch.float64, device="cpu")

@@ -163,6 +163,6 @@ INPAINT = advanced(
 QUALITY = choice(
     ["full", "fast"],
     "full",
-    "fast: about half the time. A base makes 5/8 of the steps, an SR stage 3/8, with unipc where sampler "
-    "is auto. Of timesteps, evenly chosen ones are visited.",
+    "fast: about half the time. An SR stage makes 3/8 of the steps; a base 5/8, but not fewer than 28. With "
+    "unipc where sampler is auto. Of timesteps, evenly chosen ones are visited.",
 )

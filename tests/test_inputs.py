@@ -161,13 +161,15 @@ def test_the_guidance_interval_is_of_the_whole_schedule_when_a_run_starts_at_a_p
     )
 
 
-@pytest.mark.parametrize(("kind", "full", "fast"), [("base", 32, 20), ("sr", 12, 5), ("sr", 1, 1)])
+@pytest.mark.parametrize(
+    ("kind", "full", "fast"), [("base", 32, 28), ("base", 100, 63), ("sr", 12, 5), ("sr", 1, 1)]
+)
 def test_fast_is_fewer_steps_by_the_sampler_that_needs_few(kind, full, fast):
     config = StageConfig(kind, 64, 4 if kind == "sr" else 1, PRESETS["tiny-sr"])
     config = replace(config, defaults=SamplingDefaults(full, "ddpm"))
     settings = Settings(quality="fast")
     assert len(settings.grid(config)) == fast + 1
-    assert len(Settings(quality="fast", steps=16).grid(config)) == (11 if kind == "base" else 7)
+    assert len(Settings(quality="fast", steps=16).grid(config)) == (17 if kind == "base" else 7)
     assert settings.sampler_of(config) is SAMPLERS["unipc"]
     assert Settings(quality="fast", sampler="heun").sampler_of(config) is SAMPLERS["heun"]
     assert Settings(quality="fast", sigmas=[2.0, 1.0, 0.0]).grid(config).tolist() == [2.0, 1.0, 0.0]
@@ -175,7 +177,7 @@ def test_fast_is_fewer_steps_by_the_sampler_that_needs_few(kind, full, fast):
         Settings(quality="good").check(config)
 
 
-@pytest.mark.parametrize("steps", ["smart50", "10,10,0", [999, 990, 500, 20, 3], [400]])
+@pytest.mark.parametrize("steps", ["smart50", "40,40,0", list(range(999, 0, -25)), [400]])
 def test_fast_visits_every_few_of_the_timesteps_that_are_given(steps):
     config = StageConfig(
         "base", 64, 1, PRESETS["tiny-base"], schedule=DiscreteSchedule(), prediction="eps"
@@ -183,7 +185,7 @@ def test_fast_visits_every_few_of_the_timesteps_that_are_given(steps):
     own = replace(config, defaults=SamplingDefaults(steps))
     grid = Settings(steps=steps).grid(config).tolist()
     fast = Settings(steps=steps, quality="fast").grid(config).tolist()
-    assert len(fast) - 1 == math.ceil((len(grid) - 1) * 5 / 8)
+    assert len(fast) - 1 == max(math.ceil((len(grid) - 1) * 5 / 8), min(28, len(grid) - 1))
     assert set(fast) <= set(grid) and sorted(fast, reverse=True) == fast
     assert (fast[0], fast[-1]) == (grid[0], 0)
     assert len(fast) == 2 or fast[-2] == grid[-2], "the last of them too"
