@@ -1,7 +1,12 @@
 """Batches on a cluster: whoever dies, each group comes once; the same pictures as in one process."""
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,27 +192,92 @@ def test_without_ray_or_a_cluster_one_clear_error(ray, monkeypatch):
         next(cluster.Cluster(None, None).outcomes(groups(1)))
 
 
+def rows_file(folder: Path) -> Path:
+    """Twelve rows of four prompts."""
+    names = ["rocket", "house", "fish", "bus"] * 3
+    lines = [{"id": f"k{n}", "prompt": f"a {name}"} for n, name in enumerate(names)]
+    path = folder / "p.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def command(rows: Path, out: Path) -> list[str]:
+    """A batch of the rows, three at once."""
+    return [
+        "batch",
+        str(rows),
+        "--workflow",
+        str(EXAMPLE),
+        "-o",
+        str(out),
+        "--at-once",
+        "3",
+        "--set",
+        "batch_size=1",
+    ]
+
+
+def bytes_of(out: Path) -> dict[str, bytes]:
+    """The pictures of a batch."""
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*.png")}
+
+
+@pytest.fixture
+def of_one_process(tmp_path, monkeypatch):
+    """The pictures that one process makes, on one thread."""
+    import torch
+
+    from imagen_nodes.cli.main import main
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    assert main(command(rows_file(tmp_path), tmp_path / "one")) == 0
+    found = bytes_of(tmp_path / "one")
+    assert len(found) == 12
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_two_real_workers_make_the_bytes_of_one_process(tmp_path, monkeypatch):
+def test_two_real_workers_make_the_bytes_of_one_process(tmp_path, of_one_process):
     """A minute, most of it to start Ray."""
     pytest.importorskip("ray")
     from imagen_nodes.cli.main import main
 
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    lines = [
-        {"id": f"k{n}", "prompt": f"a {name}"}
-        for n, name in enumerate(["rocket", "house", "fish", "bus"] * 3)
-    ]
-    (tmp_path / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    import torch
+    more = ["--ray", "--workers", "2"]
+    assert main([*command(tmp_path / "p.jsonl", tmp_path / "many"), *more]) == 0
+    assert bytes_of(tmp_path / "many") == of_one_process
 
-    torch.set_num_threads(1)
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_on_two_nodes_a_killed_worker_loses_nothing(tmp_path, of_one_process):
+    utils = pytest.importorskip("ray.cluster_utils")
+    nodes = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        nodes.add_node(num_cpus=1)
+        batch = [*command(tmp_path / "p.jsonl", tmp_path / "many"), "--ray", nodes.address]
+        running = subprocess.Popen([sys.executable, "-m", "imagen_nodes", *batch])
+        while len(bytes_of(tmp_path / "many")) < 3:
+            assert running.poll() is None, "it ends before a worker is killed"
+            time.sleep(0.02)
+        workers = ray_workers()
+        assert len(workers) == 2
+        os.kill(workers[0], signal.SIGKILL)
+        assert len(bytes_of(tmp_path / "many")) < 12, "it was over before"
+        assert running.wait(timeout=600) == 0
+    finally:
+        nodes.shutdown()
+    assert bytes_of(tmp_path / "many") == of_one_process
+    records = (tmp_path / "many/manifest.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["key"] for line in records) == sorted(f"k{n}" for n in range(12))
+
+
+def ray_workers() -> list[int]:
+    """Process ids of the actors on this computer."""
     found = []
-    for name, more in (("one", []), ("many", ["--ray", "--workers", "2"])):
-        paths = [str(tmp_path / "p.jsonl"), "--workflow", str(EXAMPLE), "-o", str(tmp_path / name)]
-        assert main(["batch", *paths, "--at-once", "3", *more]) == 0
-        files = (tmp_path / name).rglob("*.png")
-        found.append({p.relative_to(tmp_path / name).as_posix(): p.read_bytes() for p in files})
-    assert len(found[0]) == 12
-    assert found[0] == found[1]
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (folder / "cmdline").read_bytes().startswith(b"ray::Worker"):
+                found.append(int(folder.name))
+    return found
