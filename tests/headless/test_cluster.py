@@ -222,16 +222,16 @@ def bytes_of(out: Path) -> dict[str, bytes]:
     return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*.png")}
 
 
+def imagen(arguments: list[str]) -> subprocess.Popen[bytes]:
+    """The command, in a process of its own: as in the workers, "auto" is what the processor computes in."""
+    return subprocess.Popen([sys.executable, "-m", "imagen_nodes", *arguments])
+
+
 @pytest.fixture
 def of_one_process(tmp_path, monkeypatch):
     """The pictures that one process makes, on one thread."""
-    import torch
-
-    from imagen_nodes.cli.main import main
-
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
-    assert main(command(rows_file(tmp_path), tmp_path / "one")) == 0
+    assert imagen(command(rows_file(tmp_path), tmp_path / "one")).wait(timeout=600) == 0
     found = bytes_of(tmp_path / "one")
     assert len(found) == 12
     return found
@@ -242,10 +242,8 @@ def of_one_process(tmp_path, monkeypatch):
 def test_two_real_workers_make_the_bytes_of_one_process(tmp_path, of_one_process):
     """A minute, most of it to start Ray."""
     pytest.importorskip("ray")
-    from imagen_nodes.cli.main import main
-
     more = ["--ray", "--workers", "2"]
-    assert main([*command(tmp_path / "p.jsonl", tmp_path / "many"), *more]) == 0
+    assert imagen([*command(tmp_path / "p.jsonl", tmp_path / "many"), *more]).wait(timeout=600) == 0
     assert bytes_of(tmp_path / "many") == of_one_process
 
 
@@ -257,7 +255,7 @@ def test_on_two_nodes_a_killed_worker_loses_nothing(tmp_path, of_one_process):
     try:
         nodes.add_node(num_cpus=1)
         batch = [*command(tmp_path / "p.jsonl", tmp_path / "many"), "--ray", nodes.address]
-        running = subprocess.Popen([sys.executable, "-m", "imagen_nodes", *batch])
+        running = imagen(batch)
         while len(bytes_of(tmp_path / "many")) < 3:
             assert running.poll() is None, "it ends before a worker is killed"
             time.sleep(0.02)
