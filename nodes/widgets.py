@@ -25,10 +25,9 @@ SAMPLER = (
     [AUTO, *SAMPLERS],
     {
         "default": AUTO,
-        "tooltip": "auto = the stage's own. dpmpp_2m is sharp in few steps; ddpm and "
+        "tooltip": "auto = the stage's own. unipc needs the fewest steps, then dpmpp_2m; ddpm and "
         "dpmpp_2m_sde add fresh noise at each step; heun evaluates the network twice "
-        "per step; unipc corrects each step by the next one's estimate; restart repeats the middle steps "
-        "with fresh noise.",
+        "per step; restart repeats the middle steps with fresh noise.",
     },
 )
 
