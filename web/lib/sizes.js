@@ -15,17 +15,22 @@ function before(node, name) {
 }
 
 // [width, height] of what a node puts out; null where only a run will tell
-export function sizeOf(node, depth = DEEP) {
+export function sizeOf(node) {
+  return sizeBy(node, (sr) => (originOf(sr)?.cascade === BUNDLED ? FACTOR : NaN));
+}
+
+// The same, where an SR node enlarges by factorOf(node), NaN = not known
+function sizeBy(node, factorOf, depth = DEEP) {
   if (!node || !depth) return null;
   const kind = node.comfyClass ?? node.type;
-  if (node.mode === 4) return sizeOf(before(node, "image"), depth - 1); // bypassed
+  if (node.mode === 4) return sizeBy(before(node, "image"), factorOf, depth - 1); // bypassed
   if (kind === "ImagenBaseSample") {
     const given = before(node, "image");
-    return given ? sizeOf(given, depth - 1) : [value(node, "width"), value(node, "height")];
+    return given ? sizeBy(given, factorOf, depth - 1) : [value(node, "width"), value(node, "height")];
   }
   if (kind === "ImagenSR256" || kind === "ImagenSR1024") {
-    if (originOf(node)?.cascade !== BUNDLED) return null;
-    return sizeOf(before(node, "image"), depth - 1)?.map((side) => FACTOR * side) ?? null;
+    const size = sizeBy(before(node, "image"), factorOf, depth - 1)?.map((side) => factorOf(node) * side);
+    return size?.every((side) => side > 0) ? size : null;
   }
   if (kind === "ImageScale" && value(node, "width") && value(node, "height"))
     return [value(node, "width"), value(node, "height")];
@@ -62,8 +67,9 @@ function ofStrength(node, say) {
   return value(node, "strength") === 1 && before(node, name) && !before(node, "mask") ? say.allChanged(name) : "";
 }
 
+// No SR stage that people use enlarges more than the bundled ones.
 function ofSize(node, say) {
-  const size = sizeOf(node);
+  const size = sizeBy(node, () => FACTOR);
   if (!size?.every((side) => side > 0)) return "";
   const shown = `${size[0]} x ${size[1]}`;
   if ((node.comfyClass ?? node.type) === "ImagenBaseSample") {

@@ -28,7 +28,7 @@ const ENGLISH = {
   farFrom64: (size) => `Far from 64: the base was trained near 64 x 64, ${size} repeats or stretches things.`,
   allChanged: (name) => `strength 1.00 keeps nothing of ${name}: lower it, or connect a mask.`,
   wrongStage: (given, wanted) => `stage: ${given} is of another kind; connect ${wanted} of the cascade.`,
-  huge: (size) => `Makes ${size}: that takes long; tile saves memory.`,
+  huge: (size) => `Makes up to ${size}: that takes long; tile saves memory.`,
   size: (width, height, seconds) => `${width} × ${height} · ${seconds} s`,
 };
 
@@ -60,7 +60,7 @@ const CHINESE = {
   farFrom64: (size) => `远离 64：基础阶段按约 64 x 64 训练，${size} 会使内容重复或变形。`,
   allChanged: (name) => `strength 为 1.00 时不保留 ${name} 的任何内容：请调低，或连接遮罩。`,
   wrongStage: (given, wanted) => `stage：${given} 属于另一类；请连接级联的 ${wanted}。`,
-  huge: (size) => `将生成 ${size}：耗时很长；分块可节省内存。`,
+  huge: (size) => `最大将生成 ${size}：耗时很长；分块可节省内存。`,
   size: (width, height, seconds) => `${width} × ${height} · ${seconds} 秒`,
 };
 
