@@ -293,7 +293,7 @@ def efficient(device: torch.device) -> Case:
         with torch.device("meta"):
             return abs(sum(p.numel() for p in made(dim).parameters()) - count)
 
-    peer = made(min(range(40, 97, 8), key=distance)).to(device)
+    peer = made(min(range(40, 97, 4), key=distance)).to(device)
     x, lowres = torch.randn(2, 1, 3, 128, 128, device=device)
     t, states = torch.full((1,), 0.5, device=device), torch.randn(1, 77, 1024, device=device)
     mask = torch.ones(1, 77, dtype=torch.bool, device=device)
