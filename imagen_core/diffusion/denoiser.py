@@ -69,7 +69,9 @@ def x0_from_output(prediction: Prediction, output: Tensor, x_t: Tensor, logsnr: 
         return alpha_t * x_t - sigma_t * output
     if prediction == "eps":
         return (x_t - sigma_t * output) / alpha_t
-    return output
+    if prediction == "x0":
+        return output
+    raise ValueError(f"prediction must be 'eps', 'v' or 'x0', got {prediction!r}")
 
 
 def target(prediction: Prediction, x0: Tensor, eps: Tensor, logsnr: Tensor) -> Tensor:
@@ -81,7 +83,11 @@ def target(prediction: Prediction, x0: Tensor, eps: Tensor, logsnr: Tensor) -> T
     if prediction == "v":
         alpha_t, sigma_t = alpha_sigma(logsnr)
         return alpha_t * eps - sigma_t * x0
-    return eps if prediction == "eps" else x0
+    if prediction == "eps":
+        return eps
+    if prediction == "x0":
+        return x0
+    raise ValueError(f"prediction must be 'eps', 'v' or 'x0', got {prediction!r}")
 
 
 # (Eq. 2)

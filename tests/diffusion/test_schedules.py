@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from imagen_nodes.imagen_core.diffusion.denoiser import target, x0_from_output
 from imagen_nodes.imagen_core.diffusion.schedules import LOGSNR_MAX, Schedule, alpha_sigma
 
 SCHEDULES = [
@@ -75,3 +76,22 @@ def test_faults_are_named():
         Schedule("karras")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="shift must be > 0"):
         Schedule(shift=0.0)
+
+
+@pytest.mark.parametrize("prediction", ["v", "eps", "x0"])
+def test_the_clean_image_comes_back_from_what_a_network_should_put_out(prediction):
+    x0, eps = torch.randn(2, 1, 3, 4, 4, dtype=torch.float64)
+    for logsnr in torch.tensor([-3.0, 0.0, 4.0], dtype=torch.float64):
+        alpha, sigma = alpha_sigma(logsnr)
+        output = target(prediction, x0, eps, logsnr)
+        found = x0_from_output(prediction, output, alpha * x0 + sigma * eps, logsnr)
+        torch.testing.assert_close(found, x0)
+
+
+def test_a_prediction_that_is_unknown_is_refused():
+    x, logsnr = torch.zeros(1, 3, 4, 4), torch.tensor(0.0)
+    for convert in (x0_from_output, target):
+        with pytest.raises(
+            ValueError, match="prediction must be 'eps', 'v' or 'x0', got 'epsilon'"
+        ):
+            convert("epsilon", x, x, logsnr)
