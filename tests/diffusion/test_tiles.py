@@ -30,17 +30,30 @@ def blend(tiles, values):
     return tiles.mean(total)
 
 
-def test_neighbours_share_at_least_a_quarter_less_one_grid_step():
-    lefts = sorted({window.left for window in windows(64, 1000 // 16 * 16, 256, 16)})
-    assert max(b - a for a, b in zip(lefts, lefts[1:], strict=False)) <= 256 - 64 + 16
+@pytest.mark.parametrize(
+    ("tile", "shared"), [(128, 32), (256, 64), (384, 64), (512, 64), (1024, 128)]
+)
+def test_neighbours_share_an_eighth_and_at_least_64_pixels_or_a_quarter(tile, shared):
+    found = windows(tile, 8 * tile, tile, 16)
+    lefts = sorted(window.left for window in found)
+    side = found[0].width
+    assert side >= tile - 16
+    assert max(b - a for a, b in zip(lefts, lefts[1:], strict=False)) <= side - shared + 16
 
 
 def test_tiles_are_no_larger_than_their_number_needs():
     found = windows(1024, 1024, 512, 16)
-    assert (len(found), found[0].height, found[0].width) == (9, 416, 416)
-    for length in (1024, 2048, 4096):
-        pixels = sum(window.height * window.width for window in windows(length, length, 512, 16))
-        assert pixels < 1.8 * length**2  # (4 / 3)^2 where every tile shares a quarter on every side
+    assert (len(found), found[0].height, found[0].width) == (9, 384, 384)
+
+
+def test_what_tiles_compute_grows_with_the_picture_alone():
+    """Of a picture of any size tiles of 512 compute as many times its pixels."""
+    times = [
+        sum(window.height * window.width for window in windows(length, length, 512, 16)) / length**2
+        for length in (1024, 1536, 2048, 3072, 4096)
+    ]
+    assert max(times) < 1.35
+    assert max(times) / min(times) < 1.05
 
 
 @pytest.mark.parametrize("size", [(64, 96), (48, 64)])
