@@ -1,13 +1,15 @@
 """Several ways to compute one thing, of which a device uses the fastest that is right there.
 
 On first use on a GPU every way is tried on the real shapes: held against the plain one in float32, and timed.
-What won is kept in a file for the next process. Where gradients are recorded those ways are tried that have
-them, and their gradients too. Elsewhere the plain way computes.
+What won is kept in a file for the next process, unless a way failed, which may be mended by then. Where
+gradients are recorded those ways are tried that have them, and their gradients too. Elsewhere the plain way
+computes.
 """
 
 import json
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,9 +25,11 @@ Tried = dict[str, dict[str, Any]]
 
 
 def cache_file() -> Path:
-    """Where choices are kept: $XDG_CACHE_HOME, %LOCALAPPDATA% or ~/.cache."""
+    """Where choices are kept: $XDG_CACHE_HOME, %LOCALAPPDATA%, ~/.cache, or /tmp where there is no home."""
     root = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    return Path(root or Path.home() / ".cache") / "imagen-nodes" / "kernels.json"
+    home = os.path.expanduser("~")
+    own = Path(home, ".cache") if os.path.isabs(home) else Path(tempfile.gettempdir())
+    return Path(root or own) / "imagen-nodes" / "kernels.json"
 
 
 class Choice:
@@ -41,7 +45,7 @@ class Choice:
     ):
         self.name, self.ways, self.train = name, ways, train
         self.plain = next(iter(ways))
-        self.chosen: dict[str, str] = {}
+        self.chosen: dict[Any, str] = {}  # by device, dtype and shapes
 
     def __call__(self, *given: Any) -> Tensor:
         tensors = flat(given)
@@ -50,10 +54,15 @@ class Choice:
             return self.ways[self.plain](*given)
         if asked and not self.train:
             return self.ways[self.plain](*given)
-        key = key_of(tensors) + (", gradients" if asked else "")
-        if key not in self.chosen:
-            self.chosen[key] = self.decide(key, given, asked)
-        return self.ways[self.chosen[key]](*given)
+        first = tensors[0]
+        place = first.device, first.dtype, asked, *(each.shape for each in tensors)
+        name = self.chosen.get(place)
+        if name is None:
+            if captured(first.device):
+                return self.ways[self.plain](*given)
+            key = key_of(tensors) + (", gradients" if asked else "")
+            name = self.chosen[place] = self.decide(key, given, asked)
+        return self.ways[name](*given)
 
     def forced(self) -> str | None:
         """The way that the environment names; ValueError where there is none of the name."""
@@ -76,11 +85,22 @@ class Choice:
             return forced if forced in ways else self.plain
         kept = read(cache_file())
         known = kept.get(self.name, {}).get(key)
-        if known in ways:
+        if isinstance(known, str) and known in ways and self.runs(ways[known], given):
             return known
-        won = self.winner(self.measured(given, ways))
-        write(cache_file(), {**kept, self.name: {**kept.get(self.name, {}), key: won}})
+        tried = self.measured(given, ways)
+        won = self.winner(tried)
+        if not any("failed" in found for found in tried.values()):
+            write(cache_file(), {**kept, self.name: {**kept.get(self.name, {}), key: won}})
         return won
+
+    @torch.no_grad()
+    def runs(self, way: Callable[..., Tensor], given: Sequence[Any]) -> bool:
+        """Whether a way that was once the fastest runs in this process: its compiler may be gone."""
+        try:
+            way(*given)
+        except Exception:  # as in `measured`
+            return False
+        return True
 
     def training(self) -> dict[str, Callable[..., Tensor]]:
         """The ways that have gradients, each as what computes its result and them, in one row."""
@@ -96,15 +116,27 @@ class Choice:
         ways    None = those without gradients
         """
         ways = self.ways if ways is None else ways
+        with torch.autocast(flat(given)[0].device.type, enabled=False):
+            try:
+                expected = ways[self.plain](*in_float32(given))
+            except (
+                torch.cuda.OutOfMemoryError
+            ) as error:  # twice the bytes of what is to be computed
+                return {name: {"failed": told(error)} for name in ways}
+            return self.compared(given, ways, expected)
+
+    def compared(
+        self, given: Sequence[Any], ways: dict[str, Callable[..., Tensor]], expected: Tensor
+    ) -> Tried:
+        """What `measured` says, given the result in float32."""
         first = flat(given)[0]
-        expected = ways[self.plain](*in_float32(given))
         size, tried = expected.abs().max().item() or 1.0, {}
         for name, way in ways.items():
             try:
                 apart = (way(*given).float() - expected).abs().max().item() / size
                 times = [seconds(way, given, first.device) for _ in range(REPEATS)]
             except Exception as error:  # whatever a compiler of kernels raises
-                tried[name] = {"failed": f"{type(error).__name__}: {error}".splitlines()[0][:100]}
+                tried[name] = {"failed": told(error)}
                 continue
             right = name == self.plain or apart <= TOLERANCE.get(first.dtype, 0.0)
             tried[name] = {
@@ -116,6 +148,11 @@ class Choice:
         """The fastest way whose result was right."""
         right = {name: found["ms"] for name, found in tried.items() if found.get("right")}
         return min(right, key=lambda name: right[name]) if right else self.plain
+
+
+def told(error: Exception) -> str:
+    """An error in one short line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:100]
 
 
 def with_gradients(way: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -139,9 +176,18 @@ def detached(given: Sequence[Any]) -> list[Any]:
     ]
 
 
+def captured(device: torch.device) -> bool:
+    """Whether what is computed goes into a CUDA graph, where nothing may be timed."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def seconds(way: Callable[..., Tensor], given: Sequence[Any], device: torch.device) -> float:
     """Wall-clock time of one call, the device idle before and after it."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # alone it waits for the current device
+
     wait()
     started = time.perf_counter()
     way(*given)

@@ -6,6 +6,7 @@ concatenated: a running softmax takes in one block of keys after the other.
 FlashAttention, arXiv:2205.14135; the running softmax, arXiv:1805.02867.
 """
 
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -13,7 +14,8 @@ import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-QUERIES, KEYS = 64, 64  # of one block
+NARROW = 128  # bytes of a position in one head, up to which a block of 64 fits any device's memory
+MOST_ROWS = 2**16 - 1  # heads of all images: what CUDA launches side by side
 LOG2_E = 1.4426950408889634
 
 
@@ -211,12 +213,63 @@ def backward_keys(
     tl.store(values_grad + at, v_acc.to(values_grad.dtype.element_ty), mask=seen[:, None])
 
 
-def options_of(q: Tensor, mask: Tensor | None) -> dict[str, Any]:
-    """The kernels' compile-time arguments."""
+def options_of(
+    head: int, dtype: torch.dtype, masked: bool, gradients: bool = False, amd: bool = False
+) -> dict[str, Any]:
+    """The kernels' compile-time arguments.
+
+    head        width of a head
+    gradients   whether these are the kernels of the gradients
+    amd         AMD's compiler has no TF32
+
+    QUERIES and KEYS of a block: with more, float32 leaves registers and shared memory. Three products in TF32
+    are as precise as one in float32, which has no tensor cores; half precision is multiplied as it is.
+    """
+    narrow = head * dtype.itemsize <= NARROW
     return dict(
-        HEAD=q.shape[-1], QUERIES=QUERIES, KEYS=KEYS, MASKED=mask is not None,
-        PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
+        HEAD=head, QUERIES=32 if gradients and not narrow else 64, KEYS=64 if narrow else 32, MASKED=masked,
+        PRECISION="tf32x3" if dtype == torch.float32 and not amd else "ieee",
     )  # fmt: skip
+
+
+def options_for(q: Tensor, mask: Tensor | None, gradients: bool = False) -> dict[str, Any]:
+    """`options_of` these tensors on the installed torch's kind of GPU."""
+    amd = torch.version.hip is not None
+    return options_of(q.shape[-1], q.dtype, mask is not None, gradients, amd)
+
+
+@cache
+def require_tensor_cores(device: torch.device) -> None:
+    """Raise NotImplementedError on an NVIDIA GPU that Triton does not support.
+
+    Below compute capability 8.0 its compiler ends the process on bfloat16, and takes minutes for kernels that
+    spill all their registers.
+    """
+    if device.type != "cuda" or torch.version.hip is not None:
+        return
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (8, 0):
+        raise NotImplementedError(
+            f"Triton needs compute capability 8.0, this GPU has {'.'.join(map(str, capability))}"
+        )
+
+
+def require_fitting(q: Tensor, *more: Tensor) -> None:
+    """Raise ValueError unless the kernels can address these tensors.
+
+    q      b heads n d
+    more   keys and values, likewise
+    """
+    head = q.shape[-1]
+    if head < 16 or head & (head - 1):
+        raise ValueError(f"q: expected heads of 16, 32, 64, … channels, got {head}")
+    if any(each.stride(-1) != 1 for each in (q, *more)):
+        raise ValueError("q, text, own: expected channels that are neighbours in memory")
+    farthest = max(each.shape[2] * each.stride(2) for each in (q, *more))
+    if farthest >= 2**31 or len(q) * q.shape[1] > MOST_ROWS:
+        raise ValueError(
+            f"q: expected up to {MOST_ROWS} heads of all images, and 2**31 values of one, got {list(q.shape)}"
+        )
 
 
 class TwoSource(torch.autograd.Function):
@@ -229,16 +282,16 @@ class TwoSource(torch.autograd.Function):
         out = q.new_empty(batch, queries, heads, head)
         sums = q.new_empty(batch, heads, queries, dtype=torch.float32)
         tensors: list[Any] = [q, *more[:4], out.transpose(1, 2)]
-        if any(each.stride(-1) != 1 for each in tensors):
-            raise ValueError("q, text, own: expected channels that are neighbours in memory")
         rows, tokens = text_k.shape[0], text_k.shape[2]
         seen = out if mask is None else mask.contiguous().view(torch.uint8)
-        grid = (triton.cdiv(queries, QUERIES), batch * heads)
-        forward[grid](  # pyright: ignore[reportIndexIssue]
-            q, *more[:4], seen, out, sums,
-            *(step for each in tensors for step in each.stride()[:3]), tokens,
-            heads, batch // rows, queries, tokens, head**-0.5 * LOG2_E, **options_of(q, mask),
-        )  # fmt: skip
+        options = options_for(q, mask)
+        grid = (triton.cdiv(queries, options["QUERIES"]), batch * heads)
+        with torch.cuda.device_of(q):  # Triton launches on the current device
+            forward[grid](  # pyright: ignore[reportIndexIssue]
+                q, *more[:4], seen, out, sums,
+                *(step for each in tensors for step in each.stride()[:3]), tokens,
+                heads, batch // rows, queries, tokens, head**-0.5 * LOG2_E, **options,
+            )  # fmt: skip
         ctx.save_for_backward(q, *more, out, sums)
         return out.flatten(2)
 
@@ -253,20 +306,19 @@ class TwoSource(torch.autograd.Function):
         rows, tokens = text_k.shape[0], text_k.shape[2]
         seen = out if mask is None else mask.contiguous().view(torch.uint8)
         known, scale, each = (out_grad, sums, weighted), head**-0.5 * LOG2_E, batch // rows
-        options = options_of(q, mask)
-        grid = (triton.cdiv(queries, QUERIES), batch * heads)
-        backward_queries[grid](  # pyright: ignore[reportIndexIssue]
-            *given, seen, *known, made[0], heads, each, queries, tokens, scale, **options
-        )
-        grid = (triton.cdiv(tokens, KEYS), rows * heads)
-        backward_keys[grid](  # pyright: ignore[reportIndexIssue]
-            q, text_k, text_v, seen, *known, *made[1:3], heads, each, queries, tokens, scale, **options,
-        )  # fmt: skip
-        grid = (triton.cdiv(queries, KEYS), batch * heads)
-        backward_keys[grid](  # pyright: ignore[reportIndexIssue]
-            q, k, v, seen, *known, *made[3:], heads, 1, queries, queries, scale,
-            **{**options, "MASKED": False},
-        )  # fmt: skip
+        options = options_for(q, mask, gradients=True)
+        blocks, of_keys = triton.cdiv(queries, options["QUERIES"]), options["KEYS"]
+        with torch.cuda.device_of(q):
+            backward_queries[(blocks, batch * heads)](  # pyright: ignore[reportIndexIssue]
+                *given, seen, *known, made[0], heads, each, queries, tokens, scale, **options
+            )
+            backward_keys[(triton.cdiv(tokens, of_keys), rows * heads)](  # pyright: ignore
+                q, text_k, text_v, seen, *known, *made[1:3], heads, each, queries, tokens, scale, **options,
+            )  # fmt: skip
+            backward_keys[(triton.cdiv(queries, of_keys), batch * heads)](  # pyright: ignore
+                q, k, v, seen, *known, *made[3:], heads, 1, queries, queries, scale,
+                **{**options, "MASKED": False},
+            )  # fmt: skip
         return *made, None
 
 
@@ -279,5 +331,9 @@ def two_source_attention(
     text   keys and values, p heads m d, p dividing b
     own    keys and values, b heads n d
     mask   p m bool, True = seen; None = all are
+
+    ValueError and NotImplementedError where the shapes or the GPU are not for these kernels.
     """
+    require_tensor_cores(q.device)
+    require_fitting(q, *text, *own)
     return cast(Tensor, TwoSource.apply(q, *text, *own, mask))
