@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from imagen_nodes import imagen_core as core
 from imagen_nodes.imagen_core.formats.deepfloyd_names import entries
 from imagen_nodes.imagen_core.formats.diffusers_config import from_diffusers
-from imagen_nodes.imagen_core.kernels.precision import cpu_computes_bfloat16
+from imagen_nodes.imagen_core.kernels.precision import cpu_computes_bfloat16, gpu_half
 from imagen_nodes.imagen_core.stage import build_unet
 from imagen_nodes.imagen_core.training.ema import EMA
 from imagen_nodes.imagen_core.training.loss import diffusion_loss
@@ -89,11 +89,7 @@ def half_of(device: torch.device) -> torch.dtype | None:
     """The half precision that a device is fast with; None = none."""
     if device.type == "cpu":
         return torch.bfloat16 if cpu_computes_bfloat16() else None
-    return (
-        torch.bfloat16
-        if device.type == "cuda" and torch.cuda.is_bf16_supported()
-        else torch.float16
-    )
+    return gpu_half(device)
 
 
 def channels_last(network: Any) -> Any:
@@ -136,7 +132,7 @@ def deepfloyd(shape: dict[str, Any], side: int, device: torch.device, name: str)
 
     runs = {"ours, float32": our(ours), "diffusers, float32": their(peer)}
     runs["diffusers, float32, channels last"] = their(channels_last(copy.deepcopy(peer)))
-    if device.type == "cuda" or any(map(shutil.which, ("g++", "clang++"))):
+    if any(map(shutil.which, ("g++", "clang++"))):  # on a GPU Triton needs one too
         runs["diffusers, float32, compiled"] = their(torch.compile(copy.deepcopy(peer)))
     half = half_of(device)
     if half is not None:

@@ -84,7 +84,8 @@ class Ring:
         size = max(layer.size for layer in layers)
         self.places = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(PLACES)]
         self.holds: list[Layer | None] = [None] * PLACES
-        self.free_after: list[Any] = [None] * PLACES
+        # What was computed in this memory before it was a place may not have ended.
+        self.free_after: list[Any] = [copies.passed()] * PLACES
         self.turn = 0
         self.followed_by = dict(zip(layers, [*layers[1:], layers[0]], strict=True))
         self.last = layers[-1]
@@ -195,11 +196,13 @@ def offloaded(
                 hooks.append(layer.module.register_forward_hook(_call(ring.after, layer)))
         yield
     finally:
-        copies.close()
         for hook in hooks:
             hook.remove()
-        for weight, home in homes:
-            weight.data = home
+        try:
+            copies.close()  # before their places are gone; raises where the device has failed
+        finally:
+            for weight, home in homes:
+                weight.data = home
 
 
 def _call(function: Any, layer: Layer) -> Any:

@@ -89,6 +89,53 @@ def test_a_budget_that_holds_everything_copies_nothing_again():
     assert not watched.events
 
 
+class Numbered(Watched):
+    """Whose events are numbers, from 1 on."""
+
+    def passed(self):
+        super().passed()
+        return len(self.finished)
+
+    def start(self, pairs, after):
+        assert after is not None, "what computed in that memory before may not have ended"
+        return super().start(pairs, after)
+
+
+@torch.no_grad()
+def test_a_place_is_written_to_only_after_what_was_computed_in_its_memory_before():
+    unet, numbered = network("tiny-base"), Numbered()
+    budget = offload.least_budget(layers_of(unet))
+    with offloaded(unet, budget, CPU, numbered):
+        evaluated(unet, "tiny-base")
+    assert numbered.bytes
+
+
+class Failing(Watched):
+    """A device that has failed by the end."""
+
+    def close(self):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+@torch.no_grad()
+def test_what_fails_inside_leaves_the_network_as_it_was():
+    unet = network("tiny-base")
+    expected = evaluated(unet, "tiny-base")
+    homes = [each.data_ptr() for each in unet.parameters()]
+    budget = offload.least_budget(layers_of(unet))
+    wrong = torch.zeros(2, 7, 16, 16)  # ends in an error within the first layer
+    with pytest.raises(RuntimeError, match="channels"), offloaded(unet, budget, CPU):
+        unet.conv_in(wrong)
+    with (
+        pytest.raises(RuntimeError, match="illegal memory"),
+        offloaded(unet, budget, CPU, Failing()),
+    ):
+        evaluated(unet, "tiny-base")
+    assert [each.data_ptr() for each in unet.parameters()] == homes
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in unet.modules())
+    assert torch.equal(evaluated(unet, "tiny-base"), expected)
+
+
 def test_a_budget_too_small_says_what_is_needed():
     stage = Stage(StageConfig("base", 64, 1, PRESETS["tiny-base"]))
     with (

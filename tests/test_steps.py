@@ -16,7 +16,7 @@ from imagen_nodes.imagen_core import (
     sample_base,
     super_resolve,
 )
-from imagen_nodes.imagen_core.diffusion import denoiser, lowres, schedules, tiles
+from imagen_nodes.imagen_core.diffusion import denoiser, lowres, noise, schedules, tiles
 from imagen_nodes.imagen_core.diffusion.schedules import DiscreteSchedule
 from imagen_nodes.imagen_core.unet import layers
 from imagen_nodes.imagen_core.unet.layers import TextContext
@@ -277,6 +277,20 @@ def test_the_bridge_prepares_each_text_once_however_comfyui_batches_it(monkeypat
     assert not positive.can_concat(other)
 
 
+def test_noise_goes_to_a_gpu_from_memory_that_is_pinned(monkeypatch):
+    """From other memory CUDA copies only once all is computed that was asked for before."""
+    done = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: done.append("pinned") or x)
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, *where, **how: done.append((where, how)) or x)
+    device = torch.device("cuda", 0)
+    noise.sent(torch.zeros(1), device)
+    assert done == ["pinned", ((device,), {"non_blocking": True})]
+    done.clear()
+    noise.sent(torch.zeros(1), torch.device("mps"))
+    assert done == [((torch.device("mps"),), {})]
+
+
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU is what a step could wait for")
 @pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m_sde"])
 @torch.no_grad()

@@ -63,5 +63,15 @@ class ImageNoise:
             torch.randn(shape, generator=each, dtype=torch.float32, device="cpu")
             for each in self.generators
         ]
-        # Elsewhere than on CUDA the copy may be read after its source is gone.
-        return torch.stack(draws).to(self.device, non_blocking=self.device.type == "cuda")
+        return sent(torch.stack(draws), self.device)
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """x of the CPU on a device; what a CUDA device computes before it is not waited for.
+
+    x   any shape, not changed afterwards
+    """
+    if device.type != "cuda" or x.is_cuda:
+        return x.to(device)
+    # Of memory that is not pinned, CUDA copies when all before is done. Torch keeps pinned memory until then.
+    return x.pin_memory().to(device, non_blocking=True)

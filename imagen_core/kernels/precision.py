@@ -13,9 +13,27 @@ def eager_bfloat16(x: Tensor) -> bool:
     )
 
 
-def computes_bfloat16(device: str) -> bool:
-    """Whether a kind of device, "cuda" or "cpu", multiplies bfloat16 itself; others are slow in it."""
-    return torch.cuda.is_bf16_supported() if device == "cuda" else cpu_computes_bfloat16()
+def computes_bfloat16(device: str | torch.device) -> bool:
+    """Whether a device, "cuda" or "cpu", multiplies bfloat16 itself; others are slow in it."""
+    device = torch.device(device)
+    return gpu_half(device) is torch.bfloat16 if device.type == "cuda" else cpu_computes_bfloat16()
+
+
+def gpu_half(device: torch.device) -> torch.dtype | None:
+    """The half precision that a GPU is fast and right in; None = neither.
+
+    An NVIDIA GPU multiplies bfloat16 from compute capability 8.0 on: below, torch says that it is supported,
+    and emulates it. float16 is fast from 7.0 on, and convolutions give NaN in it on the 16 series.
+    """
+    if device.type != "cuda":
+        return torch.float16
+    if torch.version.hip is not None:
+        return torch.bfloat16
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= (8, 0):
+        return torch.bfloat16
+    faulty = "GTX 16" in torch.cuda.get_device_name(device)
+    return torch.float16 if capability >= (7, 0) and not faulty else None
 
 
 @cache

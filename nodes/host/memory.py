@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +19,7 @@ Role = Literal["unet", "text_encoder"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 PART = 0.9  # of what is free on a GPU, for one network and what it computes
+LENDING = ("cuda", "mps", "xpu")  # devices whose tensors may be a CPU parameter's data for a while
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 """What a RuntimeError says where there was none left: CUDA and MPS, CPUs of Linux and Windows, cuBLAS."""
 
@@ -37,7 +39,10 @@ def compute_device(role: Role = "unet") -> torch.device:
     if management is not None:
         of_text = role == "text_encoder"
         return management.text_encoder_device() if of_text else management.get_torch_device()
-    return chosen_device.get() or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = chosen_device.get() or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and device.index is None:  # as tensors there name it
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def dtype(name: str, device: torch.device | None = None, role: Role = "unet") -> torch.dtype:
@@ -49,7 +54,7 @@ def dtype(name: str, device: torch.device | None = None, role: Role = "unet") ->
     """
     import torch
 
-    from ...imagen_core.kernels.precision import cpu_computes_bfloat16
+    from ...imagen_core.kernels.precision import cpu_computes_bfloat16, gpu_half
 
     if name != "auto":
         return getattr(torch, name)
@@ -57,14 +62,11 @@ def dtype(name: str, device: torch.device | None = None, role: Role = "unet") ->
     if device.type == "cpu":
         half = role == "unet" and cpu_computes_bfloat16()
         return torch.bfloat16 if half else torch.float32
-    if management is not None:
-        has_bfloat16 = management.should_use_bf16(device)
-        has_float16 = management.should_use_fp16(device)
-    else:
-        has_bfloat16, has_float16 = torch.cuda.is_bf16_supported(), True
-    if has_bfloat16:
+    if management is None:
+        return gpu_half(device) or torch.float32
+    if management.should_use_bf16(device):
         return torch.bfloat16
-    return torch.float16 if has_float16 else torch.float32
+    return torch.float16 if management.should_use_fp16(device) else torch.float32
 
 
 def to_results(tensor: Tensor) -> Tensor:
@@ -85,21 +87,22 @@ def on_device(module: nn.Module, memory_required: float = 0, role: Role = "unet"
     role              says which of ComfyUI's devices it belongs on
 
     ComfyUI's memory management loads it, makes room for it by sending others away (the text encoder
-    before a U-Net, say) and may put it aside later; outside ComfyUI it goes back to the CPU, so that
-    stages do not pile up on a GPU. A U-Net for which there is too little room stays behind in part, and
+    before a U-Net, say) and may put it aside later; outside ComfyUI its weights on the CPU serve again, so
+    that stages do not pile up on a GPU. A U-Net for which there is too little room stays behind in part, and
     its layers bring their weights when they run. A network with LoRAs shares the weights of the plain one,
     which is what ComfyUI knows of; the little that is its own follows.
     """
-    management = comfy("comfy.model_management")
-    budget = _budget(module, memory_required, role)
-    if budget is not None:
-        from ...imagen_core.offload import offloaded
+    from ...imagen_core.offload import offloaded
 
-        with offloaded(module, budget, compute_device(role)):
+    management = comfy("comfy.model_management")
+    budget, device = _budget(module, memory_required, role), compute_device(role)
+    if management is None and device.type in LENDING:
+        budget = sys.maxsize if budget is None else budget
+    if budget is not None:
+        with offloaded(module, budget, device):
             yield
         return
     if management is None:
-        device = compute_device()
         module.to(device)
         try:
             yield
@@ -193,3 +196,5 @@ def forget_unused() -> None:
         management.soft_empty_cache()
     elif torch.cuda.is_available():
         torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()

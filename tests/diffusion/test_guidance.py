@@ -48,12 +48,16 @@ def test_dynamic_threshold_acts_per_image():
     assert torch.equal(result[1:], dynamic_threshold(x0[1:]))
 
 
-def test_large_pictures_have_the_same_quantile(monkeypatch):
+@pytest.mark.parametrize("selecting", [("cpu",), ()], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("percentile", [0.97, 0.5, 1.0])
+def test_large_pictures_have_the_same_quantile(monkeypatch, selecting, percentile):
     x0 = 2 * torch.randn(2, 3, 16, 16)
-    expected = dynamic_threshold(x0, 0.97)
+    expected = dynamic_threshold(x0, percentile)
     monkeypatch.setattr(module, "QUANTILE_LIMIT", 100)
+    monkeypatch.setattr(module, "SELECTING", selecting)
     monkeypatch.setattr(torch, "quantile", None)
-    assert torch.allclose(dynamic_threshold(x0, 0.97), expected, atol=1e-6)
+    monkeypatch.setattr(torch.Tensor, "sort" if selecting else "kthvalue", None)
+    assert torch.allclose(dynamic_threshold(x0, percentile), expected, atol=1e-6)
 
 
 def test_which_quantile_is_taken_does_not_depend_on_the_batch(monkeypatch):

@@ -2,6 +2,7 @@
 
 import sys
 import types
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -383,13 +384,72 @@ def test_auto_dtype_on_a_cpu_is_what_it_computes_in(comfy, monkeypatch, fast):
     assert host.dtype("bfloat16", role="text_encoder") == torch.bfloat16
 
 
-def test_auto_dtype_is_that_of_the_device_that_was_chosen(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+GPUS = [
+    ((8, 6), "NVIDIA GeForce RTX 3060", torch.bfloat16),
+    ((7, 5), "Tesla T4", torch.float16),
+    ((7, 5), "NVIDIA GeForce GTX 1660 Ti", torch.float32),
+    ((6, 1), "NVIDIA GeForce GTX 1080", torch.float32),
+]
+
+
+@pytest.mark.parametrize(("capability", "name", "expected"), GPUS)
+def test_auto_dtype_on_a_gpu_is_one_that_it_computes_in(monkeypatch, capability, name, expected):
+    """Torch says of old ones that they support bfloat16, which it emulates there."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *given, **named: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert host.dtype("auto", torch.device("cuda", 1)) == expected
+    assert precision.computes_bfloat16("cuda") == (expected is torch.bfloat16)
+    monkeypatch.setattr(torch.version, "hip", "6.2")
     assert host.dtype("auto", torch.device("cuda")) == torch.bfloat16
+
+
+def test_auto_dtype_is_that_of_the_device_that_was_chosen(monkeypatch):
     monkeypatch.setattr(
         "imagen_nodes.nodes.host.memory.compute_device", lambda role="unet": torch.device("cuda")
     )
     assert host.dtype("auto", torch.device("cpu")) == torch.float32
+    assert host.dtype("auto", torch.device("mps")) == torch.float16
+
+
+def test_the_device_is_named_as_tensors_there_name_it(monkeypatch):
+    """Else weights that are there are taken for absent."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    token = host.chosen_device.set(torch.device("cuda"))
+    try:
+        assert host.compute_device() == torch.device("cuda", 1)
+        host.chosen_device.set(torch.device("cuda", 0))
+        assert host.compute_device() == torch.device("cuda", 0)
+    finally:
+        host.chosen_device.reset(token)
+
+
+@pytest.mark.parametrize("role", ["unet", "text_encoder"])
+def test_weights_are_lent_to_a_device_and_not_copied_back(monkeypatch, role):
+    lent, network = [], torch.nn.Linear(2, 2)
+
+    @contextmanager
+    def lend(module, budget, device):
+        lent.append((module, device))
+        assert budget > 2**40
+        yield
+
+    device = torch.device("mps")
+    monkeypatch.setattr(host.memory, "compute_device", lambda role="unet": device)
+    monkeypatch.setattr("imagen_nodes.imagen_core.offload.offloaded", lend)
+    monkeypatch.setattr(network, "to", None)
+    with host.on_device(network, role=role):
+        assert lent == [(network, device)]
+
+
+def test_a_network_may_be_lent_twice(monkeypatch):
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.GroupNorm(1, 2))
+    network.register_buffer("kept", torch.zeros(1))
+    homes = [each.data_ptr() for each in network.state_dict().values()]
+    monkeypatch.setattr(host.memory, "LENDING", ("cpu",))
+    with host.on_device(network), host.on_device(network, role="text_encoder"):
+        network(torch.zeros(1, 2))
+    assert [each.data_ptr() for each in network.state_dict().values()] == homes
 
 
 def test_auto_dtype_of_a_text_encoder_is_that_of_its_own_device(monkeypatch):
