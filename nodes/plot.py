@@ -87,7 +87,7 @@ class ImagenXYPlot:
         base = {**input_types}
         sr = base.pop("sr_stage", None)
         if getattr(sr, "kind", "sr") != "sr":
-            return f"sr_stage: expected a super-resolution stage, got {sr.kind}; connect `sr256`"
+            return "sr_stage: expected a super-resolution stage, got a base stage; connect `sr256`"
         given = {"columns": columns, "rows": rows}
         texts = {"columns": column_values, "rows": row_values}
         for name, axis in given.items():

@@ -60,6 +60,16 @@ def foreign_text(graph):
     graph.of("ImagenBaseSample")["text"] = ["93", 0]
 
 
+def plotted(graph, **inputs):
+    """The graph, with a table of the base instead of its image."""
+    base, given = graph.of("ImagenBaseSample"), graph.of("ImagenT5Encode")
+    table = {"text_encoder": given["text_encoder"], "stage": base["stage"], "prompt": "a", "seed": 0}
+    table |= {"negative_prompt": "", "columns": "nothing", "column_values": ""}
+    table |= {"rows": "nothing", "row_values": "", **inputs}
+    graph["95"] = {"class_type": "ImagenXYPlot", "inputs": table}
+    graph.of("SaveImage")["images"] = ["95", 0]
+
+
 SOLID = {"value": 0.5, "width": 64, "height": 64}
 BAD = {
     "64 into 1024": (
@@ -219,6 +229,39 @@ def test_a_person_reads_what_to_do_in_the_frontend(server, models, page, changed
     said = read(page, tmp_path / "error.png", message)
     assert re.search(message, said), said[:2000]
     assert server.pictures(server.run(fresh(changed(dict))))
+
+
+TOASTS = {
+    "wrong stage": (
+        BAD["wrong stage"][0],
+        r"Imagen Base Sample couldn't validate stage: expected a base stage, got a super-resolution "
+        r"stage; connect `base` of Load Imagen Cascade",
+    ),
+    "unknown cascade": (
+        BAD["unknown cascade"][0],
+        r"Load Imagen Cascade couldn't validate cascade: 'nobody' is not there; put its folder into",
+    ),
+    "values of an axis": (
+        lambda graph: plotted(graph, columns="guidance_scale", column_values="1, many"),
+        r"Imagen XY Plot couldn't validate column_values: expected numbers",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOASTS)
+def test_the_toast_names_the_input_and_says_what_to_do(models, page, changed, tmp_path, name):
+    """In frontends with a toast; the dialog of older ones says all of it at once."""
+    change, message = TOASTS[name]
+    draw(page, changed(change))
+    with page.expect_response(lambda answer: answer.url.endswith("/prompt")):
+        page.evaluate("() => { window.app.queuePrompt(0, 1) }")
+    page.wait_for_timeout(1500)
+    toast = page.locator("[data-testid=error-overlay]")
+    said = toast.inner_text() if toast.count() else page.evaluate(SHOWN)
+    page.screenshot(path=tmp_path / "toast.png")
+    assert "input_types" not in said
+    assert re.search(message if toast.count() else message.split(": ", 1)[1], said), said
+    read(page, tmp_path / "closed.png")
 
 
 @pytest.mark.parametrize("name", GOOD)

@@ -174,3 +174,43 @@ test("a new cascade lands below what is there", () => {
   assert.deepEqual(freePlace([]), [60, 90]);
   assert.deepEqual(freePlace([{ pos: [5, 10], size: [100, 40] }, { pos: [-3, 0], size: [9, 9] }]), [-3, 140]);
 });
+
+const REFUSED = "custom_validation_failed";
+const fault = (argument, text) => ({
+  type: REFUSED, message: "Custom validation failed for node", details: `${argument} - ${text}`, extra_info: { input_name: argument },
+});
+const answer = () => ({
+  node_errors: {
+    1: { class_type: "ImagenBaseSample", errors: [fault("input_types", "stage: expected a base stage")] },
+    2: { class_type: "ImagenXYPlot", errors: ["columns", "rows"].map((each) => fault(each, "row_values: expected numbers")) },
+    3: { class_type: "ImagenLoadCascade", errors: [fault("cascade", "'x' is not there; choose: emoji")] },
+    4: { class_type: "LoadImage", errors: [fault("image", "Invalid image file: x.png")] },
+  },
+});
+const said = ({ node_errors }) =>
+  Object.values(node_errors).map(({ errors }) => errors.map((e) => [e.type, e.extra_info.input_name, e.details]));
+const TOLD = "exception_during_inner_validation";
+const REWORDED = [
+  [[TOLD, "stage", "expected a base stage"]],
+  [[TOLD, "row_values", "expected numbers"]],
+  [[TOLD, "cascade", "'x' is not there; choose: emoji"]],
+  [[REFUSED, "image", "image - Invalid image file: x.png"]],
+];
+
+test("a refusal names the input, once, with what to do", async () => {
+  const { extension, api } = setUp();
+  const refused = Object.assign(new Error("refused"), { response: answer() });
+  api.queuePrompt = async () => { throw refused; };
+  extension.setup();
+  await assert.rejects(api.queuePrompt(0, {}), refused);
+  assert.deepEqual(said(refused.response), REWORDED);
+});
+
+test("a refusal beside outputs that run is reworded too", async () => {
+  const { extension, api } = setUp();
+  api.queuePrompt = async (number) => ({ number, ...answer() });
+  extension.setup();
+  const answered = await api.queuePrompt(3);
+  assert.equal(answered.number, 3);
+  assert.deepEqual(said(answered), REWORDED);
+});

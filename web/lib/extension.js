@@ -6,6 +6,7 @@ import { findNode, outputsOf, remount } from "./nodes.js";
 import { sizeOf, warningOf } from "./sizes.js";
 import { makeOutcome } from "./outcome.js";
 import { makeReading } from "./reading.js";
+import { rewordRefusals } from "./refusals.js";
 import { CSS } from "./style.js";
 import { textsOf } from "./texts.js";
 import { makeView } from "./view.js";
@@ -87,6 +88,7 @@ export function makeExtension(app, api, page) {
       api.addEventListener?.("executing", onExecuting);
       api.addEventListener?.("execution_interrupted", clearRest);
       api.addEventListener?.("execution_error", clearRest);
+      rewordRefusals(api);
       page.setInterval?.(lookAgain, LOOK_AGAIN);
     },
     nodeCreated(node) {
