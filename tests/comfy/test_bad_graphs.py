@@ -63,7 +63,12 @@ def foreign_text(graph):
 def plotted(graph, **inputs):
     """The graph, with a table of the base instead of its image."""
     base, given = graph.of("ImagenBaseSample"), graph.of("ImagenT5Encode")
-    table = {"text_encoder": given["text_encoder"], "stage": base["stage"], "prompt": "a", "seed": 0}
+    table = {
+        "text_encoder": given["text_encoder"],
+        "stage": base["stage"],
+        "prompt": "a",
+        "seed": 0,
+    }
     table |= {"negative_prompt": "", "columns": "nothing", "column_values": ""}
     table |= {"rows": "nothing", "row_values": "", **inputs}
     graph["95"] = {"class_type": "ImagenXYPlot", "inputs": table}

@@ -274,6 +274,26 @@ def test_the_blueprint_runs_and_its_charts_are_inside(panels):
     panels.locator(".imagen-chart.imagen-filled").first.wait_for(state="visible", timeout=10_000)
 
 
+# What ComfyUI leaves free beside a title is 60 pixels wide, and 85 beside a widget's name and choice.
+CUT = """types => types.flatMap(type => {
+  const node = window.LiteGraph.createNode(type), context = document.createElement('canvas').getContext('2d')
+  window.app.graph.add(node)
+  const cut = (text, font, beside) => {
+    context.font = font
+    return context.measureText(text).width > node.size[0] - beside ? [`${type}: ${text}`] : []
+  }
+  const combos = (node.widgets ?? []).filter(each => each.type === 'combo')
+  return [...cut(node.title, '14px Inter', 60),
+    ...combos.flatMap(each => cut(`${each.label ?? each.name} ${each.value}`, '12px Inter', 85))]
+})"""
+
+
+def test_no_name_in_a_new_node_is_cut(opened):
+    tool().load(opened, EMPTY)
+    types = list(json.loads((ROOT / "tests" / "nodes" / "schema.json").read_text("utf-8")))
+    assert opened.evaluate(CUT, types) == []
+
+
 # Left, top, right and bottom of each node with its title; "Nodes 2.0" knows them as elements alone.
 BOXES = """() => window.app.graph._nodes.map(node => {
   const shown = document.querySelector(`[data-node-id="${node.id}"]`), [x, y] = node.pos

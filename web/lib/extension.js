@@ -10,6 +10,7 @@ import { rewordRefusals } from "./refusals.js";
 import { CSS } from "./style.js";
 import { textsOf } from "./texts.js";
 import { makeView } from "./view.js";
+import { leastWidth } from "./widths.js";
 import { paintWires } from "./wires.js";
 
 const CHARTED = ["ImagenBaseSample", "ImagenSR256", "ImagenSR1024"];
@@ -17,6 +18,7 @@ const READ = "ImagenT5Encode";
 const TUNED = "ImagenFineTuneStage";
 const VIEW = ["ImagenCascadeView", "ImagenSampleCascade"];
 const COMMAND = "Imagen.NewCascade";
+const OWN = "Imagen"; // node ids of the pack begin so
 const VIEW_WIDTH = 340;
 const LOOK_AGAIN = 1000; // milliseconds
 
@@ -103,8 +105,9 @@ export function makeExtension(app, api, page) {
       if (VIEW.includes(kind)) {
         hideNativePreview(node);
         attach(node, "imagen_view", makeView(page.document, urlOf, say()));
-        if (node.size[0] < VIEW_WIDTH) node.setSize([VIEW_WIDTH, node.size[1]]);
+        widen(node, VIEW_WIDTH);
       }
+      if (kind?.startsWith(OWN)) widen(node, leastWidth(page.document, node));
     },
     afterConfigureGraph() {
       colour();
@@ -138,6 +141,10 @@ function attach(node, name, panel) {
 
 function show(node, output) {
   if (node?.imagenPanel?.show(output)) fitIn(node);
+}
+
+function widen(node, width) {
+  if (node.size[0] < width) node.setSize([width, node.size[1]]);
 }
 
 function fitIn(node) {
