@@ -20,6 +20,8 @@ export function fakeDocument() {
     querySelectorAll(selector) { return all(this).filter((each) => named(each, selector.slice(1))); },
   });
   const document = { createElement: make, createElementNS: (_, tag) => make(tag), head: make("head"), body: make("body") };
+  document.boxes = {}; // elements of the page, by selector
+  document.querySelectorAll = (selector) => document.boxes[selector] ?? [];
   return document;
 }
 

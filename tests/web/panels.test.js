@@ -176,6 +176,7 @@ function page() {
     extension.nodeCreated(made);
     return made;
   };
+  window.graphOf = graph;
   return { extension, api, add, heard, window };
 }
 
@@ -340,4 +341,30 @@ test("a node at work is not told to run, one that was broken off is", () => {
   const view = add(9, "ImagenSampleCascade");
   heard.executing({ detail: 9 });
   assert.equal(find(view.imagenPanel.element, "imagen-bar")[0].textContent, say.running);
+});
+
+test("a preview that a stopped run left is gone until the node runs again, in subgraphs too", () => {
+  const { add, heard, window } = page();
+  const outer = { id: 9, subgraph: { _nodes: [] } };
+  const [done, stopped, inner] = [1, 2, 3].map((id) => add(id, "ImagenBaseSample"));
+  const graph = window.graphOf;
+  graph._nodes.push(outer);
+  outer.subgraph._nodes.push(graph._nodes.splice(2, 1)[0]);
+  const foreign = add(4, "KSampler");
+  const marks = {};
+  for (const each of [done, stopped, foreign]) {
+    each.imgs = ["preview"];
+    const toggleAttribute = (name, on) => (marks[each.id] = on && name);
+    window.document.boxes[`[data-node-id="${each.id}"]`] = [{ toggleAttribute, querySelector: () => null }];
+  }
+  heard.execution_interrupted({ detail: { executed: ["1"] } });
+  assert.deepEqual(marks, { 2: "data-imagen-stopped" });
+  assert.deepEqual([done, stopped, foreign].map((each) => each.imgs?.length), [1, undefined, 1]);
+  assert.ok(inner.imagenStopped);
+  stopped.imgs = ["a late preview"];
+  window.tick();
+  assert.equal(stopped.imgs, undefined);
+  heard.executing({ detail: "2" });
+  assert.equal(marks[2], false);
+  assert.match(CSS, /\[data-imagen-stopped\]\) \.image-preview/);
 });

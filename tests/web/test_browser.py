@@ -337,6 +337,35 @@ def test_a_node_that_trained_covers_none(panels):
     assert covered(panels) == []
 
 
+MANY_STEPS = """() => {
+  for (const node of window.app.graph._nodes)
+    for (const widget of node.widgets ?? []) {
+      if (widget.name === 'steps') widget.value = 900
+      if (widget.name === 'seed') widget.value += 1
+      if (widget.name === 'control_after_generate') widget.value = 'fixed'
+    }
+}"""
+PREVIEWS = """() => {
+  const node = window.app.graph._nodes.find(each => each.type === 'ImagenBaseSample')
+  const shown = [...document.querySelectorAll(`[data-node-id="${node.id}"] img`)]
+  return shown.filter(each => each.checkVisibility()).length + (node.imgs?.length ?? 0)
+}"""
+
+
+def test_no_preview_stays_after_an_interrupt_until_the_next_run(panels):
+    path = ROOT / "example_workflows" / "text_to_64.json"
+    tool().load(panels, json.loads(path.read_text("utf-8")))
+    tool().fit(panels)
+    for _ in range(2):
+        panels.evaluate(MANY_STEPS)
+        panels.evaluate("() => { window.app.queuePrompt(0, 1) }")
+        panels.wait_for_function(f"({PREVIEWS})() > 0", timeout=60_000)
+        panels.evaluate("() => window.app.api.interrupt()")
+        panels.wait_for_function(f"({PREVIEWS})() === 0", timeout=20_000)
+        panels.wait_for_timeout(2500)
+        assert panels.evaluate(PREVIEWS) == 0
+
+
 FEWEST = """() => {
   const few = { upto: '64', steps_64: 1 }
   for (const widget of window.app.graph._nodes[0].widgets) widget.value = few[widget.name] ?? widget.value

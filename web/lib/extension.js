@@ -2,7 +2,7 @@
 import { buildCascade } from "./cascade.js";
 import { makeChart } from "./chart.js";
 import { labelPreviews } from "./label.js";
-import { findNode, outputsOf, remount } from "./nodes.js";
+import { everyNode, findNode, outputsOf, remount, showStopped } from "./nodes.js";
 import { sizeOf, warningOf } from "./sizes.js";
 import { makeOutcome } from "./outcome.js";
 import { makeReading } from "./reading.js";
@@ -29,7 +29,8 @@ export function makeExtension(app, api, page) {
   const colour = () => paintWires(app.canvas, page.LGraphCanvas, page.document);
 
   const root = () => app.rootGraph ?? app.graph;
-  const panels = () => nodesOf(app.canvas?.graph ?? root()).filter((node) => node.imagenPanel);
+  const shownNodes = () => nodesOf(app.canvas?.graph ?? root());
+  const panels = () => shownNodes().filter((node) => node.imagenPanel);
   const say = () => textsOf(app.extensionManager?.setting?.get?.("Comfy.Locale"));
   let fresh = true;
   let cached = []; // nodes that the run does not run again
@@ -52,12 +53,24 @@ export function makeExtension(app, api, page) {
 
   function onExecuting({ detail }) {
     const id = detail?.node ?? detail;
-    if (id && typeof id !== "object") findNode(root(), id)?.imagenPanel?.clear(true);
+    if (id && typeof id !== "object") begin(findNode(root(), id));
     else if (cached.some(isEmpty)) tryRecall();
+  }
+
+  function begin(node) {
+    node?.imagenPanel?.clear(true);
+    if (node?.imagenStopped) mark(node, false);
+  }
+
+  function mark(node, stopped) {
+    node.imagenStopped = stopped;
+    if (shownNodes().includes(node)) showStopped(page.document, node);
+    node.graph?.setDirtyCanvas?.(true, true);
   }
 
   function lookAgain() {
     if (colour()) app.canvas?.setDirty?.(true, true);
+    for (const node of shownNodes()) if (node.imagenStopped) showStopped(page.document, node);
     for (const node of panels()) {
       remount(page.document, node);
       if (node.imagenPanel.warn?.(warningOf(node, say()))) fitIn(node);
@@ -66,8 +79,10 @@ export function makeExtension(app, api, page) {
 
   const clearRest = ({ detail }) => {
     const done = new Set([...(detail?.executed ?? []), ...cached].map(String));
-    for (const node of nodesOf(root()).filter((each) => each.imagenPanel))
-      if (!done.has(String(node.id))) node.imagenPanel.clear();
+    for (const node of everyNode(root()).filter(isOwn).filter((each) => !done.has(String(each.id)))) {
+      node.imagenPanel?.clear();
+      mark(node, true);
+    }
   };
 
   return {
@@ -94,7 +109,7 @@ export function makeExtension(app, api, page) {
       page.setInterval?.(lookAgain, LOOK_AGAIN);
     },
     nodeCreated(node) {
-      const kind = node.comfyClass ?? node.constructor?.comfyClass;
+      const kind = kindOf(node);
       if (CHARTED.includes(kind)) {
         const chart = makeChart(page.document, urlOf, say());
         attach(node, "imagen_chart", chart);
@@ -107,7 +122,7 @@ export function makeExtension(app, api, page) {
         attach(node, "imagen_view", makeView(page.document, urlOf, say()));
         widen(node, VIEW_WIDTH);
       }
-      if (kind?.startsWith(OWN)) widen(node, leastWidth(page.document, node));
+      if (isOwn(node)) widen(node, leastWidth(page.document, node));
     },
     afterConfigureGraph() {
       colour();
@@ -169,4 +184,6 @@ function newCascade(app, page) {
   page.requestAnimationFrame(() => page.requestAnimationFrame(fit));
 }
 
+const kindOf = (node) => node.comfyClass ?? node.constructor?.comfyClass;
+const isOwn = (node) => Boolean(kindOf(node)?.startsWith(OWN));
 const nodesOf = (graph) => graph?.nodes ?? graph?._nodes ?? [];

@@ -25,6 +25,20 @@ export function remount(document, node) {
   }
 }
 
+// The nodes of a graph and of the subgraphs in it.
+export function everyNode(graph) {
+  const nodes = graph?.nodes ?? graph?._nodes ?? [];
+  return nodes.flatMap((node) => [node, ...everyNode(node.subgraph)]);
+}
+
+// Take away the preview of a node whose run was stopped, until it runs again: ComfyUI leaves it, as if it were what
+// the node made. An attribute, since "Nodes 2.0" writes the classes of its elements anew.
+export function showStopped(document, node) {
+  if (node.imagenStopped && node.imgs) node.imgs = undefined;
+  for (const box of document.querySelectorAll(`[data-node-id="${node.id}"]`))
+    box.toggleAttribute("data-imagen-stopped", Boolean(node.imagenStopped));
+}
+
 // The outputs of the last run of a graph that the server still knows; null = none. Older servers leave out those of
 // nodes that it did not run again: they stand with the run that they are from.
 // history   as /history answers

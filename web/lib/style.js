@@ -55,8 +55,8 @@ export const CSS = `
 .imagen-reading .imagen-warning { text-align: center; overflow-wrap: anywhere; }
 .imagen-view { height: 100%; min-height: 24px; }
 .imagen-view.imagen-filled { min-height: 340px; }
-[data-node-id]:has(.imagen-view.imagen-filled:not(.imagen-running)) .image-preview,
-[data-node-id]:has(.imagen-view.imagen-filled:not(.imagen-running), .imagen-outcome.imagen-filled) :is(
+[data-node-id]:is(:has(.imagen-view.imagen-filled:not(.imagen-running)), [data-imagen-stopped]) .image-preview,
+[data-node-id]:is(:has(.imagen-view.imagen-filled:not(.imagen-running), .imagen-outcome.imagen-filled), [data-imagen-stopped]) :is(
   img.object-contain.contain-size, img.object-contain.contain-size + div,
   div:has(> img.object-contain.object-center), div:has(> img.object-contain.object-center) + div
 ),
