@@ -163,6 +163,11 @@ def test_a_pinned_run_is_compared_with_the_next(panels):
     assert picture.locator(".imagen-pinned").count() == 0
 
 
+def test_what_was_read_of_a_prompt_stands_in_no_tall_box(panels):
+    text, box = panels.evaluate(LINES, "ImagenT5Encode")
+    assert text < box <= 90
+
+
 def test_wires_have_their_colours(opened):
     colours = opened.evaluate("() => window.LGraphCanvas.link_type_colors")
     assert colours["IMAGEN_TEXT"] == "#f2d16b"
@@ -317,6 +322,13 @@ def covered(page):
     ]
 
 
+LINES = """type => {
+  const panel = window.app.graph._nodes.find(node => node.type === type).imagenPanel.element
+  const lines = panel.querySelectorAll('.imagen-text')
+  return [[...lines].reduce((sum, each) => sum + each.offsetHeight, 0), panel.offsetHeight]
+}"""
+
+
 def test_no_node_of_an_example_covers_another(panels):
     found = {}
     for path in sorted((ROOT / "example_workflows").glob("*.json")):
@@ -335,6 +347,8 @@ def test_a_node_that_trained_covers_none(panels):
     assert history["status"]["status_str"] == "success"
     panels.wait_for_timeout(2000)  # previews load
     assert covered(panels) == []
+    text, box = panels.evaluate(LINES, "ImagenFineTuneStage")
+    assert text < box <= 90, "a few lines in a tall empty box"
 
 
 MANY_STEPS = """() => {

@@ -20,6 +20,7 @@ const VIEW = ["ImagenCascadeView", "ImagenSampleCascade"];
 const COMMAND = "Imagen.NewCascade";
 const OWN = "Imagen"; // node ids of the pack begin so
 const VIEW_WIDTH = 340;
+const WIDGET_GAP = 4; // pixels that ComfyUI leaves below a widget
 const LOOK_AGAIN = 1000; // milliseconds
 
 // app, api   of ComfyUI's frontend
@@ -146,12 +147,19 @@ function attach(node, name, panel) {
     getMaxHeight: panel.maxHeight,
   });
   widget.serialize = false;
+  if (panel.fixed) keepHeight(widget, panel);
   node.imagenPanel = panel;
   const before = node.onExecuted;
   node.onExecuted = function (output) {
     before?.call(this, output);
     show(this, output);
   };
+}
+
+// "Nodes 2.0" shares the room that is left in a node among all widgets that compute a layout, whatever their most.
+function keepHeight(widget, panel) {
+  widget.computeLayoutSize = undefined;
+  widget.computeSize = () => [0, panel.height() - WIDGET_GAP];
 }
 
 function show(node, output) {

@@ -19,6 +19,7 @@ export function makePanel(document, say, { name, hint: before, height: full, lin
     element: root,
     height,
     maxHeight: height,
+    fixed: true,
     filled: () => shown,
     // running   whether the node is at work now
     clear(running = false) {
