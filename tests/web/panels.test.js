@@ -368,3 +368,19 @@ test("a preview that a stopped run left is gone until the node runs again, in su
   assert.equal(marks[2], false);
   assert.match(CSS, /\[data-imagen-stopped\]\) \.image-preview/);
 });
+
+test("after F5 in the middle of a run its end fills what ran before, and no run asks the server without need", async () => {
+  const { api, add, heard } = page();
+  const text = add(4, "ImagenT5Encode");
+  const run = { prompt: [0, "x", {}, { extra_pnginfo: { workflow: { id: "g" } } }], outputs: { 4: { imagen_reading: [{ text: "a pear", tokens: 2, limit: 9 }] } } };
+  api.history = { a: run };
+  const end = async () => {
+    heard.executing({ detail: null });
+    for (let i = 0; i < 9; i++) await Promise.resolve();
+    return text.imagenPanel.filled();
+  };
+  heard.execution_start({ detail: {} });
+  assert.equal(await end(), false);
+  heard.executing({ detail: "5" });
+  assert.equal(await end(), true);
+});

@@ -225,6 +225,19 @@ def test_after_f5_every_panel_shows_the_last_run(panels):
     panels.keyboard.press("Escape")
 
 
+def test_after_f5_in_the_middle_of_a_run_its_end_fills_every_panel(panels):
+    panels.evaluate(NEW_SEED.replace("77", "79"))
+    panels.evaluate(FEW_STEPS.replace("ImagenBaseSample: 6", "ImagenBaseSample: 150"))
+    panels.wait_for_timeout(2000)
+    panels.evaluate("() => { window.app.queuePrompt(0, 1) }")
+    panels.locator(".imagen-reading.imagen-filled").wait_for(state="attached", timeout=60_000)
+    panels.wait_for_timeout(1000)
+    panels.reload(wait_until="domcontentloaded")
+    panels.wait_for_function(tool().READY, timeout=120_000)
+    panels.wait_for_function(SHOWN, timeout=120_000)
+    panels.keyboard.press("Escape")
+
+
 BLUEPRINT = json.loads((ROOT / "subgraphs" / "Imagen Cascade.json").read_text("utf-8"))
 INSIDE = """kind => {
   const outer = window.app.graph._nodes.find(node => node.subgraph)

@@ -35,6 +35,7 @@ export function makeExtension(app, api, page) {
   const say = () => textsOf(app.extensionManager?.setting?.get?.("Comfy.Locale"));
   let fresh = true;
   let cached = []; // nodes that the run does not run again
+  let fromStart = false; // whether this page has followed the run from its start: not so after F5 in the middle
 
   function restore(outputs) {
     for (const [key, output] of Object.entries(outputs ?? {})) show(findNode(root(), key), output);
@@ -55,7 +56,10 @@ export function makeExtension(app, api, page) {
   function onExecuting({ detail }) {
     const id = detail?.node ?? detail;
     if (id && typeof id !== "object") begin(findNode(root(), id));
-    else if (cached.some(isEmpty)) tryRecall();
+    else {
+      if (!fromStart || cached.some(isEmpty)) tryRecall();
+      fromStart = false;
+    }
   }
 
   function begin(node) {
@@ -102,6 +106,7 @@ export function makeExtension(app, api, page) {
       style.textContent = CSS;
       page.document.head.append(style);
       colour();
+      api.addEventListener?.("execution_start", () => (fromStart = true));
       api.addEventListener?.("execution_cached", ({ detail }) => (cached = detail?.nodes ?? []));
       api.addEventListener?.("executing", onExecuting);
       api.addEventListener?.("execution_interrupted", clearRest);
