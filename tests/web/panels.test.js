@@ -329,7 +329,7 @@ test("what a training came to stands under its node until it runs again", () => 
 
 test("a node at work is not told to run, one that was broken off is", () => {
   const { add, heard } = page();
-  const kinds = { ImagenBaseSample: "chartHint", ImagenT5Encode: "readingHint", ImagenFineTuneStage: "outcomeHint" };
+  const kinds = { ImagenBaseSample: "chartHint", ImagenT5Encode: "readingHint", ImagenFineTuneStage: "outcomeStopped" };
   for (const [id, [kind, hint]] of Object.entries(Object.entries(kinds))) {
     const made = add(id, kind);
     const said = () => find(made.imagenPanel.element, "imagen-hint")[0].textContent;
@@ -337,6 +337,9 @@ test("a node at work is not told to run, one that was broken off is", () => {
     assert.equal(said(), say.running, kind);
     heard.execution_interrupted({ detail: { executed: [] } });
     assert.equal(said(), say[hint], kind);
+    heard.executing({ detail: id });
+    heard.execution_error({ detail: { executed: [] } });
+    assert.equal(said(), say[hint.replace("Stopped", "Hint")], kind);
   }
   const view = add(9, "ImagenSampleCascade");
   heard.executing({ detail: 9 });

@@ -82,10 +82,10 @@ export function makeExtension(app, api, page) {
     }
   }
 
-  const clearRest = ({ detail }) => {
+  const clearRest = ({ detail }, failed = false) => {
     const done = new Set([...(detail?.executed ?? []), ...cached].map(String));
     for (const node of everyNode(root()).filter(isOwn).filter((each) => !done.has(String(each.id)))) {
-      node.imagenPanel?.clear();
+      node.imagenPanel?.clear(false, failed);
       mark(node, true);
     }
   };
@@ -109,8 +109,8 @@ export function makeExtension(app, api, page) {
       api.addEventListener?.("execution_start", () => (fromStart = true));
       api.addEventListener?.("execution_cached", ({ detail }) => (cached = detail?.nodes ?? []));
       api.addEventListener?.("executing", onExecuting);
-      api.addEventListener?.("execution_interrupted", clearRest);
-      api.addEventListener?.("execution_error", clearRest);
+      api.addEventListener?.("execution_interrupted", (event) => clearRest(event));
+      api.addEventListener?.("execution_error", (event) => clearRest(event, true));
       rewordRefusals(api);
       page.setInterval?.(lookAgain, LOOK_AGAIN);
     },

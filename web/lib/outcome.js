@@ -6,6 +6,7 @@ export function makeOutcome(document, say = textsOf("en")) {
   return makePanel(document, say, {
     name: "imagen-outcome",
     hint: say.outcomeHint,
+    stopped: say.outcomeStopped,
     height: 60,
     lines: ["imagen-text"],
     fill([text], output) {
