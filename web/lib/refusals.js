@@ -8,13 +8,13 @@ const TOLD = "exception_during_inner_validation"; // the only kind of an input w
 export function rewordRefusals(api) {
   const queue = api.queuePrompt;
   if (!queue) return;
-  api.queuePrompt = async function (...given) {
-    try {
-      return reword(await queue.apply(this, given));
-    } catch (error) {
-      reword(error?.response);
-      throw error;
-    }
+  const refuse = (error) => {
+    reword(error?.response);
+    throw error;
+  };
+  // without await, so that the error's stack names this file nowhere
+  api.queuePrompt = function (...given) {
+    return queue.apply(this, given).then(reword, refuse);
   };
 }
 

@@ -48,23 +48,34 @@ export function warningOf(node, say) {
 function originOf(node, depth = DEEP) {
   const slot = node.inputs?.findIndex((input) => input.name === "stage") ?? -1;
   const source = before(node, "stage");
-  if (source?.type === LOADER)
-    return { cascade: value(source, "cascade"), place: source.outputs[node.getInputLink(slot).origin_slot]?.name };
+  if (source?.type === LOADER) {
+    const { outputs } = source;
+    return { cascade: value(source, "cascade"), place: outputs[node.getInputLink(slot).origin_slot], places: outputs };
+  }
   return source?.type === "ImagenLoadLoRA" && depth ? originOf(source, depth - 1) : undefined;
 }
 
 // A run with a stage in the place of another kind is refused; what to do stands two clicks deep in ComfyUI.
 function ofStage(node, say) {
-  const place = originOf(node)?.place;
+  const { place, places } = originOf(node) ?? {};
   const isBase = (node.comfyClass ?? node.type) === "ImagenBaseSample";
-  if (!place || (place === "base") === isBase) return "";
-  return say.wrongStage(place, isBase ? "base" : "sr256, sr1024");
+  if (!place || (place.name === "base") === isBase) return "";
+  const wanted = (isBase ? ["base"] : ["sr256", "sr1024"]).map((name) => labelOf(places, name)).join(", ");
+  return say.wrongStage(labelOf(node.inputs, "stage"), labelOf(places, place.name), wanted);
+}
+
+// What a person sees a slot or a widget called, in the language of the frontend.
+function labelOf(things, name) {
+  const thing = things?.find((each) => each.name === name);
+  return thing?.label ?? thing?.localized_name ?? name;
 }
 
 // A picture to start from is connected, and by the strength that is the default nothing of it counts.
 function ofStrength(node, say) {
   const name = (node.comfyClass ?? node.type) === "ImagenBaseSample" ? "image" : "original";
-  return value(node, "strength") === 1 && before(node, name) && !before(node, "mask") ? say.allChanged(name) : "";
+  return value(node, "strength") === 1 && before(node, name) && !before(node, "mask")
+    ? say.allChanged(labelOf(node.widgets, "strength"), labelOf(node.inputs, name))
+    : "";
 }
 
 // No SR stage that people use enlarges more than the bundled ones.
@@ -76,5 +87,5 @@ function ofSize(node, say) {
     const longer = Math.max(...size);
     return longer < NEAR[0] || longer > NEAR[1] ? say.farFrom64(shown) : "";
   }
-  return size[0] * size[1] > HUGE && !value(node, "tile") ? say.huge(shown) : "";
+  return size[0] * size[1] > HUGE && !value(node, "tile") ? say.huge(shown, labelOf(node.widgets, "tile")) : "";
 }

@@ -27,9 +27,9 @@ const ENGLISH = {
   next: "next image",
   picture: "The stages over each other. Arrow keys move the loupe, + and - zoom, Page Up and Page Down change the stage.",
   farFrom64: (size) => `Far from 64: the base was trained near 64 x 64, ${size} repeats or stretches things.`,
-  allChanged: (name) => `strength 1.00 keeps nothing of ${name}: lower it, or connect a mask.`,
-  wrongStage: (given, wanted) => `stage: ${given} is of another kind; connect ${wanted} of the cascade.`,
-  huge: (size) => `Makes up to ${size}: that takes long; tile saves memory.`,
+  allChanged: (strength, name) => `${strength} 1.00 keeps nothing of ${name}: lower it, or connect a mask.`,
+  wrongStage: (input, given, wanted) => `${input}: ${given} is of another kind; connect ${wanted} of the cascade.`,
+  huge: (size, tile) => `Makes up to ${size}: that takes long; ${tile} saves memory.`,
   size: (width, height, seconds) => `${width} × ${height} · ${seconds} s`,
 };
 
@@ -60,9 +60,9 @@ const CHINESE = {
   next: "下一张",
   picture: "各阶段的图像叠放。方向键移动放大镜，+ 和 - 缩放，Page Up 和 Page Down 切换阶段。",
   farFrom64: (size) => `远离 64：基础阶段按约 64 x 64 训练，${size} 会使内容重复或变形。`,
-  allChanged: (name) => `strength 为 1.00 时不保留 ${name} 的任何内容：请调低，或连接遮罩。`,
-  wrongStage: (given, wanted) => `stage：${given} 属于另一类；请连接级联的 ${wanted}。`,
-  huge: (size) => `最大将生成 ${size}：耗时很长；分块可节省内存。`,
+  allChanged: (strength, name) => `${strength} 为 1.00 时不保留 ${name} 的任何内容：请调低，或连接遮罩。`,
+  wrongStage: (input, given, wanted) => `${input}：${given} 属于另一类；请连接级联的 ${wanted}。`,
+  huge: (size, tile) => `最大将生成 ${size}：耗时很长；${tile} 可节省内存。`,
   size: (width, height, seconds) => `${width} × ${height} · ${seconds} 秒`,
 };
 
