@@ -24,6 +24,8 @@ def free_bytes(device: torch.device) -> float:
         return free + kept
     if device.type == "cpu":
         return min(_available(), _left_in_group())
+    if device.type == "mps" and hasattr(torch.mps, "recommended_max_memory"):  # from torch 2.5 on
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
     return float("inf")
 
 

@@ -19,7 +19,16 @@ from .respacing import Spacing, plain, timesteps
 ScheduleName = Literal["cosine", "linear"]
 LOGSNR_MAX = 15.0
 MOST_TIMESTEPS = MOST_STEPS = 100_000
+NO_FLOAT64 = ("mps",)  # devices
 T_ROUNDING = 1e-4  # timesteps; what a float32 t may be short of its timestep
+
+
+def precise(x: Tensor) -> Tensor:
+    """x in float64; on the CPU where its device has none, as Apple's.
+
+    x   any shape, of few values
+    """
+    return (x.cpu() if x.device.type in NO_FLOAT64 else x).double()
 
 
 def alpha_sigma(logsnr: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,20 +129,21 @@ class DiscreteSchedule:
         t   any shape, 0..1
         """
         last = self.num_timesteps - 1
-        index = (t.double() * self.num_timesteps + T_ROUNDING).floor().clamp(0, last).long()
-        return self.table(t.device)[index].to(t.dtype)
+        index = (precise(t) * self.num_timesteps + T_ROUNDING).floor().clamp(0, last).long()
+        return self.table(index.device)[index].to(t)
 
     def t(self, logsnr: Tensor) -> Tensor:
         """The t of this log signal-to-noise ratio, between timesteps in proportion.
 
         logsnr   any shape
         """
-        rising = self.table(logsnr.device).flip(0)
-        x = logsnr.double().clamp(rising[0], rising[-1])
+        x = precise(logsnr)
+        rising = self.table(x.device).flip(0)
+        x = x.clamp(rising[0], rising[-1])
         above = torch.searchsorted(rising, x.contiguous()).clamp(1, self.num_timesteps - 1)
         low, high = rising[above - 1], rising[above]
         from_top = above - 1 + (x - low) / (high - low)
-        return ((self.num_timesteps - 1 - from_top) / self.num_timesteps).to(logsnr.dtype)
+        return ((self.num_timesteps - 1 - from_top) / self.num_timesteps).to(logsnr)
 
     def sigmas(self, num_steps: Spacing) -> Tensor:
         """Noise levels of a sampling run: strictly decreasing, the last is 0.

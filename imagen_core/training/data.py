@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..diffusion.lowres import Lowres, augment, upsample
+from ..diffusion.noise import sent
 from ..diffusion.schedules import AnySchedule
 from ..text.embedding import TextEmbedding
 from ..text.encoder import TextEncoder
@@ -242,7 +243,9 @@ class Stream:
             rng = np.random.default_rng((seed, number, 1))
             dropped = rng.random(batch) < section.text_dropout
             texts = ["" if drop else text for text, drop in zip(captions, dropped, strict=True)]
-            yield Drawn(images.to(self.device), self.prompts.encode(texts).to(self.device))
+            text = self.prompts.encode(texts)
+            embeds, mask = (sent(part, self.device) for part in (text.embeds, text.mask))
+            yield Drawn(sent(images, self.device), TextEmbedding(embeds, mask))
 
 
 def _leave_signals(_worker: int) -> None:
@@ -374,8 +377,8 @@ def crop_images(images: Tensor, pictures: Tensor, crop: int, scale: int, place: 
     if crop == 0:
         cropped = images[pictures]
     else:
-        free = torch.tensor([(side - crop) // scale + 1 for side in images.shape[1:3]]).to(place)
-        top, left = (place * free[:, None]).long() * scale
+        free = [(side - crop) // scale + 1 for side in images.shape[1:3]]
+        top, left = ((part * count).long() * scale for part, count in zip(place, free, strict=True))
         offsets = torch.arange(crop, device=images.device)
         rows = (top[:, None] + offsets)[:, :, None]
         columns = (left[:, None] + offsets)[:, None, :]
@@ -389,7 +392,8 @@ def blur(small: Tensor, amount: Tensor) -> Tensor:
     small    b 3 h w
     amount   (b,) part of the blurred picture, 0..1
     """
-    kernel = torch.tensor([1.0, 2.0, 1.0], device=small.device) / 4
+    # 1 2 1, made on the device: a list would be sent there, and waited for.
+    kernel = (2.0 - (torch.arange(3, device=small.device) - 1).abs()) / 4
     weight = torch.outer(kernel, kernel).expand(small.shape[1], 1, 3, 3)
     padded = F.pad(small, (1, 1, 1, 1), mode="replicate")
     blurred = F.conv2d(padded, weight, groups=small.shape[1])

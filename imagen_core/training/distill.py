@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..diffusion.denoiser import guide, target, x0_from_output
 from ..diffusion.guidance import Guidance
 from ..diffusion.lowres import Lowres
-from ..diffusion.schedules import alpha_sigma
+from ..diffusion.schedules import alpha_sigma, precise
 from ..stage import Stage
 from ..text.embedding import TextEmbedding
 from .data import Batch
@@ -45,10 +45,11 @@ def levels_of(t: Tensor, teacher_steps: int, steps: int) -> Levels:
     teacher_steps   of the whole schedule, a multiple of steps
     steps           of the student
     """
-    number = (t.double() * teacher_steps).floor()  # of the level where the step lands
+    number = (precise(t) * teacher_steps).floor()  # of the level where the step lands
     each = teacher_steps // steps
     end = (number / each).floor() * each
-    return Levels(*((n / teacher_steps).float() for n in (number + 1, number, end)))
+    levels = (n / teacher_steps for n in (number + 1, number, end))
+    return Levels(*(level.to(t.device, torch.float32) for level in levels))
 
 
 def ddim(stage: Stage, x: Tensor, x0: Tensor, now: Tensor, later: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..diffusion.denoiser import Prediction, target, x0_from_output
 from ..diffusion.lowres import Lowres
-from ..diffusion.schedules import DiscreteSchedule, alpha_sigma
+from ..diffusion.schedules import DiscreteSchedule, alpha_sigma, precise
 from ..stage import Stage
 from ..text.embedding import TextEmbedding
 
@@ -78,7 +78,7 @@ def diffusion_loss(
     context = stage.unet.prepare(text)
     seen = t
     if isinstance(schedule, DiscreteSchedule):  # such a network was shown whole timesteps alone
-        seen = schedule.t(logsnr.flatten().double()).float()
+        seen = schedule.t(logsnr.flatten())
     output = stage.unet(x_t, 1000 * seen, context, *(() if lowres is None else lowres)).float()
     predicted, learned = output[:, : x0.shape[1]], output[:, x0.shape[1] :]
     squared = (predicted - target(stage.prediction, x0, noise, logsnr)).square()
@@ -118,28 +118,31 @@ def variance_bound(
     Divergence of the true step from the network's; at the first timestep the likelihood of x0 itself.
     Improved DDPM, arXiv:2102.09672, Eq. 15 and section 3.4.
     """
-    now = schedule.logsnr(t.double())
-    before = schedule.logsnr((t.double() - 1 / schedule.num_timesteps).clamp_min(0))
-    first = (t.double() * schedule.num_timesteps < 1)[:, None, None, None]
-    bar, bar_before = torch.sigmoid(now), torch.sigmoid(before).where(~first.flatten(), 1.0)
+    exact = precise(t)
+    now = schedule.logsnr(exact)
+    before = schedule.logsnr((exact - 1 / schedule.num_timesteps).clamp_min(0))
+    first = exact * schedule.num_timesteps < 1
+    bar, bar_before = torch.sigmoid(now), torch.sigmoid(before).where(~first, 1.0)
     beta = 1 - bar / bar_before
     posterior = beta * (1 - bar_before) / (1 - bar)
     # At the first timestep the posterior has no variance; the one after it stands in, as in the source.
-    floor = second_variance(schedule).to(posterior)
-    low, high = posterior.where(~first.flatten(), floor).log(), beta.log()
-    column = (slice(None), None, None, None)
-    log_variance = torch.lerp(low[column].float(), high[column].float(), (learned + 1) / 2)
-    pull = (bar_before.sqrt() * beta / (1 - bar))[column].float()
+    posterior = posterior.where(~first, second_variance(schedule, exact.device))
+    low, high, pull = (
+        each[:, None, None, None].to(x0.device, torch.float32)
+        for each in (posterior.log(), beta.log(), bar_before.sqrt() * beta / (1 - bar))
+    )
+    log_variance = torch.lerp(low, high, (learned + 1) / 2)
     distance = (pull * (x0 - found)).square()
-    ratio = low[column].float() - log_variance
+    ratio = low - log_variance
     divergence = 0.5 * (ratio.exp() - ratio - 1 + distance * (-log_variance).exp())
+    first = first[:, None, None, None].to(x0.device)
     nats = torch.where(first, likelihood(x0, found, log_variance), divergence)
     return nats / math.log(2)
 
 
-def second_variance(schedule: DiscreteSchedule) -> Tensor:
-    """Variance of the posterior of the second timestep, float64."""
-    bars = torch.sigmoid(schedule.table()[:2])
+def second_variance(schedule: DiscreteSchedule, device: torch.device) -> Tensor:
+    """Variance of the posterior of the second timestep, float64 on a device that has it."""
+    bars = torch.sigmoid(schedule.table(device)[:2])
     return (1 - bars[1] / bars[0]) * (1 - bars[0]) / (1 - bars[1])
 
 

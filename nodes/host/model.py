@@ -89,6 +89,8 @@ def _config_class() -> type:
 def _sampling_class() -> type:
     import torch
 
+    from ...imagen_core.diffusion.schedules import precise
+
     class StageSampling(torch.nn.Module, comfy("comfy.model_sampling").EPS):
         """A stage's schedule as ComfyUI asks for it: sigma = sigma_t / alpha_t, timestep = 1000 t."""
 
@@ -203,14 +205,6 @@ def stage_conds(stage: Any, given: dict[str, Any]) -> dict[str, Any]:
             f"divides its sides by 8: give it sides 8 times as large, or scale the latent up"
         )
     return out
-
-
-def precise(levels: Tensor) -> Tensor:
-    """Noise levels in float64; on the CPU where the device has none, as Apple's.
-
-    levels   any shape
-    """
-    return (levels.cpu() if levels.device.type == "mps" else levels).double()
 
 
 def text_mask(embeds: Tensor, mask: Tensor | None) -> Tensor:
