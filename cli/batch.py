@@ -61,7 +61,7 @@ def add_batch_options(sub: argparse.ArgumentParser) -> None:
     about = "also run rows again that failed before and would be left out"
     add("--retry-failed", action="store_true", help=about)
     add_layout_options(sub)
-    about = "auto (a GPU where there is one), cpu, cuda, cuda:1, mps, …; default: %(default)s"
+    about = "auto (an NVIDIA or AMD GPU where there is one), cpu, cuda, cuda:1, mps, …; default: %(default)s"
     add("--device", default="auto", metavar="NAME", help=about)
     about = (
         "run on a Ray cluster, or, without an address, on processes started here, one a GPU or core"

@@ -51,7 +51,7 @@ def add_evaluate_options(sub: argparse.ArgumentParser) -> None:
     add("--percentile", type=float, metavar="P", help=about)
     about = "images per evaluation of the network; default: %(default)s"
     add("--batch", type=int, default=32, metavar="N", help=about)
-    about = "auto (a GPU where there is one), cpu, cuda, …; default: %(default)s"
+    about = "auto (an NVIDIA or AMD GPU where there is one), cpu, cuda, …; default: %(default)s"
     add("--device", default="auto", metavar="NAME", help=about)
 
 

@@ -87,7 +87,7 @@ def add_generate_options(sub: argparse.ArgumentParser) -> None:
         "default: %(default)s"
     )
     add("--tile", type=tile_side, default=0, metavar="PIXELS|auto", help=about)
-    about = "auto (a GPU where there is one), cpu, cuda, cuda:1, mps, …; default: %(default)s"
+    about = "auto (an NVIDIA or AMD GPU where there is one), cpu, cuda, cuda:1, mps, …; default: %(default)s"
     add("--device", default="auto", metavar="NAME", help=about)
     about = "of the networks; auto: bfloat16 where the device has it; default: %(default)s"
     add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help=about)

@@ -25,7 +25,7 @@ NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "all
 
 
 chosen_device: ContextVar[Any] = ContextVar("chosen_device", default=None)
-"""Outside ComfyUI: the torch.device that a person chose; None = a GPU where there is one."""
+"""Outside ComfyUI: the torch.device that a person chose; None = an NVIDIA or AMD GPU where there is one."""
 
 
 def compute_device(role: Role = "unet") -> torch.device:
