@@ -1,7 +1,8 @@
 """Training of one stage, in reading order: data, network, optimiser, loop.
 
-Runs through `accelerate`, so several GPUs work unchanged. Nothing in the loop waits for the device:
-losses stay there until a log line or a checkpoint is due.
+Runs through `accelerate`, so several GPUs work unchanged. On one, nothing in the loop waits for the device:
+losses stay there until a log line or a checkpoint is due. Several agree after each step on whether it was the
+last, which waits for them.
 """
 
 import hashlib
