@@ -7,7 +7,7 @@ export function makeOutcome(document, say = textsOf("en")) {
     name: "imagen-outcome",
     hint: say.outcomeHint,
     stopped: say.outcomeStopped,
-    height: 60,
+    height: 76, // a long path takes three lines
     lines: ["imagen-text"],
     fill([text], output) {
       const told = output?.text?.at(-1);
