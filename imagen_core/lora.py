@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .diffusion.respacing import number
 from .kernels.convolution import Conv2d
 from .stage import Stage, StageConfig
 
@@ -157,11 +158,12 @@ def apply_lora(stage: Stage, lora: LoRA, strength: float = 1.0) -> Stage:
     strength   factor of the updates; 0 = off, below 0 = the opposite
     """
     plain = stage.plain or stage
+    strength = number("strength", strength)
     if not math.isfinite(strength):
         raise ValueError(f"strength: expected a finite number, got {strength}")
     if lora.config.unet != plain.config.unet:
         raise ValueError("lora: was fitted to a stage of another shape; load it for this stage")
-    stacked = (*stage.loras, (lora, float(strength)))
+    stacked = (*stage.loras, (lora, strength))
     acting = [(lora, strength) for lora, strength in stacked if strength]
     unet = shared(plain.unet)
     for name in dict.fromkeys(name for lora, _ in acting for name in lora.updates):

@@ -12,7 +12,7 @@ from .diffusion.editing import Inpainting, partial_grid
 from .diffusion.guidance import Guidance
 from .diffusion.lowres import AUG_NOISES, AugNoise
 from .diffusion.noise import check_seeds
-from .diffusion.respacing import Spacing, plain, whole, wholes
+from .diffusion.respacing import Spacing, number, plain, whole, wholes
 from .diffusion.samplers import SAMPLERS, Sampler
 from .diffusion.trace import Trace
 from .kernels import convolution
@@ -147,7 +147,8 @@ class Settings:
 
     def level(self, config: StageConfig) -> float:
         """The noise on what an SR stage enlarges, 0..1."""
-        level = config.defaults.aug_level if self.aug_level is None else self.aug_level
+        own = config.defaults.aug_level
+        level = own if self.aug_level is None else number("aug_level", self.aug_level)
         if not 0 <= level <= 1:
             raise ValueError(f"aug_level must be in [0, 1], got {level}")
         return level

@@ -99,6 +99,25 @@ def test_the_same_holds_of_tiles_and_of_inpainting_and_of_timesteps(sr):
         Settings(steps=10**12).grid(sr.config)
 
 
+@pytest.mark.parametrize("value", ["x", "0.5", None, [0.5], torch.tensor([0.5, 0.5])])
+def test_what_is_no_number_is_refused_by_name(base, sr, value):
+    for name in ("guidance_scale", "percentile", "max_value", "start", "end", "parallel"):
+        if name != "max_value" or value is not None:  # None: no limit
+            with pytest.raises(ValueError, match=f"{name}: expected a number"):
+                Guidance(**{name: value})
+    image = torch.rand(1, 16, 16, 3)
+    with pytest.raises(ValueError, match="strength: expected a number"):
+        sample_base(base, prompt(), image=image, strength=value)
+    if value is not None:  # the stage's own
+        with pytest.raises(ValueError, match="aug_level: expected a number"):
+            super_resolve(sr, torch.rand(1, 4, 4, 3), prompt(), aug_level=value)
+
+
+def test_numbers_of_other_libraries_are_numbers():
+    assert Guidance(np.float32(2.5), end=torch.tensor(0.5)) == Guidance(2.5, end=0.5)
+    assert Settings(aug_level=np.float64(0.25)).level(stage_config(PRESETS["tiny-base"])) == 0.25
+
+
 BAD_PICTURES = {
     "bytes": ((torch.rand(1, 16, 16, 3) * 255).byte(), "divide by 255"),
     "0 to 255": (torch.rand(1, 16, 16, 3) * 255, "divide by 255"),

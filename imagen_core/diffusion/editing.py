@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .denoiser import Denoise, Denoised
-from .respacing import whole
+from .respacing import number, whole
 
 InpaintName = Literal["repaint", "clean"]
 INPAINTS: tuple[InpaintName, ...] = ("repaint", "clean")
@@ -72,8 +72,8 @@ class Inpainting:
         for first in range(0, num_steps, jump):
             segment = sigmas[first : first + jump + 1]
             again = math.sqrt(segment[0].item() ** 2 - segment[-1].item() ** 2)
-            for number in range(self.resample):
-                yield Pass(first, segment, again if number else 0.0)
+            for time in range(self.resample):
+                yield Pass(first, segment, again if time else 0.0)
 
     def keep(self, known: Tensor, mask: Tensor) -> "Kept":
         """What a run is to keep of a picture.
@@ -135,6 +135,7 @@ def partial_grid(sigmas: Tensor, strength: float) -> Tensor:
     sigmas     (num_steps + 1,)
     strength   part of the steps to keep, rounded down, (0, 1]
     """
+    strength = number("strength", strength)
     if not 0 < strength <= 1:
         raise ValueError(f"strength must be in (0, 1], got {strength}")
     num_steps = len(sigmas) - 1

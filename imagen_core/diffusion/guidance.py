@@ -14,6 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .respacing import number
+
 ThresholdName = Literal["dynamic", "static", "none"]
 THRESHOLDS: tuple[ThresholdName, ...] = ("dynamic", "static", "none")
 QUANTILE_LIMIT = 2**20  # values of a picture: torch.quantile is slow beyond, and refuses over 2**24
@@ -48,6 +50,9 @@ class Guidance:
     def __post_init__(self):
         if self.threshold not in THRESHOLDS:
             raise ValueError(f"threshold must be one of {THRESHOLDS}, got {self.threshold!r}")
+        for name in ("guidance_scale", "percentile", "max_value", "start", "end", "parallel"):
+            if name != "max_value" or self.max_value is not None:
+                object.__setattr__(self, name, number(name, getattr(self, name)))
         if not 0 <= self.guidance_scale < math.inf:
             raise ValueError(f"guidance_scale must be at least 0, got {self.guidance_scale}")
         if not 0 < self.percentile <= 1:

@@ -32,6 +32,16 @@ def whole(name: str, value: Any) -> int:
         raise ValueError(f"{name}: expected a whole number, got {value!r}") from None
 
 
+def number(name: str, value: Any) -> float:
+    """A number of any library as Python's; ValueError where it is none, such as a text or None."""
+    if isinstance(value, (int, float)):
+        return value
+    try:
+        return float(value.__float__())
+    except (AttributeError, TypeError, ValueError, RuntimeError):  # as tensors of two raise
+        raise ValueError(f"{name}: expected a number, got {value!r}") from None
+
+
 def wholes(name: str, value: Any) -> int | tuple[int, ...]:
     """A whole number, or a list of some, as ints."""
     if isinstance(value, (list, tuple)):

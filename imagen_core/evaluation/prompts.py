@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...files import replacing
-from .pictures import SUFFIXES, upright_rgb
+from ..formats.pictures import SUFFIXES, upright_rgb
 
 SIDE = 64
 LINES = "prompts.jsonl"

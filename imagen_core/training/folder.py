@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..evaluation.pictures import SUFFIXES, upright_rgb
+from ..formats.pictures import SUFFIXES, upright_rgb
 from .recipe import RecipeError
 from .shards import read_bytes, samples
 
