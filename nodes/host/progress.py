@@ -22,9 +22,13 @@ reporter: ContextVar[OnStep | None] = ContextVar("reporter", default=None)
 """Outside ComfyUI: what is told of each step; a runner sets it around a node."""
 
 
-def note(text: str) -> None:
-    """Tell whoever watches the log something that is not an error."""
-    logging.getLogger("imagen_nodes").warning(text)
+def note(text: str, usual: bool = False) -> None:
+    """Tell whoever watches the log something that is not an error.
+
+    usual   whether it is what one would expect: no warning in ComfyUI, whose log shows more than those
+    """
+    level = logging.INFO if usual and comfy("comfy.utils") is not None else logging.WARNING
+    logging.getLogger("imagen_nodes").log(level, text)
 
 
 def progress() -> OnStep:

@@ -276,6 +276,18 @@ def comfy(monkeypatch, tmp_path):
     return FakeComfy(monkeypatch, tmp_path)
 
 
+def test_what_is_usual_is_no_warning_in_comfy(comfy, caplog):
+    with caplog.at_level("INFO", "imagen_nodes"):
+        host.note("12 images, 0 files skipped", usual=True)
+        host.note("out of memory; trying with less")
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
+
+
+def test_a_shell_shows_what_is_usual_too(caplog):
+    host.note("12 images, 0 files skipped", usual=True)
+    assert caplog.text.count("0 files skipped") == 1
+
+
 def test_comfy_manages_the_memory_of_a_network_by_one_patcher(comfy):
     network = torch.nn.Linear(2, 2)
     for _ in range(2):
