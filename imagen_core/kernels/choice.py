@@ -119,9 +119,7 @@ class Choice:
         with torch.autocast(flat(given)[0].device.type, enabled=False):
             try:
                 expected = ways[self.plain](*in_float32(given))
-            except (
-                torch.cuda.OutOfMemoryError
-            ) as error:  # twice the bytes of what is to be computed
+            except torch.cuda.OutOfMemoryError as error:  # float32 is twice the bytes
                 return {name: {"failed": told(error)} for name in ways}
             return self.compared(given, ways, expected)
 
