@@ -3,6 +3,7 @@
 import argparse
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,12 @@ ATTENTIONS = [
     ("DeepFloyd IF-I-XL at 32 x 32, 2 images", 2, 22, 64, 1024, 77),
     ("DeepFloyd IF-I-XL at 16 x 16, 8 images", 8, 33, 64, 256, 77),
 ]
+# Images, channels, height and width, groups, and the activation.
+NORMS = [
+    ("the bundled base, 2 images", 2, 64, 64, 64, 16, "silu"),
+    ("DeepFloyd IF-I-XL at 32 x 32, 2 images", 2, 1408, 32, 32, 32, "gelu"),
+    ("32 channels of 512 x 512, 1 image", 1, 32, 512, 512, 16, "silu"),
+]
 MARKS = {True: "ok  ", False: "FIX ", None: "--  "}  # None = optional, and not there
 
 
@@ -39,29 +46,51 @@ def doctor(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def kernels(show: bool) -> list[dict[str, Any]]:
-    """Each way to compute attention, timed on this device on shapes of the networks.
+    """Each way to compute attention and group norm, timed on this device on shapes of the networks.
 
     show   whether to print them as a table
     """
-    import torch
-
-    from ..imagen_core.unet.attention import ATTENTION
     from ..nodes import host
 
     device, dtype, found = host.compute_device(), host.dtype("auto"), []
-    for about, images, heads, head, queries, tokens in ATTENTIONS:
-        own = torch.randn(images, queries, 3, heads, head, device=device, dtype=dtype)
-        text = torch.randn(2, 1, heads, tokens, head, device=device, dtype=dtype)
-        q, k, v = own.permute(2, 0, 3, 1, 4)
-        tried = ATTENTION.measured((q, tuple(text), (k, v)))
-        used = ATTENTION.forced() or ATTENTION.winner(tried)
+    for about, choice, given in (*attentions(device, dtype), *norms(device, dtype)):
+        tried = choice.measured(given)
+        used = choice.forced() or choice.winner(tried)
         found.append({"what": about, "dtype": str(dtype), "used": used, "ways": tried})
     for line in found if show else []:
-        print(f"attention of {line['what']}, {line['dtype'].removeprefix('torch.')}")
+        print(f"{line['what']}, {line['dtype'].removeprefix('torch.')}")
         for name, way in line["ways"].items():
             told = way.get("failed") or f"{way['ms']:.3f} ms, error {way['error']:.1e}"
             print(f"  {'*' if name == line['used'] else ' '} {name}: {told}")
     return found
+
+
+def attentions(device: Any, dtype: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    """What is timed of attention: its name, the choice, and what that is given."""
+    import torch
+
+    from ..imagen_core.unet.attention import ATTENTION
+
+    for about, images, heads, head, queries, tokens in ATTENTIONS:
+        own = torch.randn(images, queries, 3, heads, head, device=device, dtype=dtype)
+        text = torch.randn(2, 1, heads, tokens, head, device=device, dtype=dtype)
+        q, k, v = own.permute(2, 0, 3, 1, 4)
+        yield f"attention of {about}", ATTENTION, (q, tuple(text), (k, v))
+
+
+def norms(device: Any, dtype: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    """What is timed of group norm, as `attentions` tells it."""
+    import torch
+
+    from ..imagen_core.kernels.norm import NORM
+
+    last = torch.channels_last
+    for about, images, channels, height, width, groups, act in NORMS:
+        x = torch.randn(images, channels, height, width, device=device, dtype=dtype)
+        weight, bias = torch.randn(2, channels, device=device, dtype=dtype)
+        level = torch.randn(2, images, channels, 1, 1, device=device, dtype=dtype)
+        given = (x.contiguous(memory_format=last), weight, bias, tuple(level), groups, 1e-5, act)
+        yield f"group norm of {about}", NORM, (*given, "channels last")
 
 
 def examine() -> dict[str, Any]:

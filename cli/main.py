@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def check_environment() -> None:
     """ValueError where the environment chooses a kernel by a name that there is not."""
-    if {"IMAGEN_ATTENTION", "IMAGEN_CONVOLUTION"} & os.environ.keys():
+    if {"IMAGEN_ATTENTION", "IMAGEN_NORM", "IMAGEN_CONVOLUTION"} & os.environ.keys():
         from ..imagen_core.settings import check_environment  # with torch, which takes seconds
 
         check_environment()
@@ -150,7 +150,9 @@ def make_parser() -> argparse.ArgumentParser:
     add_evaluate_options(command("evaluate", evaluate, about))
     add_info_options(command("info", info, "Show what a file or folder holds."))
     sub = command("doctor", doctor, "Check this installation and show what to fix.")
-    about = "instead, time each way of computing attention here and show which one is used"
+    about = (
+        "instead, time each way of computing attention and group norm here and show which are used"
+    )
     sub.add_argument("--kernels", action="store_true", help=about)
     return parser
 

@@ -16,6 +16,7 @@ from .diffusion.respacing import Spacing, number, plain, whole, wholes
 from .diffusion.samplers import SAMPLERS, Sampler
 from .diffusion.trace import Trace
 from .kernels import convolution
+from .kernels.norm import NORM
 from .stage import StageConfig
 from .unet.attention import ATTENTION
 from .unet.reuse import Reuse
@@ -165,6 +166,7 @@ def thinned(sigmas: Tensor, few: int) -> Tensor:
 
 
 def check_environment() -> None:
-    """Raise ValueError where IMAGEN_ATTENTION or IMAGEN_CONVOLUTION holds a word that means nothing."""
+    """Raise ValueError where IMAGEN_ATTENTION, _NORM or _CONVOLUTION holds a word that means nothing."""
     ATTENTION.forced()
+    NORM.forced()
     convolution.plain()

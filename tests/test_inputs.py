@@ -212,7 +212,7 @@ def test_fast_visits_every_few_of_the_timesteps_that_are_given(steps):
     assert len(Settings(steps=50, quality="fast").grid(config)) == 33
 
 
-@pytest.mark.parametrize("name", ["IMAGEN_ATTENTION", "IMAGEN_CONVOLUTION"])
+@pytest.mark.parametrize("name", ["IMAGEN_ATTENTION", "IMAGEN_NORM", "IMAGEN_CONVOLUTION"])
 def test_a_word_of_the_environment_that_means_nothing_is_refused(name, monkeypatch, base):
     monkeypatch.setenv(name, "winograd")
     with pytest.raises(ValueError, match=f"{name}: expected .* got 'winograd'"):

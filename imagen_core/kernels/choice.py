@@ -33,10 +33,12 @@ def cache_file() -> Path:
 
 
 class Choice:
-    """Ways to compute one thing; called like any of them.
+    """Ways to compute one thing; called like any of them, with tensors, sequences of them, and settings.
+
+    A setting is anything else, a choice of its own for each that prints otherwise; the first is a tensor.
 
     name   the environment variable IMAGEN_<NAME> names the way that is used whatever was measured
-    ways   by name, the plain one first; each takes tensors and sequences of them, and returns a tensor
+    ways   by name, the plain one first; each returns a tensor
     train  names of the ways that have gradients, beside the plain one
     """
 
@@ -55,12 +57,13 @@ class Choice:
         if asked and not self.train:
             return self.ways[self.plain](*given)
         first = tensors[0]
-        place = first.device, first.dtype, asked, *(each.shape for each in tensors)
+        shapes = (each.shape for each in tensors)
+        place = first.device, first.dtype, asked, settings(given), *shapes
         name = self.chosen.get(place)
         if name is None:
             if captured(first.device):
                 return self.ways[self.plain](*given)
-            key = key_of(tensors) + (", gradients" if asked else "")
+            key = key_of(given) + (", gradients" if asked else "")
             name = self.chosen[place] = self.decide(key, given, asked)
         return self.ways[name](*given)
 
@@ -168,10 +171,7 @@ def with_gradients(way: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def detached(given: Sequence[Any]) -> list[Any]:
     """The same arguments as leaves that ask for gradients."""
-    return [
-        part.detach().requires_grad_() if isinstance(part, Tensor) else detached(part)
-        for part in given
-    ]
+    return each_tensor(given, lambda tensor: tensor.detach().requires_grad_())
 
 
 def captured(device: torch.device) -> bool:
@@ -195,21 +195,43 @@ def seconds(way: Callable[..., Tensor], given: Sequence[Any], device: torch.devi
 
 def flat(given: Sequence[Any]) -> list[Tensor]:
     """All tensors of the arguments, in order."""
-    return [each for part in given for each in ([part] if isinstance(part, Tensor) else flat(part))]
+    found: list[Tensor] = []
+    for part in given:
+        if isinstance(part, Tensor):
+            found.append(part)
+        elif isinstance(part, (tuple, list)):
+            found += flat(part)
+    return found
+
+
+def settings(given: Sequence[Any]) -> str:
+    """Arguments that are neither tensors nor sequences, as words."""
+    return " ".join(str(part) for part in given if not isinstance(part, (Tensor, tuple, list)))
+
+
+def each_tensor(given: Sequence[Any], change: Callable[[Tensor], Tensor]) -> list[Any]:
+    """The same arguments with every tensor changed."""
+    return [
+        change(part) if isinstance(part, Tensor)
+        else each_tensor(part, change) if isinstance(part, (tuple, list))
+        else part
+        for part in given
+    ]  # fmt: skip
 
 
 def in_float32(given: Sequence[Any]) -> list[Any]:
     """The same arguments in float32."""
-    return [part.float() if isinstance(part, Tensor) else in_float32(part) for part in given]
+    return each_tensor(given, Tensor.float)
 
 
-def key_of(tensors: list[Tensor]) -> str:
-    """What a choice holds for: device, torch, dtype and shapes."""
+def key_of(given: Sequence[Any]) -> str:
+    """What a choice holds for: device, torch, dtype, shapes and settings."""
+    tensors, more = flat(given), settings(given)
     device = tensors[0].device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     shapes = " ".join("x".join(map(str, each.shape)) for each in tensors)
     kind = str(tensors[0].dtype).removeprefix("torch.")
-    return f"{name}, torch {torch.__version__}, {kind}, {shapes}"
+    return f"{name}, torch {torch.__version__}, {kind}, {shapes}" + (f", {more}" if more else "")
 
 
 def read(path: Path) -> dict[str, Any]:

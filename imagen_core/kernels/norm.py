@@ -1,24 +1,31 @@
-"""Group norm, scale and shift, and activation in one go, for bfloat16 in channels-last on a CPU.
+"""Group norm, scale and shift, and activation in one go.
 
-Torch's kernel for that layout takes a picture of fewer than 1024 positions group by group, a few channels of
-each position at a time: up to eight times as long a value as for a larger one. Here statistics are per
-channel first, whatever the groups, and everything after them is float32 in pieces that stay in the cache.
-Where gradients are recorded, the norm and its gradient compute in float32, which is twice as fast there.
-Float32 networks keep torch's kernel, and its bytes.
+On a GPU, where no gradient is recorded, a Triton kernel is tried against torch's steps.
+
+On a CPU it serves bfloat16 in channels-last. Torch's kernel for that layout takes a picture of fewer than
+1024 positions group by group, a few channels of each position at a time: up to eight times as long a value
+as for a larger one. Here statistics are per channel first, whatever the groups, and everything after them
+is float32 in pieces that stay in the cache. Where gradients are recorded, the norm and its gradient compute
+in float32, which is twice as fast there. Float32 networks keep torch's kernel, and its bytes.
 """
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from . import choice
 from .inplace import activate_, folded, scale_shift_
+from .layout import layout_of
 from .precision import eager_bfloat16
 
 PIECE = 2**18  # values in float32 at once: a core's cache
 SMALL = 1024  # positions; from here on torch's kernel is the faster one
 LEAST = 2**14  # values of a picture; below, torch's kernel finds them in the fastest cache
 ScaleShift = tuple[Tensor, Tensor]
+MODULES = {"none": nn.Identity(), "silu": nn.SiLU(), "gelu": nn.GELU()}
 
 
 def norm_activate(
@@ -29,6 +36,8 @@ def norm_activate(
     x       b c h w
     level   scale and shift, each b c 1 1; None = neither
     """
+    if x.device.type in choice.DEVICES and chooses(x):
+        return chosen(x, norm, act, level)
     if fuses(x, norm):
         return fused(x, norm, act, level)
     h = normed(x, norm)
@@ -40,6 +49,8 @@ def normed(x: Tensor, norm: nn.GroupNorm) -> Tensor:
 
     x   b c h w
     """
+    if x.device.type in choice.DEVICES and chooses(x):
+        return chosen(x, norm, MODULES["none"], None)
     wide = (
         torch.is_grad_enabled()
         and eager_bfloat16(x)
@@ -49,6 +60,95 @@ def normed(x: Tensor, norm: nn.GroupNorm) -> Tensor:
         return norm(x)
     given = (x, norm.weight, norm.bias, norm.num_groups, norm.eps)
     return WideNorm.apply(*given)  # pyright: ignore[reportReturnType]
+
+
+def in_steps(
+    x: Tensor, weight: Tensor, bias: Tensor, level: ScaleShift | tuple[()], *more: Any
+) -> Tensor:
+    """act(group_norm(x) * (1 + scale) + shift) by torch, one step after the other.
+
+    level   scale and shift, each b c 1 1; () = neither
+    more    groups, eps, a name of MODULES
+    """
+    h = F.group_norm(x, more[0], weight, bias, more[1])
+    return activate_(scale_shift_(h, *level) if level else h, MODULES[more[2]])
+
+
+def in_one(
+    x: Tensor, weight: Tensor, bias: Tensor, level: ScaleShift | tuple[()], *more: Any
+) -> Tensor:
+    """The same by a Triton kernel; ModuleNotFoundError where Triton is not there."""
+    from .fused_norm import fused_norm
+
+    return fused_norm(x, weight, bias, level, *more[:3])
+
+
+NORM = choice.Choice("norm", {"plain": in_steps, "triton": in_one})
+
+
+def chooses(x: Tensor) -> bool:
+    """Whether there may be a choice for this image on a GPU; autocast computes norms in float32.
+
+    x   b c h w
+    """
+    return not (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or torch.is_autocast_enabled(x.device.type)
+    )
+
+
+def chosen(x: Tensor, norm: nn.Module, act: nn.Module, level: ScaleShift | None) -> Tensor:
+    """`norm_activate` in the way that `NORM` chooses, with the weights as the layer brings them.
+
+    x   b c h w
+    """
+    with Taking(act, () if level is None else level) as taking:
+        h = norm(x)
+    if taking.done:
+        return h
+    return activate_(h if level is None else scale_shift_(h, *level), act)
+
+
+class Taking(TorchFunctionMode):
+    """Group norms that a layer computes meanwhile are scaled, shifted and activated too.
+
+    A host's layer casts its weights, or fetches and patches them, and lets go of them behind the norm: so it
+    is the layer that is called, and its call of torch's norm that is taken.
+
+    done   whether one was
+    """
+
+    def __init__(self, act: nn.Module, level: ScaleShift | tuple[()]):
+        super().__init__()
+        self.level, self.done = level, False
+        self.act = next((name for name, kind in MODULES.items() if type(act) is type(kind)), None)
+        if isinstance(act, nn.GELU) and act.approximate != "none":
+            self.act = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.group_norm or self.act is None:
+            return func(*args, **kwargs)
+        return self.computed(*args, **kwargs)
+
+    def computed(
+        self,
+        input: Tensor,
+        num_groups: int,
+        weight: Any = None,
+        bias: Any = None,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        """What `NORM` makes of the arguments of torch's norm, or torch where they are none for it.
+
+        input   b c h w
+        """
+        layout = layout_of(input)
+        if weight is None or bias is None or layout == "apart":
+            return F.group_norm(input, num_groups, weight, bias, eps)
+        self.done = True
+        return NORM(input, weight, bias, self.level, num_groups, eps, self.act, layout)
 
 
 class WideNorm(torch.autograd.Function):

@@ -42,7 +42,7 @@ def left(tmp_path):
     return [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize("name", ["IMAGEN_ATTENTION", "IMAGEN_CONVOLUTION"])
+@pytest.mark.parametrize("name", ["IMAGEN_ATTENTION", "IMAGEN_NORM", "IMAGEN_CONVOLUTION"])
 def test_a_kernel_that_there_is_not_ends_a_command_before_it_begins(
     name, run, tmp_path, monkeypatch, capsys
 ):

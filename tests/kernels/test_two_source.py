@@ -421,6 +421,8 @@ def test_with_gradients_only_ways_that_have_right_ones_are_used(ways):
 
 def test_the_doctor_shows_the_ways(capsys, monkeypatch):
     monkeypatch.setattr("imagen_nodes.cli.doctor.ATTENTIONS", [("a test", 2, 1, 16, 16, 5)])
+    monkeypatch.setattr("imagen_nodes.cli.doctor.NORMS", [("two tests", 2, 16, 8, 8, 8, "silu")])
     assert main(["doctor", "--kernels"]) == 0
     shown = capsys.readouterr().out
     assert "attention of a test" in shown and "* joined:" in shown and "triton:" in shown
+    assert "group norm of two tests" in shown and "* plain:" in shown
