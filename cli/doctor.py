@@ -26,7 +26,7 @@ ATTENTIONS = [
 ]
 # Images, channels, height and width, groups, and the activation.
 NORMS = [
-    ("the bundled base, 2 images", 2, 64, 64, 64, 16, "silu"),
+    ("the bundled base, 2 images", 2, 64, 64, 64, 32, "silu"),
     ("DeepFloyd IF-I-XL at 32 x 32, 2 images", 2, 1408, 32, 32, 32, "gelu"),
     ("32 channels of 512 x 512, 1 image", 1, 32, 512, 512, 16, "silu"),
 ]
