@@ -391,9 +391,9 @@ test("after F5 in the middle of a run its end fills what ran before, and no run 
 test("warnings call slots and widgets what the frontend shows them as", () => {
   const chinese = textsOf("zh");
   const outputs = OUTPUTS.map((each) => ({ ...each, localized_name: `那个${each.name}` }));
-  const base = node("ImagenBaseSample", { strength: 1 }, { stage: { type: "ImagenLoadCascade", widgets: [], outputs } }, { getInputLink: () => ({ origin_slot: 2 }) });
-  base.inputs[0].localized_name = "阶段模型";
-  assert.equal(warningOf(base, chinese), "阶段模型：那个sr256 属于另一类；请连接级联的 那个base。");
+  const sampler = node("ImagenBaseSample", { strength: 1 }, { stage: { type: "ImagenLoadCascade", widgets: [], outputs } }, { getInputLink: () => ({ origin_slot: 2 }) });
+  sampler.inputs[0].localized_name = "阶段模型";
+  assert.equal(warningOf(sampler, chinese), "阶段模型：那个sr256 属于另一类；请连接级联的 那个base。");
   const started = node("ImagenBaseSample", { strength: 1 }, { image: { type: "LoadImage" } });
   Object.assign(started.inputs[0], { localized_name: "图像" });
   Object.assign(started.widgets[0], { label: "强度" });
