@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ SHAPES = [
 ACTS = {"none": lambda x: x, "silu": F.silu, "gelu": F.gelu}
 
 
-def given(shape, layout, dtype=torch.float32, levelled=True, device="cpu"):
+def given(shape, layout, dtype=torch.float32, levelled=True, device="cpu") -> Any:
     *size, _ = shape
     generator = torch.Generator().manual_seed(0)
     x = 3 * torch.randn(*size, generator=generator) + 5
