@@ -41,9 +41,10 @@ def given(shape, layout, dtype=torch.float32, levelled=True, device="cpu") -> An
     return x.contiguous(memory_format=LAYOUTS[layout]), *line, level
 
 
-def expected(x, weight, bias, level, groups, act, eps=1e-5):
+def expected(tensors, groups, act, eps=1e-5):
     """In float64, statistics of contiguous values."""
-    x, weight, bias, *level = (each.double().cpu() for each in (x, weight, bias, *level))
+    *given, level = tensors
+    x, weight, bias, *level = (each.double().cpu() for each in (*given, *level))
     grouped = x.contiguous().view(len(x), groups, -1)
     away = grouped - grouped.mean(-1, keepdim=True)
     h = (away / (away.square().mean(-1, keepdim=True) + eps).sqrt()).view(x.shape)
@@ -76,7 +77,7 @@ def test_the_kernels_under_triton_s_interpreter(kernels, shape, layout, levelled
     tensors = given(shape, layout, levelled=levelled)
     made = kernels.fused_norm(*tensors, shape[-1], 1e-5, act)
     assert made.dtype == torch.float32 and made.stride() == tensors[0].stride()
-    assert error(made, expected(*tensors, shape[-1], act)) <= 1e-5
+    assert error(made, expected(tensors, shape[-1], act)) <= 1e-5
 
 
 @pytest.mark.parametrize("shape", SHAPES[1:4])
@@ -86,7 +87,7 @@ def test_half_precision_under_triton_s_interpreter(kernels, shape, layout, dtype
     tensors = given(shape, layout, dtype)
     made = kernels.fused_norm(*tensors, shape[-1], 1e-5, "silu")
     assert made.dtype == dtype
-    reference = expected(*tensors, shape[-1], "silu")
+    reference = expected(tensors, shape[-1], "silu")
     assert error(made, reference) <= most
     x, weight, bias, level = tensors
     wide = kernels.fused_norm(x, weight.float(), bias.float(), level, shape[-1], 1e-5, "silu")
@@ -102,7 +103,7 @@ def test_several_blocks_are_one_chunk_and_a_far_mean_costs_no_digits(kernels, la
     x, *more = given(shape, layout)
     for far in (0.0, 300.0):
         made = kernels.fused_norm(x + far, *more, 8, 1e-5, "none")
-        assert error(made, expected(x + far, *more, 8, "none")) <= (1e-4 if far else 1e-5)
+        assert error(made, expected((x + far, *more), 8, "none")) <= (1e-4 if far else 1e-5)
 
 
 def test_an_image_s_values_do_not_depend_on_its_batch(kernels):
@@ -216,7 +217,7 @@ def test_the_kernels_on_a_gpu(shape, layout, dtype):
     tensors = given(shape, layout, dtype, device="cuda")
     made = fused_norm(*tensors, shape[-1], 1e-5, "silu")
     assert made.stride() == tensors[0].stride()
-    assert error(made, expected(*tensors, shape[-1], "silu")) <= TOLERANCE[dtype]
+    assert error(made, expected(tensors, shape[-1], "silu")) <= TOLERANCE[dtype]
 
 
 @pytest.fixture
@@ -256,10 +257,10 @@ def test_layers_of_a_gpu_take_the_way_that_is_chosen(ways, act, layout):
     name = {nn.SiLU: "silu", nn.GELU: "gelu", nn.Identity: "none"}[type(act)]
     for each in (level, None):
         made = norm_activate(x, own, act, each)
-        reference = expected(x, own.weight, own.bias, each or (), 8, name, 1e-3)
+        reference = expected((x, own.weight, own.bias, each or ()), 8, name, 1e-3)
         assert error(made, reference) <= 1e-5
         assert calls[-1][4:] == (8, 1e-3, name, layout)
-    assert error(normed(x, own), expected(x, own.weight, own.bias, (), 8, "none", 1e-3)) <= 1e-5
+    assert error(normed(x, own), expected((x, own.weight, own.bias, ()), 8, "none", 1e-3)) <= 1e-5
     assert len(calls) == 3 and torch.equal(x, before)
 
 
@@ -280,7 +281,7 @@ def test_a_layer_s_hooks_and_a_host_s_weights_are_kept(ways):
     x, _, _, level = given((2, 16, 9, 7, 8), "channels last")
     made = norm_activate(x, own, nn.SiLU(), level)
     twice = (2 * own.weight, 2 * own.bias)
-    assert error(made, expected(x, *twice, level, 8, "silu", 1e-3)) <= 1e-5
+    assert error(made, expected((x, *twice, level), 8, "silu", 1e-3)) <= 1e-5
     assert seen == ["before", "after"] and len(calls) == 1
 
 
@@ -290,7 +291,7 @@ def test_what_is_for_no_kernel_is_computed_as_before(ways):
 
     own, act = layer(), nn.SiLU()
     x, _, _, level = given((2, 16, 9, 7, 8), "contiguous")
-    reference = expected(x, own.weight, own.bias, level, 8, "silu", 1e-3)
+    reference = expected((x, own.weight, own.bias, level), 8, "silu", 1e-3)
     ways(never)
     assert error(norm_activate(x.requires_grad_(), own, act, level), reference) <= 1e-5
     x = x.detach()
@@ -319,7 +320,7 @@ def test_a_kernel_that_fails_or_is_wrong_is_not_used(ways, monkeypatch, tmp_path
 
     own, act = layer(), nn.SiLU()
     x, _, _, level = given((2, 16, 9, 7, 8), "channels last")
-    reference = expected(x, own.weight, own.bias, level, 8, "silu", 1e-3)
+    reference = expected((x, own.weight, own.bias, level), 8, "silu", 1e-3)
     for way in (failing, without_shift):
         ways(way)
         monkeypatch.delenv("IMAGEN_NORM")
