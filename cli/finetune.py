@@ -6,6 +6,7 @@ import argparse
 import filecmp
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,8 +42,11 @@ def add_finetune_options(sub: argparse.ArgumentParser) -> None:
     about = "layers that the LoRA changes; default: %(default)s"
     add("--targets", choices=("attention", "convolutions", "both"), default="both", help=about)
     add("--dora", action="store_true", help="DoRA: train the weights' magnitudes too")
-    add("--steps", type=int, default=0, metavar="N", help="training steps; default: 400")
-    add("--minutes", type=float, default=0.0, metavar="F", help="of training, in place of --steps")
+    add(
+        "--steps", type=above_zero(int), default=0, metavar="N", help="training steps; default: 400"
+    )
+    about = "of training, in place of --steps"
+    add("--minutes", type=above_zero(float), default=0.0, metavar="F", help=about)
     rates = ", ".join(f"{rate:g} ({what})" for what, rate in RATES.items())
     add("--lr", type=float, metavar="F", help=f"learning rate; default: {rates}")
     about = "adamw8bit: its state in a quarter of the memory, by bitsandbytes; default: %(default)s"
@@ -83,6 +87,19 @@ def finetune(options: argparse.Namespace) -> dict[str, Any]:
         return tune(options)
     except ValueError as error:
         raise InputError(in_options(str(error))) from None
+
+
+def above_zero(kind: type[int] | type[float]) -> Callable[[str], float]:
+    """What reads an option's number; 0 would mean that the option is not given."""
+
+    def read(text: str) -> float:
+        number = kind(text)
+        if not number > 0:
+            raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+        return number
+
+    read.__name__ = kind.__name__  # argparse names it where a text is no number
+    return read
 
 
 def tune(options: argparse.Namespace) -> dict[str, Any]:
@@ -196,7 +213,7 @@ def describe(recipe: Recipe, options: argparse.Namespace, folder: Path) -> list[
         f"trained   {what.get(recipe.tune.what, 'everything')}: {trained / 1e6:.2f} M parameters",
         f"length    {length} of {run.batch} images, learning rate {recipe.optim.lr:g}",
         f"memory    about {in_units(needed)} to train, {in_units(shown)} for the images on the way",
-        f"run       {run.out}: checkpoints, log.jsonl, samples/, events/ for TensorBoard",
+        f"run       {run.out}: checkpoints, log.jsonl, samples/, and with tensorboard installed events/",
     ):
         print(line)
     for path, reason in found.skipped if options.dry_run else ():

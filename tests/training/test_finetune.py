@@ -486,6 +486,16 @@ def test_images_of_prior_prompts_are_put_into_no_folder_of_the_users(
 
 
 @pytest.mark.parametrize(
+    "length", [("--steps", "0"), ("--steps", "-3"), ("--minutes", "0"), ("--minutes", "nan")]
+)
+def test_a_length_of_nothing_is_refused(folder, monkeypatch, capsys, length):
+    monkeypatch.chdir(folder)
+    asked = ["finetune", "emoji", "--images", "pictures", "-o", "mine.safetensors", "--dry-run"]
+    assert main([*asked, *length]) == 2
+    assert f"{length[0]}: expected a number above 0, got {length[1]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [(None, "expected a text file of prompts: No such file"), (" \n", "expected a prompt a line")],
 )
