@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +95,7 @@ class Tuning:
             told(round(PARTS * part), PARTS, picture)
 
         watch = Watch(
-            line=self.line, stop=host.interrupted, note=partial(host.note, usual=True), step=step,
+            line=self.line, stop=host.interrupted, note=host.tell, step=step,
             sample=self.sampler(prompts, found, recipe.run.seed),
         )  # fmt: skip
         with host.on_device(self.stage.unet, sizes(self.stage, recipe)[2]):

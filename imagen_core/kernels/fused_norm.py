@@ -18,7 +18,7 @@ import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 from .layout import layout_of
-from .two_source import require_tensor_cores
+from .precision import require_tensor_cores
 
 BLOCK = 2**12  # values that a program has in registers
 WIDE = {"channels last": 64, "contiguous": 1024}  # of them neighbours in memory
@@ -63,6 +63,18 @@ def chunk_moments(
 
 
 @triton.jit
+def chunks_from(chunk, own, used, channels, positions, length, chunks):
+    """Where some chunks' moments of some channels lie, whether they are there, and each chunk's positions.
+
+    chunk   numbers of chunks, perhaps beyond the last
+    own     channels, of which those that are `used` are there
+    """
+    there = (chunk < chunks)[:, None] & used[None, :]
+    many = tl.minimum(positions - chunk * length, length).to(tl.float32)
+    return chunk[:, None] * channels + own[None, :], there, many
+
+
+@triton.jit
 def channel_lines(
     moments, weight, bias, scale, shift, lines, scale_row, scale_channel, shift_row, shift_channel,
     channels, each, positions, length, chunks, apart, rows, number, eps,
@@ -81,18 +93,12 @@ def channel_lines(
     moments += row * chunks * channels
     total = tl.zeros([CHUNKS, EACH], tl.float32)
     for first in range(0, chunks, CHUNKS):
-        chunk = first + place
-        there = (chunk < chunks)[:, None] & used[None, :]
-        many = tl.minimum(positions - chunk * length, length).to(tl.float32)
-        at = chunk[:, None] * channels + own[None, :]
+        at, there, many = chunks_from(first + place, own, used, channels, positions, length, chunks)
         total += many[:, None] * tl.load(moments + at, mask=there, other=0.0)
     mean = tl.sum(tl.sum(total, 1), 0) / number
     total = tl.zeros([CHUNKS, EACH], tl.float32)
     for first in range(0, chunks, CHUNKS):
-        chunk = first + place
-        there = (chunk < chunks)[:, None] & used[None, :]
-        many = tl.minimum(positions - chunk * length, length).to(tl.float32)
-        at = chunk[:, None] * channels + own[None, :]
+        at, there, many = chunks_from(first + place, own, used, channels, positions, length, chunks)
         away = tl.load(moments + at, mask=there, other=0.0) - mean
         spread = tl.load(moments + apart + at, mask=there, other=0.0)
         total += tl.where(there, spread + many[:, None] * away * away, 0.0)

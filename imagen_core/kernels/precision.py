@@ -1,4 +1,4 @@
-"""Which dtype a processor is fast with."""
+"""Which dtype a processor is fast with, and whether Triton compiles for it."""
 
 from functools import cache
 
@@ -34,6 +34,22 @@ def gpu_half(device: torch.device) -> torch.dtype | None:
         return torch.bfloat16
     faulty = "GTX 16" in torch.cuda.get_device_name(device)
     return torch.float16 if capability >= (7, 0) and not faulty else None
+
+
+@cache
+def require_tensor_cores(device: torch.device) -> None:
+    """Raise NotImplementedError on an NVIDIA GPU that Triton does not support.
+
+    Below compute capability 8.0 its compiler ends the process on bfloat16, and takes minutes for kernels that
+    spill all their registers.
+    """
+    if device.type != "cuda" or torch.version.hip is not None:
+        return
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (8, 0):
+        raise NotImplementedError(
+            f"Triton needs compute capability 8.0, this GPU has {'.'.join(map(str, capability))}"
+        )
 
 
 @cache

@@ -6,13 +6,14 @@ concatenated: a running softmax takes in one block of keys after the other.
 FlashAttention, arXiv:2205.14135; the running softmax, arXiv:1805.02867.
 """
 
-from functools import cache
 from typing import Any, cast
 
 import torch
 import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
+
+from .precision import require_tensor_cores
 
 NARROW = 128  # bytes of a position in one head, up to which a block of 64 fits any device's memory
 MOST_ROWS = 2**16 - 1  # heads of all images: what CUDA launches side by side
@@ -236,22 +237,6 @@ def options_for(q: Tensor, mask: Tensor | None, gradients: bool = False) -> dict
     """`options_of` these tensors on the installed torch's kind of GPU."""
     amd = torch.version.hip is not None
     return options_of(q.shape[-1], q.dtype, mask is not None, gradients, amd)
-
-
-@cache
-def require_tensor_cores(device: torch.device) -> None:
-    """Raise NotImplementedError on an NVIDIA GPU that Triton does not support.
-
-    Below compute capability 8.0 its compiler ends the process on bfloat16, and takes minutes for kernels that
-    spill all their registers.
-    """
-    if device.type != "cuda" or torch.version.hip is not None:
-        return
-    capability = torch.cuda.get_device_capability(device)
-    if capability < (8, 0):
-        raise NotImplementedError(
-            f"Triton needs compute capability 8.0, this GPU has {'.'.join(map(str, capability))}"
-        )
 
 
 def require_fitting(q: Tensor, *more: Tensor) -> None:

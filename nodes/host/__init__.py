@@ -53,6 +53,7 @@ from .progress import (
     progress,
     reporter,
     stop_if_interrupted,
+    tell,
 )
 
 __all__ = [
@@ -97,6 +98,7 @@ __all__ = [
     "save_temporary",
     "stage_names",
     "stop_if_interrupted",
+    "tell",
     "temporary",
     "text_encoder_names",
     "text_mask",

@@ -22,13 +22,17 @@ reporter: ContextVar[OnStep | None] = ContextVar("reporter", default=None)
 """Outside ComfyUI: what is told of each step; a runner sets it around a node."""
 
 
-def note(text: str, usual: bool = False) -> None:
-    """Tell whoever watches the log something that is not an error.
+LOG = logging.getLogger("imagen_nodes")
 
-    usual   whether it is what one would expect: no warning in ComfyUI, whose log shows more than those
-    """
-    level = logging.INFO if usual and comfy("comfy.utils") is not None else logging.WARNING
-    logging.getLogger("imagen_nodes").log(level, text)
+
+def note(text: str) -> None:
+    """Tell whoever watches the log something that is not an error, but not expected either."""
+    LOG.warning(text)
+
+
+def tell(text: str) -> None:
+    """Tell what one would expect: no warning in ComfyUI, whose log shows more than those."""
+    LOG.log(logging.WARNING if comfy("comfy.utils") is None else logging.INFO, text)
 
 
 def progress() -> OnStep:

@@ -278,13 +278,13 @@ def comfy(monkeypatch, tmp_path):
 
 def test_what_is_usual_is_no_warning_in_comfy(comfy, caplog):
     with caplog.at_level("INFO", "imagen_nodes"):
-        host.note("12 images, 0 files skipped", usual=True)
+        host.tell("12 images, 0 files skipped")
         host.note("out of memory; trying with less")
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
 
 
 def test_a_shell_shows_what_is_usual_too(caplog):
-    host.note("12 images, 0 files skipped", usual=True)
+    host.tell("12 images, 0 files skipped")
     assert caplog.text.count("0 files skipped") == 1
 
 

@@ -1,4 +1,5 @@
 // The whole cascade as a graph: what stands where, and what is wired to what.
+import { nodesOf } from "./nodes.js";
 
 // name: [node type, column, row in pixels, {input: [name, output]}]
 export const NODES = {
@@ -52,7 +53,7 @@ export function freePlace(nodes) {
 // LiteGraph   makes nodes
 // graph       takes them
 export function buildCascade(LiteGraph, graph) {
-  const [x, y] = freePlace(graph.nodes ?? graph._nodes);
+  const [x, y] = freePlace(nodesOf(graph));
   const made = {};
   for (const [name, [type, column, row]] of Object.entries(NODES)) {
     const node = LiteGraph.createNode(type);

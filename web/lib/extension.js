@@ -2,7 +2,7 @@
 import { buildCascade } from "./cascade.js";
 import { makeChart } from "./chart.js";
 import { labelPreviews } from "./label.js";
-import { everyNode, findNode, outputsOf, remount, showStopped } from "./nodes.js";
+import { everyNode, findNode, isOwnKind, nodesOf, outputsOf, remount, showStopped } from "./nodes.js";
 import { sizeOf, warningOf } from "./sizes.js";
 import { makeOutcome } from "./outcome.js";
 import { makeReading } from "./reading.js";
@@ -18,7 +18,6 @@ const READ = "ImagenT5Encode";
 const TUNED = "ImagenFineTuneStage";
 const VIEW = ["ImagenCascadeView", "ImagenSampleCascade"];
 const COMMAND = "Imagen.NewCascade";
-const OWN = "Imagen"; // node ids of the pack begin so
 const VIEW_WIDTH = 340;
 const WIDGET_GAP = 4; // pixels that ComfyUI leaves below a widget
 const LOOK_AGAIN = 1000; // milliseconds
@@ -198,5 +197,4 @@ function newCascade(app, page) {
 }
 
 const kindOf = (node) => node.comfyClass ?? node.constructor?.comfyClass;
-const isOwn = (node) => Boolean(kindOf(node)?.startsWith(OWN));
-const nodesOf = (graph) => graph?.nodes ?? graph?._nodes ?? [];
+const isOwn = (node) => isOwnKind(kindOf(node));

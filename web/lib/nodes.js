@@ -25,10 +25,16 @@ export function remount(document, node) {
   }
 }
 
+const OWN = "Imagen";
+
+// Whether a node id is one of the pack's.
+export const isOwnKind = (kind) => Boolean(kind?.startsWith(OWN));
+
+export const nodesOf = (graph) => graph?.nodes ?? graph?._nodes ?? [];
+
 // The nodes of a graph and of the subgraphs in it.
 export function everyNode(graph) {
-  const nodes = graph?.nodes ?? graph?._nodes ?? [];
-  return nodes.flatMap((node) => [node, ...everyNode(node.subgraph)]);
+  return nodesOf(graph).flatMap((node) => [node, ...everyNode(node.subgraph)]);
 }
 
 // Take away the preview of a node whose run was stopped, until it runs again: ComfyUI leaves it, as if it were what

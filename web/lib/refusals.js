@@ -1,6 +1,7 @@
 // What a node of the pack has against its inputs, as a person reads it before a run.
 
-const OWN = "Imagen"; // node ids of the pack begin so
+import { isOwnKind } from "./nodes.js";
+
 const CHECKED = "custom_validation_failed";
 const TOLD = "exception_during_inner_validation"; // the only kind of an input whose toast shows the details
 
@@ -20,7 +21,7 @@ export function rewordRefusals(api) {
 
 function reword(answer) {
   for (const node of Object.values(answer?.node_errors ?? {}))
-    if (String(node.class_type).startsWith(OWN)) node.errors = plain(node.errors);
+    if (isOwnKind(node.class_type)) node.errors = plain(node.errors);
   return answer;
 }
 
